@@ -1,0 +1,33 @@
+"""Convolutional networks whose training runs in Numba kernels, with PyTorch's names, shapes and semantics.
+
+The public names are looked up on first use, so that importing the package does not import Numba.
+"""
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "data": ("Dataset", "load_dataset"),
+    "errors": ("InputError",),
+    "execution": ("describe", "set_execution"),
+    "layers": ("Conv2d", "Flatten", "Linear", "MaxPool2d", "ReLU"),
+    "losses": ("CrossEntropyLoss",),
+    "model": ("Parameter", "Sequential"),
+    "optim": ("SGD",),
+    "presets": ("PRESETS",),
+    "training": ("Trainer",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
