@@ -1,0 +1,42 @@
+"""How the kernels run: interpreted, serially or in parallel."""
+import numba
+
+from kernels import program
+from kernels.lanes import LANES
+
+from .errors import InputError
+
+
+def set_execution(mode, threads=None):
+    """Run the kernels serially or in parallel; results are the same to the bit.
+
+    Parameters
+    ----------
+    mode : "serial" or "parallel"
+    threads : int, optional
+        For "parallel": 1 to the number of processors (or NUMBA_NUM_THREADS), which is the default.
+
+    Raises InputError (a ValueError) for another mode or a number of threads that the machine does not offer.
+    """
+    most = program.max_threads()
+    if mode not in ("serial", "parallel"):
+        raise InputError(f"set_execution: the mode must be 'serial' or 'parallel', got {mode!r}")
+    threads = most if threads is None else threads
+    if mode == "parallel" and not (isinstance(threads, int) and 1 <= threads <= most):
+        raise InputError(f"threads must be a whole number from 1 to {most}, the processors of this machine, got {threads!r}")
+    program.execute(mode, threads)
+
+
+def describe():
+    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer, lanes."""
+    mode, threads = program.execution()
+    if not program.JIT:
+        mode = "JIT off, interpreted"
+    elif mode == "serial":
+        mode = "JIT on, serial"
+    else:
+        layer = program.threading_layer()
+        slow = "; slow, as neither omp nor tbb was found" if layer == "workqueue" else ""
+        mode = f"JIT on, parallel, {threads} thread{'s' * (threads > 1)} ({layer}{slow})"
+    cache = "" if program.FOLDER or not program.JIT else ", no cache folder can be written: every start compiles anew"
+    return f"numba {numba.__version__}, {mode}, {LANES} lanes{cache}"

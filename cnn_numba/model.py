@@ -1,0 +1,181 @@
+"""A network as a list of layers, its parameters in one flat vector, and its forward and backward pass."""
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.lanes import LANES, aligned
+
+from .errors import InputError
+from .init import xavier_uniform
+from .layers import Layer, shape_text
+from .plan import Plan, infer_shapes
+
+PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
+
+
+@dataclass
+class Parameter:
+    """One weight or bias: views of the model's flat vectors.
+
+    name : as in `state_dict`, "0.weight"
+    value, grad : float32 arrays of PyTorch's shape
+    """
+
+    name: str
+    value: np.ndarray
+    grad: np.ndarray
+
+
+class Output(np.ndarray):
+    """What `model(x)` returns: an ordinary array that also knows which forward pass it came from, so that a loss can send
+    its gradient back.  Anything computed from it is a plain result without that knowledge."""
+
+    model = None
+    forward_pass = None
+
+
+class Sequential:
+    """A network whose layers run one after the other, as `torch.nn.Sequential`.
+
+    Parameters
+    ----------
+    *layers : Layer
+    seed : int
+        Weights start Xavier-uniform from this seed, biases zero.
+
+    Attributes
+    ----------
+    values, grads : float32 (total,)
+        All parameters and all gradients; each parameter starts on a 64-byte boundary.
+
+    Raises InputError (a ValueError) when something is not a layer, or the same layer stands twice.
+    """
+
+    def __init__(self, *layers, seed=0):
+        for k, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
+            if any(layer is other for other in layers[:k]):
+                raise InputError(f"Sequential: the layer {layer!r} stands at two places; shared weights are not supported")
+        if not layers:
+            raise InputError("Sequential needs at least one layer, got none")
+        self.layers = list(layers)
+        shapes = [(k, name, shape) for k, layer in enumerate(layers) for name, shape in layer.parameter_shapes().items()]
+        starts = np.cumsum([0] + [math.ceil(math.prod(shape) / LANES) * LANES for *_, shape in shapes])
+        self.values, self.grads = aligned(int(starts[-1])), aligned(int(starts[-1]))
+        self._parameters = [{} for _ in layers]
+        for (k, name, shape), start in zip(shapes, starts[:-1], strict=True):
+            part = slice(int(start), int(start) + math.prod(shape))
+            self._parameters[k][name] = Parameter(
+                f"{k}.{name}", self.values[part].reshape(shape), self.grads[part].reshape(shape))
+        for k, parameter in enumerate(self.parameters()):
+            if parameter.value.ndim > 1:
+                parameter.value[...] = xavier_uniform(parameter.value.shape, seed, k)
+        self._plans, self._last = OrderedDict(), None
+
+    def parameters(self):
+        """The parameters, in the order of the layers."""
+        return [p for of_layer in self._parameters for p in of_layer.values()]
+
+    def state_dict(self):
+        """{name: copy of the value} with PyTorch's names and shapes."""
+        return {p.name: p.value.copy() for p in self.parameters()}
+
+    def load_state_dict(self, state):
+        """Take over values with the names and shapes of `state_dict`; InputError, and no change, when they differ."""
+        mine = {p.name: p for p in self.parameters()}
+        if set(mine) != set(state):
+            odd = sorted(set(mine) ^ set(state))[0]
+            raise InputError(f"load_state_dict: {odd!r} is {'missing' if odd in mine else 'not a parameter of this model'}, "
+                             f"expected exactly {', '.join(mine)}")
+        new = {name: np.asarray(value, np.float32) for name, value in state.items()}
+        for name, value in new.items():
+            if value.shape != mine[name].value.shape:
+                raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, expected {mine[name].value.shape}")
+        for name, value in new.items():
+            mine[name].value[...] = value
+
+    def output_shape(self, shape):
+        """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
+        return infer_shapes(self.layers, shape)[-1]
+
+    def plan(self, shape, blocks, backward=True, input_gradient=True):
+        """A new layout of this network (see `plan.Plan`) for images of a shape."""
+        return Plan(self.layers, self._parameters, infer_shapes(self.layers, shape), blocks, backward, input_gradient)
+
+    def __call__(self, images):
+        """The forward pass.
+
+        Parameters
+        ----------
+        images : array (N, C, H, W), or (N, K) when the first layer is dense
+
+        Returns
+        -------
+        Output : float32 (N, classes)
+
+        Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not meet.
+        """
+        images = np.asarray(images, np.float32)
+        if images.ndim not in (2, 4) or not len(images):
+            raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
+        if not np.isfinite(images).all():
+            raise InputError("model: the images contain NaN or infinity, expected finite numbers")
+        key = images.shape[1:], math.ceil(len(images) / LANES)
+        if key not in self._plans:
+            plan = self.plan(*key)
+            self._plans[key] = plan, *plan.programs()
+            if len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        plan, forward, _ = self._plans[key]
+        plan.x.put(images)
+        forward()
+        output = plan.z.get(len(images)).view(Output)
+        output.model, output.forward_pass = self, object()
+        self._last = output.forward_pass, key, len(images)
+        return output
+
+    def backward(self, doutput):
+        """The backward pass of the last forward pass; overwrites all gradients.
+
+        Parameters
+        ----------
+        doutput : array, the shape of the output of the last `model(images)`
+
+        Returns
+        -------
+        float32 array : the gradient of the images, in their shape
+
+        Raises InputError before a forward pass, or when the shape differs.
+        """
+        if self._last is None:
+            raise InputError("model.backward needs a forward pass first: call model(images)")
+        _, key, n = self._last
+        plan, _, backward = self._plans[key]
+        doutput = np.asarray(doutput, np.float32)
+        if doutput.shape != (n, *plan.shapes[-1]):
+            raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.shapes[-1])}, got {doutput.shape}")
+        plan.dz.put(doutput)
+        backward()
+        return plan.dx.get(n)
+
+    def ran_last(self, forward_pass):
+        """Whether that forward pass is the last one, whose values a backward pass needs."""
+        return self._last is not None and self._last[0] is forward_pass
+
+    def __repr__(self):
+        lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))
+        return f"Sequential(\n{lines})"
+
+    def __len__(self):
+        return len(self.layers)
+
+    def summary(self, shape):
+        """One line of text: the shapes that an image goes through and the number of parameters."""
+        shapes = infer_shapes(self.layers, shape)
+        path = [shapes[0]] + [b for a, b in zip(shapes, shapes[1:], strict=False) if a != b]
+        count = sum(p.value.size for p in self.parameters())
+        return f"{' -> '.join(map(shape_text, path))}, {count:,} parameters"

@@ -1,0 +1,67 @@
+"""Optimizers: PyTorch's update rules, one kernel each over the model's flat vectors."""
+import math
+
+import numpy as np
+
+from kernels import optimizer as kernels
+from kernels.lanes import LANES, aligned
+from kernels.program import Call, Program, at_once
+
+from .errors import InputError
+
+CHUNK = 256             # vectors that one item of an update covers
+
+
+def _number(name, value, least=0.0):
+    if not (isinstance(value, (int, float, np.number)) and least <= value < math.inf):
+        raise InputError(f"SGD: {name} must be a number of at least {least:g}, got {value!r}")
+    return float(value)
+
+
+class SGD:
+    """Stochastic gradient descent with momentum and L2 penalty, as `torch.optim.SGD`:
+
+        velocity = momentum * velocity + (grad + weight_decay * value);  value -= lr * velocity
+
+    Parameters
+    ----------
+    model : Sequential
+    lr, momentum, weight_decay : float, at least 0
+
+    Raises InputError (a ValueError) when one is negative, infinite or NaN.
+    """
+
+    def __init__(self, model, lr, momentum=0.0, weight_decay=0.0):
+        self._hyper = np.zeros(3, np.float32)
+        self.model, self.velocity = model, aligned(model.values.shape)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self._step = Program(at_once(self.calls()))
+
+    lr = property(lambda self: self._lr)
+    momentum = property(lambda self: self._momentum)
+    weight_decay = property(lambda self: self._weight_decay)
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = self._hyper[0] = _number("lr", value)
+
+    @momentum.setter
+    def momentum(self, value):
+        self._momentum = self._hyper[1] = _number("momentum", value)
+
+    @weight_decay.setter
+    def weight_decay(self, value):
+        self._weight_decay = self._hyper[2] = _number("weight_decay", value)
+
+    def calls(self):
+        """The kernel calls of one update."""
+        flat = [v.reshape(-1, LANES) for v in (self.model.values, self.velocity, self.model.grads)]
+        return [Call(kernels.sgd, math.ceil(len(flat[0]) / CHUNK), *flat, self._hyper, CHUNK)]
+
+    def step(self):
+        """Update all parameters from their gradients."""
+        self._step()
+
+    def zero_grad(self):
+        """Set all gradients to zero.  A backward pass overwrites them, so no training loop needs this call."""
+        self.model.grads[:] = 0

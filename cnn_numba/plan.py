@@ -1,0 +1,140 @@
+"""The buffers of a network for a number of image blocks, and the kernel calls that run on them."""
+import math
+
+import numpy as np
+
+from kernels.lanes import LANES, aligned
+from kernels.program import Program, at_once, in_order
+
+from .errors import InputError
+from .layers import Flatten, ReLU, Wires
+
+
+class Buffer:
+    """A value of the network for all images of a plan: (blocks, C, H, W, LANES) inside a border of zeros, or
+    (blocks, K, LANES)."""
+
+    def __init__(self, blocks, shape, border=(0, 0, 0, 0), array=None):
+        self.blocks, self.shape, self.border = blocks, tuple(shape), border
+        if array is None:
+            top, bottom, left, right = border
+            size = shape if len(shape) == 1 else (shape[0], shape[1] + top + bottom, shape[2] + left + right)
+            array = aligned((blocks, *size, LANES))
+        self.array = array
+
+    @property
+    def inner(self):
+        """The value without its border."""
+        return self.padded(0, 0, 0, 0)
+
+    def padded(self, top, bottom, left, right):
+        """The value with that much of its border."""
+        if len(self.shape) == 1:
+            return self.array
+        t, b, l, r = (have - wanted for have, wanted in zip(self.border, (top, bottom, left, right), strict=True))
+        rows, cols = self.array.shape[2:4]
+        return self.array[:, :, t:rows - b, l:cols - r]
+
+    def image(self):
+        """The value as (blocks, C, H, W, LANES), features as 1 x 1 images."""
+        return self.inner if len(self.shape) == 3 else self.array[:, :, None, None]
+
+    def flat(self):
+        """The same memory as features (blocks, K, LANES)."""
+        size = math.prod(self.shape)
+        return Buffer(self.blocks, (size,), array=self.array.reshape(self.blocks, size, LANES))
+
+    def put(self, images):
+        """Spread (n, ...) ordinary images over the lanes, zeros in the lanes past n."""
+        full = np.zeros((self.blocks * LANES, *self.shape), np.float32)
+        full[:len(images)] = images
+        self.inner[...] = np.moveaxis(full.reshape(self.blocks, LANES, *self.shape), 1, -1)
+
+    def get(self, n):
+        """The first n images, as an ordinary array (n, ...)."""
+        return np.moveaxis(self.inner, -1, 1).reshape(self.blocks * LANES, *self.shape)[:n].copy()
+
+
+class Plan:
+    """A network laid out for a number of blocks: x -> z, and dz -> dx where there is a backward pass.
+
+    Parameters
+    ----------
+    layers : list of Layer
+    parameters : list of dict
+        Of each layer: {name: Parameter}.
+    shapes : list of tuple
+        Of one image: the input of each layer and the output of the last.
+    blocks : int
+    backward, input_gradient : bool
+        Whether gradients are computed, and whether down to the images.
+    """
+
+    def __init__(self, layers, parameters, shapes, blocks, backward=True, input_gradient=True):
+        self.blocks, self.shapes = blocks, shapes
+        self.forward_calls, self.backward_calls, self.gradient_calls = [], [], []
+        fused = [isinstance(layer, ReLU) and k > 0 and layers[k - 1].applies_relu for k, layer in enumerate(layers)]
+        sides = [layer.padding_sides() for layer, skip in zip(layers, fused, strict=True) if not skip]
+        x = self.x = Buffer(blocks, shapes[0], sides[0] if sides else (0, 0, 0, 0))
+        dx = self.dx = Buffer(blocks, shapes[0]) if backward and input_gradient else None
+        unfused, pending = 0, None              # pending: a ReLU whose gradient nobody has applied yet
+        for k, layer in enumerate(layers):
+            wires = Wires(x, x, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
+            if fused[k]:
+                pending = wires
+            else:
+                unfused += 1
+                border = sides[unfused] if unfused < len(sides) else (0, 0, 0, 0)
+                self._outputs(wires, layer, shapes[k:k + 2], border, backward)
+                if pending and layer.masks_relu:
+                    wires.relu_before, pending = True, None
+                elif pending and not isinstance(layer, Flatten):
+                    pending = self._mask(pending)
+                layer.calls(wires)
+                self._keep(wires)
+            x, dx = wires.y, wires.dy
+        if pending:
+            self._mask(pending)
+        self.z, self.dz = x, dx
+
+    def _outputs(self, wires, layer, shapes, border, backward):
+        """Make y and dy: y with the border that the next layer reads, dy with the margin that this one reads."""
+        if isinstance(layer, Flatten):
+            wires.y = wires.x.flat()
+            plain = wires.dx is not None and not any(wires.dx.border)
+            if backward:
+                wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shapes[1])
+        else:
+            wires.y = Buffer(self.blocks, shapes[1], border)
+            if backward:
+                margin = layer.gradient_margin(shapes[0])
+                wires.dy = Buffer(self.blocks, shapes[1], (0, 0, margin, margin))
+
+    def _mask(self, wires):
+        if wires.dx is not None:
+            ReLU().mask_calls(wires)
+            self._keep(wires)
+
+    def _keep(self, wires):
+        self.forward_calls += wires.forward
+        self.backward_calls[:0] = wires.backward
+        self.gradient_calls += wires.gradients
+
+    def programs(self):
+        """(forward pass, backward pass with all gradients)"""
+        return (Program(in_order(self.forward_calls)),
+                Program(in_order(self.backward_calls) + at_once(self.gradient_calls)))
+
+
+def infer_shapes(layers, shape):
+    """The input shape of each layer and the output shape of the last, of one image.
+
+    Raises InputError, naming the layer, when two layers cannot meet.
+    """
+    shapes = [tuple(shape)]
+    for k, layer in enumerate(layers):
+        try:
+            shapes.append(tuple(layer.output_shape(shapes[-1])))
+        except InputError as error:
+            raise InputError(f"layer {k}: {error}") from None
+    return shapes

@@ -1,0 +1,154 @@
+"""Training and evaluation over a data set: every batch is one replay of one table, from the raw pixels to the update."""
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels import batch, loss
+from kernels.lanes import LANES, aligned
+from kernels.program import Call, Program, at_once, in_order
+
+from .errors import InputError
+from .init import ORDER, stream
+from .losses import CrossEntropyLoss, checked_labels
+from .plan import Buffer
+
+EVALUATION_BATCH = 512
+REPORTS = 50                # how often an epoch tells how far it is
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """loss: mean over the images; accuracy: per cent, each image judged when it was trained on; seconds; images."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean over the images; accuracy: per cent; predictions: int64 (N,)."""
+
+    loss: float
+    accuracy: float
+    predictions: np.ndarray
+
+
+class Feed:
+    """Batches of a set of images, and the sums over them: what one table of calls reads and writes besides the network.
+
+    window = (first, count) is the batch: images order[first : first + count].
+    """
+
+    def __init__(self, images, labels, classes, batch_size, mean, std):
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            raise InputError("the images contain NaN or infinity, expected finite numbers")
+        self.images = images
+        self.labels = checked_labels(labels, len(images), classes)
+        self.mean = np.asarray(mean, np.float32)
+        self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
+        self.order, self.window, self.sums = np.arange(len(images)), np.zeros(2, np.int64), np.zeros(2)
+        self.blocks = math.ceil(batch_size / LANES)
+        self.losses = aligned(self.blocks * LANES)
+        self.predictions = aligned(self.blocks * LANES, np.int64)
+
+    def gather(self, plan):
+        return Call(batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale)
+
+    def cross_entropy(self, plan, dz):
+        return CrossEntropyLoss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
+
+    def tally(self):
+        return Call(loss.tally, 1, self.sums, self.losses, self.predictions, self.labels, self.order, self.window)
+
+
+class Trainer:
+    """Trains a model on a data set and measures it.  Making one compiles every kernel that it needs.
+
+    Parameters
+    ----------
+    model : Sequential
+    data : Dataset
+        Its training part is shuffled anew for every epoch; its mean and standard deviation normalise all images.
+    optimizer : SGD
+        Of this model.
+    batch_size : int
+        Images per update; a last short batch is trained on too.
+    seed : int
+        The order of the images derives from it and the number of the epoch.
+
+    Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or the
+    network does not fit the images.
+    """
+
+    def __init__(self, model, data, optimizer, batch_size=64, seed=0):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        shape = data.train_images.shape[1:]
+        if model.output_shape(shape) != (data.num_classes,):
+            raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
+                             f"one logit for each class of {data.name}")
+        self.model, self.data, self.batch_size, self.seed, self.epochs = model, data, batch_size, seed, 0
+        feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
+        plan = model.plan(shape, feed.blocks, input_gradient=False)
+        forward_and_back = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
+        self._step = Program(in_order(forward_and_back) + at_once(plan.gradient_calls)
+                             + at_once([*optimizer.calls(), feed.tally()]))
+        self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False)
+        self._evaluation_program(data.test_images, data.test_labels)
+        Program([])()                                               # compiles the driver
+
+    def _make_feed(self, images, labels, batch_size):
+        return Feed(images, labels, self.data.num_classes, batch_size, self.data.mean, self.data.std)
+
+    def _evaluation_program(self, images, labels):
+        feed, plan = self._make_feed(images, labels, EVALUATION_BATCH), self._evaluation_plan
+        unused = Buffer(plan.blocks, plan.shapes[-1])
+        calls = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, unused)]
+        return feed, Program(in_order(calls) + at_once([feed.tally()]))
+
+    def epoch(self, advance=None):
+        """Train on every image once.
+
+        Parameters
+        ----------
+        advance : callable, optional
+            Called with a number of images, some dozens of times, for a progress bar.
+
+        Returns
+        -------
+        EpochResult
+        """
+        start = time.perf_counter()
+        feed, images = self._feed, len(self._feed.images)
+        feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
+        feed.sums[:] = 0
+        told, pace = 0, math.ceil(images / REPORTS)
+        for first in range(0, images, self.batch_size):
+            done = min(first + self.batch_size, images)
+            feed.window[:] = first, done - first
+            self._step()
+            if advance and (done - told >= pace or done == images):
+                advance(done - told)
+                told = done
+        self.epochs += 1
+        loss, right = feed.sums / images
+        return EpochResult(float(loss), 100 * float(right), time.perf_counter() - start, images)
+
+    def evaluate(self, images, labels):
+        """Loss and accuracy on other images (N, C, H, W), normalised as those of the training part.
+
+        Raises InputError when labels or images are out of range.
+        """
+        feed, program = self._evaluation_program(images, labels)
+        predictions = np.empty(len(images), np.int64)
+        for first in range(0, len(images), EVALUATION_BATCH):
+            count = min(EVALUATION_BATCH, len(images) - first)
+            feed.window[:] = first, count
+            program()
+            predictions[first:first + count] = feed.predictions[:count]
+        loss, right = feed.sums / len(images)
+        return Evaluation(float(loss), 100 * float(right), predictions)

@@ -1,0 +1,29 @@
+"""A batch of the data set, normalised and turned into lanes."""
+import numpy as np
+from numba import njit
+
+from .lanes import LANES
+from .program import KERNEL
+
+
+@njit(**KERNEL)
+def gather(n, call):
+    """x[c, i, j] = (image[c, i, j] - mean[c]) * scale[c] of image order[first + n*LANES + l], in lane l.
+
+    Block n; images (images, C, H, W) of any number type; x (N, C, H, W) is overwritten, with 0 in the lanes past count;
+    window = (first, count).
+    """
+    x, images, order, window, mean, scale = call[0]
+    first, count = window[0], window[1]
+    _, C, H, W = images.shape
+    for c in range(C):
+        for i in range(H):                                          # row by row: x[n, c, i] stays in the first cache
+            for l in range(LANES):
+                image = n * LANES + l
+                if image < count:
+                    row = images[order[first + image], c, i]
+                    for j in range(W):
+                        x[n, c, i, j, l] = (np.float32(row[j]) - mean[c]) * scale[c]
+                else:
+                    for j in range(W):
+                        x[n, c, i, j, l] = np.float32(0)

@@ -1,0 +1,66 @@
+"""Where compiled kernels are kept between runs, and the lock that lets several processes share them.
+
+Numba's own cache knows neither the other files that a function calls nor its compile options, and has no lock.  So the
+folder's name holds a hash of all kernel sources (an edit anywhere starts a fresh one), and a process compiles or loads one
+kernel at a time while it holds a lock file (two processes that save at once could swap each other's code).
+"""
+import contextlib
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:             # Windows: os.replace alone; processes that start cold at once may compile twice
+    fcntl = None
+
+
+def user_cache():
+    """The per-user cache folder of this project, which need not exist; None when there is no home."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "cnn_numba" if base and not base.startswith("~") else None
+
+
+def sources_hash():
+    """A short hash of every kernel source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kernel_cache():
+    """The folder for the compiled kernels of these very sources, made if need be; None when none can be written.
+
+    CNN_NUMBA_CACHE_DIR or NUMBA_CACHE_DIR override the per-user cache.
+    """
+    base = os.environ.get("CNN_NUMBA_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    base = Path(base) if base else user_cache()
+    if base is None:
+        return None
+    folder = base / f"kernels-{sources_hash()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return None
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold the folder's lock; the operating system lets go of it when a process dies."""
+    if folder is None or fcntl is None:
+        yield
+        return
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,96 @@
+"""Fully connected layers on lanes."""
+from numba import njit
+
+from .lanes import (
+    LANES,
+    ZERO,
+    load,
+    mask_tile,
+    outer,
+    rectify,
+    scalars,
+    splat,
+    spread,
+    store_row,
+    store_tile,
+    total,
+    vectors,
+    zeros,
+)
+from .program import KERNEL
+
+
+@njit(**KERNEL)
+def linear_forward(n, call):
+    """y[o] = bias[o] + sum of weight[o, k] x[k] over k, and `relu`: max(0, .).
+
+    Block n; x (N, K), weight (O, K); y (N, O) is overwritten.  T: units x 1.
+    """
+    y, x, weight, bias, relu, T = call[0]
+    O, K = weight.shape
+    for o0 in range(0, O, T.rows):
+        o = min(o0, O - T.rows)
+        acc = spread(bias, o, T.rows, T.cols)
+        for k in range(K):
+            acc = outer(acc, scalars(weight, (o, k), T.rows, 0), vectors(x, (n, k), T.cols, 0, 1))
+        if relu:
+            acc = rectify(acc)
+        store_tile(y, (n, o), 1, 0, 1, acc)
+
+
+@njit(**KERNEL)
+def linear_backward_input(n, call):
+    """dx[k] = sum of weight[o, k] dy[o] over o; `relu`: 0 where x is not positive.
+
+    Block n; dy (N, O), weight (O, K); dx (N, K) is overwritten.  T: features x 1.
+    """
+    dx, dy, weight, x, relu, T = call[0]
+    O, K = weight.shape
+    for k0 in range(0, K, T.rows):
+        k = min(k0, K - T.rows)
+        acc = zeros(T.rows, T.cols)
+        for o in range(O):
+            acc = outer(acc, scalars(weight, (o, k), T.rows, 1), vectors(dy, (n, o), T.cols, 0, 1))
+        if relu:
+            acc = mask_tile(acc, x, (n, k), 1, 0, 1)
+        store_tile(dx, (n, k), 1, 0, 1, acc)
+
+
+@njit(**KERNEL)
+def transpose(n, call):
+    """xt[image, k] = x[k] of that image: features innermost, as linear_backward_weight reads them.
+
+    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)) vectors of LANES features is overwritten.
+    """
+    xt, x = call[0]
+    for k in range(x.shape[1]):
+        for l in range(LANES):
+            xt[n * LANES + l, k // LANES, k % LANES] = x[n, k, l]
+
+
+@njit(**KERNEL)
+def linear_backward_weight(item, call):
+    """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES values of k of one image.
+
+    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten.  T: units x vectors.
+    """
+    dweight, dy, xt, T = call[0]
+    O, vectors_of_k = dweight.shape[0], xt.shape[1]
+    o = min(item * T.rows, O - T.rows)
+    for v0 in range(0, vectors_of_k, T.cols):
+        v = min(v0, vectors_of_k - T.cols)
+        acc = zeros(T.rows, T.cols)
+        for n in range(dy.shape[0]):
+            for l in range(LANES):
+                acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1), vectors(xt, (n * LANES + l, v), T.cols, 1, 1))
+        store_row(dweight, (o, v * LANES), 0, acc)
+
+
+@njit(**KERNEL)
+def linear_backward_bias(o, call):
+    """dbias[o] = sum of dy[o] over all images; dbias is overwritten."""
+    dbias, dy = call[0]
+    acc = splat(ZERO)
+    for n in range(dy.shape[0]):
+        acc = acc + load(dy, (n, o))
+    dbias[o] = total(acc)

@@ -1,0 +1,448 @@
+"""Vectors of LANES float32 numbers, one per image, and register tiles of them: what the kernels are written in.
+
+    load, store                     one vector            x[index]          (index: all axes but the lanes)
+    vectors, scalars                a pack of n of them   x[..., i:i + n*step:step, ...] along one axis
+    zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
+    store_tile, store_sums          a tile to memory, as vectors or summed over its lanes
+    store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
+
+Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are the NumPy functions below, so that a kernel
+has one source that a debugger can step through.  An index that leaves out the last axis addresses a vector: the last axis
+is then known to be LANES long and contiguous, and the axis before it to be dense, which makes the addresses inside a tile
+constants (with strides read at run time a tiled kernel runs out of integer registers: 107 instead of 245 GF/s).
+"""
+import operator
+
+import llvmlite.binding as llvm
+import numpy as np
+from numba import config, types
+
+LANES = 16
+ZERO = np.float32(0)
+
+
+class Tile:
+    """The compile-time shape of a register tile: rows x cols vectors, the columns `step` apart in memory.
+
+    The shape is part of the Numba type, so that one kernel source is compiled for every shape that is used.
+    """
+
+    def __init__(self, rows, cols, step=1):
+        self.rows, self.cols, self.step = rows, cols, step
+
+
+def _registers():
+    """How many LANES-wide vectors the registers hold: 32 with AVX-512, 8 with AVX2 or NEON."""
+    features = config.CPU_FEATURES
+    if features is None:
+        features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
+    return 32 if "+avx512f" in features else 8
+
+
+REGISTERS = _registers()
+
+
+def fit(size, most):
+    """The tile extent for an axis: the largest divisor of size up to `most`, or `most` if that is a poor one."""
+    most = max(1, min(size, most))
+    best = max(k for k in range(1, most + 1) if size % k == 0)
+    return best if 2 * best > most else most
+
+
+def aligned(shape, dtype=np.float32):
+    """A C-ordered array of zeros that starts on a 64-byte boundary, so that no vector straddles cache lines."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + size].view(dtype).reshape(shape)
+
+
+if config.DISABLE_JIT:
+    def _pack(x, index, n, axis, step):
+        return x[tuple(slice(i, i + n * step, step) if k == axis else i for k, i in enumerate(index))].copy()
+
+    def load(x, index):
+        return x[index].copy()
+
+    def store(x, index, v):
+        x[index] = v
+
+    def store_row(x, index, row_axis, acc):
+        for r in range(acc.shape[0]):
+            place = _shift(index, row_axis, r, len(index) - 1, 0)
+            row = x[place[:-1]][place[-1]:]
+            row[:acc[r].size] = acc[r].reshape(-1)[:len(row)]
+
+    def splat(s):
+        return np.full(LANES, s, np.float32)
+
+    def fma(a, b, c):
+        return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+
+    def maximum(a, b):
+        return np.where(a > b, a, b)
+
+    def where(mask, a, b):
+        return np.where(mask, a, b)
+
+    def total(v):
+        while v.shape[-1] > 1:
+            v = v[..., :v.shape[-1] // 2] + v[..., v.shape[-1] // 2:]
+        return v[..., 0]
+
+    def vectors(x, index, n, axis, step):
+        return _pack(x, index, n, axis, step)
+
+    def scalars(w, index, n, axis):
+        return np.repeat(_pack(w, index, n, axis, 1)[:, None], LANES, 1)
+
+    def zeros(rows, cols):
+        return np.zeros((rows, cols, LANES), np.float32)
+
+    def spread(b, index, rows, cols):
+        return np.broadcast_to(b[index:index + rows, None, None], (rows, cols, LANES)).copy()
+
+    def outer(acc, a, b):
+        return fma(a[:, None], b[None], acc)
+
+    def rectify(acc):
+        return maximum(ZERO, acc)
+
+    def mask_tile(acc, x, index, row_axis, col_axis, step):
+        out = acc.copy()
+        for r in range(acc.shape[0]):
+            for c in range(acc.shape[1]):
+                out[r, c] = where(x[_shift(index, row_axis, r, col_axis, c * step)] > 0, acc[r, c], ZERO)
+        return out
+
+    def _shift(index, row_axis, r, col_axis, c):
+        place = list(index)
+        place[row_axis] += r
+        place[col_axis] += c
+        return tuple(place)
+
+    def store_tile(y, index, row_axis, col_axis, step, acc):
+        for r in range(acc.shape[0]):
+            for c in range(acc.shape[1]):
+                y[_shift(index, row_axis, r, col_axis, c * step)] = acc[r, c]
+
+    def store_sums(y, index, row_axis, col_axis, acc):
+        store_tile(y, index, row_axis, col_axis, 1, total(acc))
+
+else:
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.core.datamodel import models
+    from numba.core.imputils import lower_constant
+    from numba.core.typing.templates import AttributeTemplate
+    from numba.extending import (
+        NativeValue,
+        infer_getattr,
+        intrinsic,
+        lower_getattr_generic,
+        overload,
+        register_model,
+        typeof_impl,
+        unbox,
+    )
+
+    I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+    VECTOR, MASK = ir.VectorType(F32, LANES), ir.VectorType(I1, LANES)
+
+    # ---- types ------------------------------------------------------------------------------------------------------
+    class Lanes(types.Type):
+        """kind 'f': LANES floats, 'm': LANES booleans; shape (): one of them, (n,): a pack, (rows, cols): a tile."""
+
+        def __init__(self, kind, shape=()):
+            self.kind, self.shape = kind, shape
+            super().__init__(name=f"Lanes{LANES}({kind},{shape})")
+
+    @register_model(Lanes)
+    class LanesModel(models.PrimitiveModel):
+        def __init__(self, manager, ty):
+            one = VECTOR if ty.kind == "f" else MASK
+            super().__init__(manager, ty, ir.ArrayType(one, int(np.prod(ty.shape))) if ty.shape else one)
+
+    class TileType(types.Type):
+        def __init__(self, rows, cols, step):
+            self.rows, self.cols, self.step = rows, cols, step
+            super().__init__(name=f"Tile({rows}x{cols}/{step})")
+
+    V, M = Lanes("f"), Lanes("m")
+    register_model(TileType)(models.OpaqueModel)
+    typeof_impl.register(Tile)(lambda value, context: TileType(value.rows, value.cols, value.step))
+    lower_constant(TileType)(lambda context, builder, ty, value: context.get_dummy_value())
+    unbox(TileType)(lambda ty, value, context: NativeValue(context.context.get_dummy_value()))
+
+    @infer_getattr
+    class TileAttributes(AttributeTemplate):
+        key = TileType
+
+        def resolve_rows(self, ty):
+            return types.literal(ty.rows)
+
+        def resolve_cols(self, ty):
+            return types.literal(ty.cols)
+
+        def resolve_step(self, ty):
+            return types.literal(ty.step)
+
+    @lower_getattr_generic(TileType)
+    def tile_attribute(context, builder, ty, value, name):
+        return context.get_constant(types.intp, getattr(ty, name))
+
+    # ---- code generation --------------------------------------------------------------------------------------------
+    class Place:
+        """The address of array[index] and, from there, of its neighbours along an axis."""
+
+        def __init__(self, context, builder, array_type, array, index_type, index):
+            self.builder = builder
+            a = context.make_array(array_type)(context, builder, array)
+            tuple_index = isinstance(index_type, types.BaseTuple)
+            indices = cgutils.unpack_tuple(builder, index) if tuple_index else [index]
+            kinds = list(index_type) if tuple_index else [index_type]
+            self.strides = cgutils.unpack_tuple(builder, a.strides)
+            self.strides[-1] = I64(4)
+            if len(kinds) < array_type.ndim:                # a vector: the axis before the lanes is dense
+                self.strides[-2] = I64(4 * LANES)
+            offset = I64(0)
+            for i, kind, stride in zip(indices, kinds, self.strides, strict=False):
+                offset = builder.add(offset, builder.mul(context.cast(builder, i, kind, types.intp), stride))
+            self.pointer = builder.gep(builder.bitcast(a.data, I8.as_pointer()), [offset])
+
+        def at(self, shifts, kind=VECTOR):
+            """Pointer to the element `shifts` ({axis: llvm integer}) further on."""
+            pointer = self.pointer
+            for axis, k in shifts.items():
+                pointer = self.builder.gep(pointer, [self.builder.mul(k, self.strides[axis])])
+            return self.builder.bitcast(pointer, kind.as_pointer())
+
+    def _place(context, builder, sig, args):
+        return Place(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+
+    def _read(builder, pointer):
+        value = builder.load(pointer)
+        value.align = 4
+        return value
+
+    def _write(builder, value, pointer):
+        builder.store(value, pointer).align = 4
+
+    def _splat(builder, s):
+        undefined = ir.Constant(VECTOR, ir.Undefined)
+        return builder.shuffle_vector(builder.insert_element(undefined, s, I32(0)), undefined,
+                                      ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+    def _fma(builder, a, b, c):
+        # fmuladd: one instruction where the CPU has it, else multiply and add; llvm.fma would call libm for every lane
+        name = f"llvm.fmuladd.v{LANES}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), name),
+                            [a, b, c])
+
+    def _maximum(builder, a, b):
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+    def _total(builder, v):
+        n = LANES
+        while n > 1:
+            n //= 2
+            low, high = (builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(I32, n), list(range(k, k + n))))
+                         for k in (0, n))
+            v = builder.fadd(low, high)
+        return builder.extract_element(v, I32(0))
+
+    def _first(builder, count):
+        """The mask of the first `count` lanes."""
+        count = builder.trunc(count, I32)
+        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
+        spread_count = builder.shuffle_vector(
+            builder.insert_element(ir.Constant(lanes.type, ir.Undefined), count, I32(0)),
+            ir.Constant(lanes.type, ir.Undefined), ir.Constant(lanes.type, [0] * LANES))
+        return builder.icmp_signed("<", lanes, spread_count)
+
+    def _pack(builder, values):
+        out = ir.Constant(ir.ArrayType(VECTOR, len(values)), ir.Undefined)
+        for k, v in enumerate(values):
+            out = builder.insert_value(out, v, k)
+        return out
+
+    def _unpack(builder, pack):
+        return [builder.extract_value(pack, k) for k in range(pack.type.count)]
+
+    def _literals(*args):
+        return tuple(a.literal_value for a in args)
+
+    # ---- one vector -------------------------------------------------------------------------------------------------
+    @intrinsic
+    def load(typing, x, index):
+        """x[index], a vector."""
+        def code(context, builder, sig, args):
+            return _read(builder, _place(context, builder, sig, args).at({}))
+        return V(x, index), code
+
+    @intrinsic
+    def store(typing, x, index, v):
+        """x[index] = v"""
+        def code(context, builder, sig, args):
+            _write(builder, args[2], _place(context, builder, sig, args).at({}))
+            return context.get_dummy_value()
+        return types.void(x, index, V), code
+
+    def _elementwise(sig, emit):
+        """The intrinsic of the given signature whose code is emit(builder, *arguments)."""
+        def code(context, builder, sig, args):
+            return emit(builder, *args)
+        if len(sig.args) == 1:
+            return intrinsic(lambda typing, a: (sig, code))
+        if len(sig.args) == 2:
+            return intrinsic(lambda typing, a, b: (sig, code))
+        return intrinsic(lambda typing, a, b, c: (sig, code))
+
+    splat = _elementwise(V(types.float32), _splat)                  # all lanes s
+    fma = _elementwise(V(V, V, V), _fma)                            # a * b + c
+    maximum = _elementwise(V(V, V), _maximum)                       # a if a > b else b: a NaN in b stays
+    where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
+    total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
+
+    def _operator(symbol, result, emit):
+        call = _elementwise(result(V, V), emit)
+
+        @overload(symbol)
+        def implement(a, b):
+            if a == V and b == V:
+                return lambda a, b: call(a, b)
+
+    _operator(operator.add, V, lambda builder, a, b: builder.fadd(a, b))
+    _operator(operator.sub, V, lambda builder, a, b: builder.fsub(a, b))
+    _operator(operator.mul, V, lambda builder, a, b: builder.fmul(a, b))
+    _operator(operator.gt, M, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+    _operator(operator.eq, M, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
+
+    # ---- packs and tiles --------------------------------------------------------------------------------------------
+    @intrinsic(prefer_literal=True)
+    def vectors(typing, x, index, n, axis, step):
+        """The n vectors x[index], x[index + step], ... along an axis."""
+        count, along = _literals(n, axis)
+
+        def code(context, builder, sig, args):
+            place = _place(context, builder, sig, args)
+            pace = context.cast(builder, args[4], sig.args[4], types.intp)
+            return _pack(builder, [_read(builder, place.at({along: builder.mul(I64(k), pace)})) for k in range(count)])
+        return Lanes("f", (count,))(x, index, n, axis, step), code
+
+    @intrinsic(prefer_literal=True)
+    def scalars(typing, w, index, n, axis):
+        """The n numbers w[index], w[index + 1], ... along an axis, each spread over a vector."""
+        count, along = _literals(n, axis)
+
+        def code(context, builder, sig, args):
+            place = _place(context, builder, sig, args)
+            return _pack(builder, [_splat(builder, _read(builder, place.at({along: I64(k)}, F32)))
+                                   for k in range(count)])
+        return Lanes("f", (count,))(w, index, n, axis), code
+
+    @intrinsic(prefer_literal=True)
+    def zeros(typing, rows, cols):
+        """A tile of zeros."""
+        shape = _literals(rows, cols)
+
+        def code(context, builder, sig, args):
+            return ir.Constant(ir.ArrayType(VECTOR, shape[0] * shape[1]), None)
+        return Lanes("f", shape)(rows, cols), code
+
+    @intrinsic(prefer_literal=True)
+    def spread(typing, b, index, rows, cols):
+        """A tile with the number b[index + r] in all of row r."""
+        shape = _literals(rows, cols)
+
+        def code(context, builder, sig, args):
+            place = _place(context, builder, sig, args)
+            column = [_splat(builder, _read(builder, place.at({0: I64(r)}, F32))) for r in range(shape[0])]
+            return _pack(builder, [v for v in column for _ in range(shape[1])])
+        return Lanes("f", shape)(b, index, rows, cols), code
+
+    @intrinsic
+    def outer(typing, acc, a, b):
+        """acc[r, c] + a[r] * b[c]"""
+        def code(context, builder, sig, args):
+            sums, left, right = (_unpack(builder, arg) for arg in args)
+            cols = len(right)
+            return _pack(builder, [_fma(builder, left[k // cols], right[k % cols], s) for k, s in enumerate(sums)])
+        return acc(acc, a, b), code
+
+    @intrinsic
+    def rectify(typing, acc):
+        """max(0, .) of every number of a tile; a NaN stays a NaN."""
+        def code(context, builder, sig, args):
+            zero = ir.Constant(VECTOR, None)
+            return _pack(builder, [_maximum(builder, zero, v) for v in _unpack(builder, args[0])])
+        return acc(acc), code
+
+    def _tile_places(builder, place, row_axis, col_axis, step, shape, kind=VECTOR):
+        for r in range(shape[0]):
+            for c in range(shape[1]):
+                yield place.at({row_axis: I64(r), col_axis: builder.mul(I64(c), step)}, kind)
+
+    @intrinsic(prefer_literal=True)
+    def mask_tile(typing, acc, x, index, row_axis, col_axis, step):
+        """The tile where the corresponding vectors of x are positive, 0 elsewhere: the gradient through a ReLU."""
+        axes = _literals(row_axis, col_axis)
+
+        def code(context, builder, sig, args):
+            place = Place(context, builder, sig.args[1], args[1], sig.args[2], args[2])
+            pace = context.cast(builder, args[5], sig.args[5], types.intp)
+            zero = ir.Constant(VECTOR, None)
+            places = _tile_places(builder, place, *axes, pace, acc.shape)
+            return _pack(builder, [
+                builder.select(builder.fcmp_ordered(">", _read(builder, p), zero), v, zero)
+                for p, v in zip(places, _unpack(builder, args[0]), strict=True)])
+        return acc(acc, x, index, row_axis, col_axis, step), code
+
+    @intrinsic(prefer_literal=True)
+    def store_tile(typing, y, index, row_axis, col_axis, step, acc):
+        """y[index + r along row_axis + c * step along col_axis] = acc[r, c]"""
+        axes = _literals(row_axis, col_axis)
+
+        def code(context, builder, sig, args):
+            place, pace = _place(context, builder, sig, args), context.cast(builder, args[4], sig.args[4], types.intp)
+            places = _tile_places(builder, place, *axes, pace, acc.shape)
+            for p, v in zip(places, _unpack(builder, args[5]), strict=True):
+                _write(builder, v, p)
+            return context.get_dummy_value()
+        return types.void(y, index, row_axis, col_axis, step, acc), code
+
+    @intrinsic(prefer_literal=True)
+    def store_sums(typing, y, index, row_axis, col_axis, acc):
+        """The same with each vector summed over its lanes, into plain numbers."""
+        axes = _literals(row_axis, col_axis)
+
+        def code(context, builder, sig, args):
+            place = _place(context, builder, sig, args)
+            places = _tile_places(builder, place, *axes, I64(1), acc.shape, F32)
+            for p, v in zip(places, _unpack(builder, args[4]), strict=True):
+                _write(builder, _total(builder, v), p)
+            return context.get_dummy_value()
+        return types.void(y, index, row_axis, col_axis, acc), code
+
+    @intrinsic(prefer_literal=True)
+    def store_row(typing, x, index, row_axis, acc):
+        """The vectors of tile row r, one after the other, from x[index + r along row_axis] on; what would go over the
+        end of x's last axis is cut off."""
+        along, = _literals(row_axis)
+        rows, cols = acc.shape
+
+        def code(context, builder, sig, args):
+            array = context.make_array(sig.args[0])(context, builder, args[0])
+            begin = context.cast(builder, cgutils.unpack_tuple(builder, args[1])[-1], sig.args[1][-1], types.intp)
+            left = builder.sub(cgutils.unpack_tuple(builder, array.shape)[-1], begin)
+            write = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), [VECTOR, VECTOR.as_pointer(), I32, MASK]),
+                f"llvm.masked.store.v{LANES}f32.p0")
+            place, values = _place(context, builder, sig, args), _unpack(builder, args[3])
+            for c in range(cols):
+                mask = _first(builder, builder.sub(left, I64(c * LANES)))
+                for r in range(rows):
+                    pointer = place.at({along: I64(r), -1: I64(c * LANES)})
+                    builder.call(write, [values[r * cols + c], pointer, I32(4), mask])
+            return context.get_dummy_value()
+        return types.void(x, index, row_axis, acc), code
