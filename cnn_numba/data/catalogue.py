@@ -1,0 +1,126 @@
+"""The data sets that have a name, and the folders in which they are looked for."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn_numba.data.dataset import Dataset
+from cnn_numba.data.download import DownloadError, PublishedFile, download
+from cnn_numba.data.idx import read_labelled
+from cnn_numba.errors import InputError
+
+
+@dataclass(frozen=True)
+class IdxSet:
+    """A data set that its publishers offer as four IDX files, compressed with gzip.
+
+    files : training images, training labels, test images, test labels
+    mirrors : URLs of folders that hold all of them
+    """
+
+    name: str
+    files: tuple[PublishedFile, ...]
+    mirrors: tuple[str, ...]
+    num_classes: int = 10
+
+    def load(self, root, mirror=None):
+        """Read the files in the folder `root / name`, and fetch those that are missing, from `mirror` first.
+
+        An unzipped file counts as there, and is preferred.  Files in the folder are checked by what they hold
+        and not by their MD5: those that somebody unzipped or compressed again are as good as the publisher's.
+        """
+        folder = Path(root) / self.name
+        missing = [file for file in self.files if not os.path.isfile(_place(folder, file))]
+        if missing:
+            download(missing, folder, ([mirror] if mirror else []) + list(self.mirrors))
+        paths = [_place(folder, file) for file in self.files]
+        train, test = read_labelled(*paths[:2], self.num_classes), read_labelled(*paths[2:], self.num_classes)
+        if train[0].shape[1:] != test[0].shape[1:]:
+            raise InputError(f"{paths[2]} holds images of {test[0].shape[2]} x {test[0].shape[3]} pixels, "
+                             f"but {paths[0]} of {train[0].shape[2]} x {train[0].shape[3]}")
+        return Dataset(self.name, *train, *test, self.num_classes)
+
+
+def _place(folder, file):
+    unzipped = folder / file.name.removesuffix(".gz")
+    return unzipped if os.path.isfile(unzipped) else folder / file.name
+
+
+def load_digits(root=None, mirror=None):
+    """The 1,797 digits of 8 x 8 pixels (0 to 16) of the package, the last 360 of them as the test part."""
+    folder = Path(__file__).parent / "digits"
+    images, labels = read_labelled(folder / "images-idx3-ubyte.gz", folder / "labels-idx1-ubyte.gz", 10)
+    return Dataset("digits", images[:1437], labels[:1437], images[1437:], labels[1437:], 10)
+
+
+MNIST = IdxSet(
+    "mnist",
+    files=(PublishedFile("train-images-idx3-ubyte.gz", 9912422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+           PublishedFile("train-labels-idx1-ubyte.gz", 28881, "d53e105ee54ea40749a09fcbcd1e9432"),
+           PublishedFile("t10k-images-idx3-ubyte.gz", 1648877, "9fb629c4189551a2d022fa330f9573f3"),
+           PublishedFile("t10k-labels-idx1-ubyte.gz", 4542, "ec29112dd5afa0611ce80d1b7f02629c")),
+    mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"))
+
+# name -> function(root folder of the data sets, first mirror or None) that gives the Dataset
+SOURCES = {"mnist": MNIST.load, "digits": load_digits}
+
+
+def data_folder(data_dir=None):
+    """The folder that holds one folder per data set.
+
+    It is `data_dir`, else the environment variable CNN_NUMBA_DATA_DIR, else a folder in the user's cache.
+    """
+    try:
+        if chosen := data_dir or os.environ.get("CNN_NUMBA_DATA_DIR"):
+            return Path(chosen).expanduser()
+        if sys.platform == "win32":
+            cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            cache = Path.home() / "Library" / "Caches"
+        else:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise InputError(f"no folder for data sets ({error}): set CNN_NUMBA_DATA_DIR") from None
+    return cache / "cnn_numba" / "data"
+
+
+def load_dataset(name=None, *, data_dir=None, mirror=None, train_size=None, test_size=None, report=print):
+    """Load a data set by its name.
+
+    Parameters
+    ----------
+    name : "mnist", "digits", or None
+        None is MNIST or, when that is neither in the data folder nor can be downloaded, the digits that come
+        with the package, which is said in one line.
+    data_dir : path, optional
+        Holds one folder per data set; see `data_folder` for the default.
+    mirror : str, optional
+        http or https URL of a folder to download from before the public ones.
+    train_size, test_size : int, optional
+        Keep only the first images of a part.
+    report : callable
+        Gets that one line.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError (a ValueError) : unknown name, files that are bad or cannot be had, a size out of range.
+    """
+    if name is not None and name not in SOURCES:
+        raise InputError(f"the data set must be one of {', '.join(SOURCES)}, got {name!r}")
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
+    root = data_folder(data_dir)
+    try:
+        data = SOURCES[name or "mnist"](root, mirror)
+    except DownloadError as error:
+        if name is not None:
+            raise
+        report(f"MNIST is not in {root} and cannot be fetched: {error.reason}; "
+               "using the 8 x 8 digits that come with the program")
+        data = load_digits()
+    return data.head(train_size, test_size)

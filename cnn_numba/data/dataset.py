@@ -1,0 +1,63 @@
+"""A data set in memory: arrays as they came, in two parts, and the statistics that normalise them."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from cnn_numba.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images (N, C, H, W) uint8 and labels (N,) int64 of a training and a test part, and how many classes.
+
+    `mean` and `std` are the statistics of the training images per channel, float32 (C,), in raw pixel units.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+
+    @property
+    def mean(self):
+        """Mean of the training pixels of each channel."""
+        return self._statistics[0]
+
+    @property
+    def std(self):
+        """Standard deviation of the training pixels of each channel, 0 for a constant one."""
+        return self._statistics[1]
+
+    @cached_property
+    def _statistics(self):
+        # Blocks of images that stay in the cache, exact integer sums: 30 ms for MNIST, `np.std` takes 850 ms.
+        images = self.train_images
+        wide, exact = (np.uint16, np.uint64) if images.dtype == np.uint8 else (np.float64, np.float64)
+        block = max(1, 2**18 // images[0].size)
+        total, squares = np.zeros((2, images.shape[1]))
+        for start in range(0, len(images), block):
+            pixels = images[start:start + block].astype(wide)
+            total += pixels.sum(axis=(0, 2, 3), dtype=exact)
+            pixels *= pixels
+            squares += pixels.sum(axis=(0, 2, 3), dtype=exact)
+        count = images.size // images.shape[1]
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return mean.astype(np.float32), std.astype(np.float32)
+
+    def head(self, train_size=None, test_size=None):
+        """The same data set with only the first images of each part; None keeps all of them.
+
+        Raises InputError for a size below 1 or above what there is.
+        """
+        parts = {}
+        for part, size in ("train", train_size), ("test", test_size):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if size is not None and not 1 <= size <= len(images):
+                raise InputError(f"{part}_size must be 1 to {len(images)} for {self.name}, got {size}")
+            parts |= {f"{part}_images": images[:size], f"{part}_labels": labels[:size]}
+        return replace(self, **parts)
