@@ -354,17 +354,16 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(run):
     assert "Test accuracy" in out
 
 
-def test_serial_and_parallel_never_load_each_other(environment, tmp_path):
-    # Numba starts its threads when parallel code is loaded, and not before.
-    code = ("import sys, numba; from cnn_numba.cli import main; main(sys.argv[1:])\n"
-            "try: print('layer', numba.threading_layer())\n"
-            "except ValueError: print('layer none')")
-    layers = []
-    for mode in ("--serial", "--parallel", "--serial"):
-        out = subprocess.check_output([sys.executable, "-c", code, *SHORT, mode], cwd=ROOT, text=True,
-                                      env={**environment, "CNN_NUMBA_CACHE_DIR": str(tmp_path)})
-        layers.append(out.split()[-1])
-    assert layers[0] == layers[2] == "none" != layers[1]
+def test_serial_and_parallel_never_load_each_other(run, tmp_path):
+    def loaded(mode):
+        out = run(*SHORT, mode, changes={"CNN_NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DEBUG_CACHE": "1"})[1]
+        return set(re.findall(r"data loaded from '(.+)'", out))
+
+    assert not loaded("--serial")                               # an empty cache
+    shared = loaded("--parallel")
+    serial, parallel = loaded("--serial"), loaded("--parallel")
+    assert shared and shared == serial & parallel               # the kernels
+    assert len(serial - shared) == len(parallel - shared) == 1  # the drivers
 
 
 @pytest.fixture(scope="module")
