@@ -1,18 +1,25 @@
 """The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and says which kernels run.
 
-A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to three lists:
-the forward pass, the backward pass, and the gradients of its parameters (which need the backward pass of all images).
+A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to four lists:
+what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the parameters
+(which need the backward pass of all images).
 """
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kernels import activation, conv, dense, pool
+from kernels import activation, conv, conv_toom, dense, pool
 from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit
 from kernels.program import Call
+from kernels.toom import Toom
 
 from .errors import InputError
+
+WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
+
+# Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
+TOOM = {3: (4,), 5: (4, 5)}
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Wires:
     parameters: dict = field(default_factory=dict)
     relu_after: bool = False
     relu_before: bool = False
+    prepare: list = field(default_factory=list)
     forward: list = field(default_factory=list)
     backward: list = field(default_factory=list)
     gradients: list = field(default_factory=list)
@@ -57,9 +65,12 @@ class Layer:
         """Rows and columns of zeros that its input needs: (top, bottom, left, right)."""
         return 0, 0, 0, 0
 
-    def gradient_margin(self, shape):
-        """Columns of zeros that its dy needs at both sides, for an input shape."""
-        return 0
+    def gradient_sides(self, shape):
+        """(of dx, of dy): columns that the backward pass needs beside them, (left, right), for an input shape.
+
+        Those beside dy hold zeros; those beside dx it writes, and leaves zeros there.
+        """
+        return (0, 0), (0, 0)
 
     def calls(self, wires):
         raise NotImplementedError
@@ -163,43 +174,99 @@ class Conv2d(Layer):
         shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
+    def toom(self, shape):
+        """The Cook-Toom product for an input shape that needs the fewest multiplications, or None: direct."""
+        if self.stride != (1, 1) or self.dilation != (1, 1) or self.groups != 1 or self.out_channels < 4:
+            return None
+        taps, columns = self.kernel_size[1], self.output_shape(shape)[2]
+        sizes = [m for m in TOOM.get(taps, ()) if m <= columns]
+        if not sizes:
+            return None
+        return Toom(min(sizes, key=lambda m: math.ceil(columns / m) * (m + taps - 1)), taps)
+
     def _input_tile(self, shape):
-        """Channels x columns for the gradient of the input."""
-        rows = fit(self.in_channels // self.groups, REGISTERS // 4 if REGISTERS > 8 else 6)
-        cols = max(2, REGISTERS // 2 // rows) if REGISTERS > 8 else 1
+        """Channels x columns for the gradient of the input, direct."""
+        rows = fit(self.in_channels // self.groups, REGISTERS // 4 if WIDE else 6)
+        cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
         return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
 
-    def gradient_margin(self, shape):
-        return self._input_tile(shape).cols - 1
+    def gradient_sides(self, shape):
+        if self.toom(shape):
+            return self.padding_sides()[2:], (0, 0)
+        margin = self._input_tile(shape).cols - 1
+        return (0, 0), (margin, margin)
 
     def calls(self, wires):
-        x, y, dx, dy = wires.x, wires.y, wires.dx, wires.dy
-        weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
+        toom = self.toom(wires.x.shape)
+        if toom:
+            self._toom_calls(wires, toom)
+        else:
+            self._direct_calls(wires)
+        if wires.dy is not None and self.bias:
+            dbias = self._per_block(wires, wires.parameters["bias"])
+            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias, wires.dy.inner))
+
+    def _bias(self, wires):
+        return wires.parameters["bias"].value if self.bias else aligned(self.out_channels)
+
+    def _direct_calls(self, wires):
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         padded = x.padded(*self.padding_sides())
         filters = self.out_channels // self.groups
-        wide = REGISTERS > 8
-        rows = fit(filters, 8 if wide else 6)
-        cols = min(y.shape[2], max(2, 16 // rows) if wide else 1, 8)
+        rows = fit(filters, 8 if WIDE else 6)
+        tile = Tile(rows, min(y.shape[2], max(2, 16 // rows) if WIDE else 1, 8), self.stride[1])
         wires.forward.append(Call(
-            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value,
-            bias.value if bias else aligned(self.out_channels),
-            self.stride[0], *self.dilation, self.groups, int(wires.relu_after), Tile(rows, cols, self.stride[1])))
+            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value, self._bias(wires), self.stride[0], *self.dilation,
+            self.groups, int(wires.relu_after), tile))
         if dy is None:
             return
         if dx is not None:
             tile = self._input_tile(x.shape)
             top, _, left, _ = self.padding_sides()
+            margin = tile.cols - 1
             wires.backward.append(Call(
-                conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, tile.cols - 1, tile.cols - 1), weight.value,
-                x.inner, self.stride[0], *self.dilation, self.groups, top, left, tile.cols - 1, int(wires.relu_before), tile))
-        cols = fit(self.kernel_size[1], 7 if wide else 5)
-        tile = Tile(fit(filters, max(1, 20 // cols if wide else 5 // cols)), cols, self.dilation[1])
-        items = self.groups * math.ceil(filters / tile.rows) * (self.in_channels // self.groups) * self.kernel_size[0]
-        wires.gradients.append(Call(
-            conv.conv2d_backward_weight, items, weight.grad, dy.inner, padded, *self.stride, self.dilation[0], self.groups,
-            tile))
-        if bias:
-            wires.gradients.append(Call(conv.conv2d_backward_bias, self.out_channels, bias.grad, dy.inner))
+                conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner,
+                self.stride[0], *self.dilation, self.groups, top, left, margin, int(wires.relu_before), tile))
+        cols = fit(self.kernel_size[1], 7 if WIDE else 5)
+        tile = Tile(fit(filters, max(1, 20 // cols if WIDE else 5 // cols)), cols, self.dilation[1])
+        wires.backward.append(Call(
+            conv.conv2d_backward_weight, x.blocks, self._per_block(wires, weight), dy.inner, padded, *self.stride,
+            self.dilation[0], self.groups, tile))
+
+    def _toom_calls(self, wires, toom):
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
+        top, bottom, left, right = self.padding_sides()
+        filters, channels, kernel_rows, _ = weight.value.shape
+        tiles = math.ceil(y.shape[2] / toom.m)
+        most = 30 // toom.n if WIDE else 1
+        u = aligned((filters, channels, kernel_rows, toom.n))
+        v = aligned((x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n, LANES))
+        wires.prepare.append(Call(conv_toom.toom_weights, filters, u, weight.value, toom.G))
+        wires.forward += [
+            Call(conv_toom.toom_input, x.blocks, v, x.padded(top, bottom, left, right), toom),
+            Call(conv_toom.toom_forward, x.blocks, y.inner, u, v, self._bias(wires), int(wires.relu_after), toom,
+                 Tile(fit(filters, most), toom.n))]
+        if dy is None:
+            return
+        d = aligned((x.blocks, *y.shape[:2], tiles, toom.n, LANES))
+        wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d, dy.inner, toom))
+        if dx is not None:
+            wires.backward.append(Call(
+                conv_toom.toom_backward_input, x.blocks, dx.padded(0, 0, left, right), u, d, x.inner, top, left,
+                int(wires.relu_before), toom, Tile(fit(channels, most), toom.n)))
+        tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
+        sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
+        wires.backward.append(Call(
+            conv_toom.toom_backward_weight, x.blocks, self._per_block(wires, weight), d, v, sums, toom, tile))
+
+    @staticmethod
+    def _per_block(wires, parameter):
+        """Room for the gradient of each block, which are added up when all are there."""
+        vectors, shape = parameter.grad_vectors, parameter.grad.shape
+        blocks = aligned((wires.blocks, *vectors.shape))
+        chunk = 32
+        wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), vectors, blocks, chunk))
+        return blocks.reshape(wires.blocks, -1)[:, :math.prod(shape)].reshape(wires.blocks, *shape)
 
     def extra_repr(self):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -323,10 +390,10 @@ class Linear(Layer):
     def calls(self, wires):
         x, y, dy = wires.x.array, wires.y.array, wires.dy
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
-        units, most = fit(self.out_features, 12 if REGISTERS > 8 else 6), 12 if REGISTERS > 8 else 6
+        most = 12 if WIDE else 6
         wires.forward.append(Call(
             dense.linear_forward, wires.blocks, y, x, weight.value, bias.value if bias else aligned(self.out_features),
-            int(wires.relu_after), Tile(units, 1)))
+            int(wires.relu_after), Tile(fit(self.out_features, most), 1)))
         if dy is None:
             return
         dy = dy.array
@@ -336,7 +403,7 @@ class Linear(Layer):
                 Tile(fit(self.in_features, most), 1)))
         turned = aligned((wires.blocks * LANES, math.ceil(self.in_features / LANES), LANES))
         wires.backward.append(Call(dense.transpose, wires.blocks, turned, x))
-        tile = Tile(fit(self.out_features, 8 if REGISTERS > 8 else 4), min(turned.shape[1], 2 if REGISTERS > 8 else 1))
+        tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(turned.shape[1], 2 if WIDE else 1))
         wires.gradients.append(Call(
             dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), weight.grad, dy, turned, tile))
         if bias:

@@ -21,11 +21,14 @@ class Parameter:
 
     name : as in `state_dict`, "0.weight"
     value, grad : float32 arrays of PyTorch's shape
+    grad_vectors : float32 (vectors, LANES)
+        The memory of the gradient up to where the next parameter starts; the numbers past its end are always 0.
     """
 
     name: str
     value: np.ndarray
     grad: np.ndarray
+    grad_vectors: np.ndarray
 
 
 class Output(np.ndarray):
@@ -66,10 +69,11 @@ class Sequential:
         starts = np.cumsum([0] + [math.ceil(math.prod(shape) / LANES) * LANES for *_, shape in shapes])
         self.values, self.grads = aligned(int(starts[-1])), aligned(int(starts[-1]))
         self._parameters = [{} for _ in layers]
-        for (k, name, shape), start in zip(shapes, starts[:-1], strict=True):
-            part = slice(int(start), int(start) + math.prod(shape))
+        for (k, name, shape), start, end in zip(shapes, starts, starts[1:], strict=False):
+            part = slice(start, start + math.prod(shape))
             self._parameters[k][name] = Parameter(
-                f"{k}.{name}", self.values[part].reshape(shape), self.grads[part].reshape(shape))
+                f"{k}.{name}", self.values[part].reshape(shape), self.grads[part].reshape(shape),
+                self.grads[start:end].reshape(-1, LANES))
         for k, parameter in enumerate(self.parameters()):
             if parameter.value.ndim > 1:
                 parameter.value[...] = xavier_uniform(parameter.value.shape, seed, k)

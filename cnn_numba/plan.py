@@ -72,20 +72,23 @@ class Plan:
 
     def __init__(self, layers, parameters, shapes, blocks, backward=True, input_gradient=True):
         self.blocks, self.shapes = blocks, shapes
-        self.forward_calls, self.backward_calls, self.gradient_calls = [], [], []
+        self.prepare_calls, self.forward_calls, self.backward_calls, self.gradient_calls = [], [], [], []
         fused = [isinstance(layer, ReLU) and k > 0 and layers[k - 1].applies_relu for k, layer in enumerate(layers)]
-        sides = [layer.padding_sides() for layer, skip in zip(layers, fused, strict=True) if not skip]
-        x = self.x = Buffer(blocks, shapes[0], sides[0] if sides else (0, 0, 0, 0))
-        dx = self.dx = Buffer(blocks, shapes[0]) if backward and input_gradient else None
-        unfused, pending = 0, None              # pending: a ReLU whose gradient nobody has applied yet
+        unfused = [k for k, skip in enumerate(fused) if not skip]
+        padding = {k: layers[k].padding_sides() for k in unfused}
+        gradient = {k: layers[k].gradient_sides(shapes[k]) for k in unfused}
+        x = self.x = Buffer(blocks, shapes[0], padding[0])
+        dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0])) if backward and input_gradient else None
+        pending = None                          # a ReLU whose gradient nobody has applied yet
         for k, layer in enumerate(layers):
             wires = Wires(x, x, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
             if fused[k]:
                 pending = wires
             else:
-                unfused += 1
-                border = sides[unfused] if unfused < len(sides) else (0, 0, 0, 0)
-                self._outputs(wires, layer, shapes[k:k + 2], border, backward)
+                reader = next((other for other in unfused if other > k), None)
+                border, beside = (padding[reader], gradient[reader][0]) if reader else ((0, 0, 0, 0), (0, 0))
+                beside = [max(pair) for pair in zip(gradient[k][1], beside, strict=True)]
+                self._outputs(wires, layer, shapes[k + 1], border, (0, 0, *beside) if backward else None)
                 if pending and layer.masks_relu:
                     wires.relu_before, pending = True, None
                 elif pending and not isinstance(layer, Flatten):
@@ -97,18 +100,17 @@ class Plan:
             self._mask(pending)
         self.z, self.dz = x, dx
 
-    def _outputs(self, wires, layer, shapes, border, backward):
-        """Make y and dy: y with the border that the next layer reads, dy with the margin that this one reads."""
+    def _outputs(self, wires, layer, shape, border, gradient_border):
+        """Make y with the border that the next layer reads, and dy with the border that either of them needs."""
         if isinstance(layer, Flatten):
             wires.y = wires.x.flat()
-            plain = wires.dx is not None and not any(wires.dx.border)
-            if backward:
-                wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shapes[1])
+            if gradient_border:
+                plain = wires.dx is not None and not any(wires.dx.border)
+                wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shape)
         else:
-            wires.y = Buffer(self.blocks, shapes[1], border)
-            if backward:
-                margin = layer.gradient_margin(shapes[0])
-                wires.dy = Buffer(self.blocks, shapes[1], (0, 0, margin, margin))
+            wires.y = Buffer(self.blocks, shape, border)
+            if gradient_border:
+                wires.dy = Buffer(self.blocks, shape, gradient_border)
 
     def _mask(self, wires):
         if wires.dx is not None:
@@ -116,13 +118,14 @@ class Plan:
             self._keep(wires)
 
     def _keep(self, wires):
+        self.prepare_calls += wires.prepare
         self.forward_calls += wires.forward
         self.backward_calls[:0] = wires.backward
         self.gradient_calls += wires.gradients
 
     def programs(self):
         """(forward pass, backward pass with all gradients)"""
-        return (Program(in_order(self.forward_calls)),
+        return (Program(at_once(self.prepare_calls) + in_order(self.forward_calls)),
                 Program(in_order(self.backward_calls) + at_once(self.gradient_calls)))
 
 

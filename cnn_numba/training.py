@@ -95,7 +95,7 @@ class Trainer:
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
         plan = model.plan(shape, feed.blocks, input_gradient=False)
         forward_and_back = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
-        self._step = Program(in_order(forward_and_back) + at_once(plan.gradient_calls)
+        self._step = Program(at_once(plan.prepare_calls) + in_order(forward_and_back) + at_once(plan.gradient_calls)
                              + at_once([*optimizer.calls(), feed.tally()]))
         self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False)
         self._evaluation_program(data.test_images, data.test_labels)
@@ -108,7 +108,7 @@ class Trainer:
         feed, plan = self._make_feed(images, labels, EVALUATION_BATCH), self._evaluation_plan
         unused = Buffer(plan.blocks, plan.shapes[-1])
         calls = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, unused)]
-        return feed, Program(in_order(calls) + at_once([feed.tally()]))
+        return feed, Program(at_once(plan.prepare_calls) + in_order(calls) + at_once([feed.tally()]))
 
     def epoch(self, advance=None):
         """Train on every image once.

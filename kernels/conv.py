@@ -9,6 +9,7 @@ from .lanes import (
     scalars,
     splat,
     spread,
+    store,
     store_sums,
     store_tile,
     total,
@@ -87,39 +88,53 @@ def conv2d_backward_input(n, call):
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight(item, call):
-    """dweight[f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and all images.
+def conv2d_backward_weight(n, call):
+    """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
+    images of block n, which is overwritten; `add_blocks` adds the blocks up.
 
-    An item is a tile of filters for one channel c and kernel row p; x (N, C, H, W) includes its padding; dweight is
-    overwritten.  T: filters x kernel columns, T.step = dilation along a row.
+    x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.step = dilation along a row.
     """
     dweight, dy, x, stride_h, stride_w, dilation_h, groups, T = call[0]
-    F, C, KH, KW = dweight.shape
-    N, OH, OW = dy.shape[0], dy.shape[2], dy.shape[3]
+    _, F, C, KH, KW = dweight.shape
+    OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
-    tile, cp = item // (C * KH), item % (C * KH)
-    tiles = (F + T.rows - 1) // T.rows
-    g, c, p = tile // tiles, cp // KH, cp % KH
-    f = g * F + min(tile % tiles * T.rows, F - T.rows)
-    for q0 in range(0, KW, T.cols):
-        q = min(q0, KW - T.cols)
-        acc = zeros(T.rows, T.cols)
-        for n in range(N):
-            for i in range(OH):
-                for j in range(OW):
-                    row, col = i * stride_h + p * dilation_h, j * stride_w + q * T.step
-                    acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
-                                vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
-        store_sums(dweight, (f, c, p, q), 0, 3, acc)
+    for g in range(groups):
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
+            for c in range(C):
+                for p in range(KH):
+                    for q0 in range(0, KW, T.cols):
+                        q = min(q0, KW - T.cols)
+                        acc = zeros(T.rows, T.cols)
+                        for i in range(OH):
+                            for j in range(OW):
+                                row, col = i * stride_h + p * dilation_h, j * stride_w + q * T.step
+                                acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
+                                            vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
+                        store_sums(dweight, (n, f, c, p, q), 1, 4, acc)
 
 
 @njit(**KERNEL)
-def conv2d_backward_bias(f, call):
-    """dbias[f] = sum of dy[f, i, j] over i, j and all images; dbias is overwritten."""
+def conv2d_backward_bias(n, call):
+    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, which is overwritten."""
     dbias, dy = call[0]
-    acc = splat(ZERO)
-    for n in range(dy.shape[0]):
-        for i in range(dy.shape[2]):
-            for j in range(dy.shape[3]):
-                acc = acc + load(dy, (n, f, i, j))
-    dbias[f] = total(acc)
+    _, F, OH, OW = dy.shape[:4]
+    for f in range(F):
+        even, odd = splat(ZERO), splat(ZERO)                # two sums: a single one waits for each addition
+        for i in range(OH):
+            for j in range(0, OW - 1, 2):
+                even, odd = even + load(dy, (n, f, i, j)), odd + load(dy, (n, f, i, j + 1))
+            if OW % 2:
+                even = even + load(dy, (n, f, i, OW - 1))
+        dbias[n, f] = total(even + odd)
+
+
+@njit(**KERNEL)
+def add_blocks(item, call):
+    """y[k] = sum of x[n, k] over n, always in the same order; an item is `chunk` vectors k; y is overwritten."""
+    y, x, chunk = call[0]
+    for k in range(item * chunk, min(item * chunk + chunk, y.shape[0])):
+        acc = load(x, (0, k))
+        for n in range(1, x.shape[0]):
+            acc = acc + load(x, (n, k))
+        store(y, (k,), acc)

@@ -3,8 +3,10 @@
     load, store                     one vector            x[index]          (index: all axes but the lanes)
     vectors, scalars                a pack of n of them   x[..., i:i + n*step:step, ...] along one axis
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
-    store_tile, store_sums          a tile to memory, as vectors or summed over its lanes
+    store_tile, add_tile            a tile to memory
+    store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
     store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
+    store_pack, clear_first         a pack to memory; a pack with zeros in front
 
 Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are the NumPy functions below, so that a kernel
 has one source that a debugger can step through.  An index that leaves out the last axis addresses a vector: the last axis
@@ -128,6 +130,25 @@ if config.DISABLE_JIT:
 
     def store_sums(y, index, row_axis, col_axis, acc):
         store_tile(y, index, row_axis, col_axis, 1, total(acc))
+
+    def add_tile(y, index, row_axis, col_axis, acc):
+        for r in range(acc.shape[0]):
+            for c in range(acc.shape[1]):
+                y[_shift(index, row_axis, r, col_axis, c)] += acc[r, c]
+
+    def store_pack(y, index, axis, pack):
+        for k, v in enumerate(pack):
+            y[_shift(index, axis, k, axis, 0)] = v
+
+    def store_totals(y, index, acc):
+        sums = np.zeros(-(-acc.shape[0] * acc.shape[1] // LANES) * LANES, np.float32)
+        sums[:acc.shape[0] * acc.shape[1]] = total(acc).reshape(-1)
+        store_pack(y, index, len(index) - 1, sums.reshape(-1, LANES))
+
+    def clear_first(pack, count):
+        pack = pack.copy()
+        pack[:count] = 0
+        return pack
 
 else:
     from llvmlite import ir
@@ -304,19 +325,27 @@ else:
     where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
     total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
 
-    def _operator(symbol, result, emit):
-        call = _elementwise(result(V, V), emit)
+    def _operator(symbol, kind, emit):
+        """a symbol b for two vectors, packs or tiles; the result is of a kind, 'f' or 'm'."""
+        @intrinsic
+        def call(typing, a, b):
+            def code(context, builder, sig, args):
+                if not a.shape:
+                    return emit(builder, *args)
+                pairs = zip(_unpack(builder, args[0]), _unpack(builder, args[1]), strict=True)
+                return _pack(builder, [emit(builder, *pair) for pair in pairs])
+            return Lanes(kind, a.shape)(a, b), code
 
         @overload(symbol)
         def implement(a, b):
-            if a == V and b == V:
+            if isinstance(a, Lanes) and a == b and a.kind == "f":
                 return lambda a, b: call(a, b)
 
-    _operator(operator.add, V, lambda builder, a, b: builder.fadd(a, b))
-    _operator(operator.sub, V, lambda builder, a, b: builder.fsub(a, b))
-    _operator(operator.mul, V, lambda builder, a, b: builder.fmul(a, b))
-    _operator(operator.gt, M, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
-    _operator(operator.eq, M, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
+    _operator(operator.add, "f", lambda builder, a, b: builder.fadd(a, b))
+    _operator(operator.sub, "f", lambda builder, a, b: builder.fsub(a, b))
+    _operator(operator.mul, "f", lambda builder, a, b: builder.fmul(a, b))
+    _operator(operator.gt, "m", lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+    _operator(operator.eq, "m", lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 
     # ---- packs and tiles --------------------------------------------------------------------------------------------
     @intrinsic(prefer_literal=True)
@@ -446,3 +475,65 @@ else:
                     builder.call(write, [values[r * cols + c], pointer, I32(4), mask])
             return context.get_dummy_value()
         return types.void(x, index, row_axis, acc), code
+
+    @intrinsic(prefer_literal=True)
+    def add_tile(typing, y, index, row_axis, col_axis, acc):
+        """y[index + r along row_axis + c along col_axis] += acc[r, c]"""
+        axes = _literals(row_axis, col_axis)
+
+        def code(context, builder, sig, args):
+            places = _tile_places(builder, _place(context, builder, sig, args), *axes, I64(1), acc.shape)
+            for p, v in zip(places, _unpack(builder, args[4]), strict=True):
+                _write(builder, builder.fadd(_read(builder, p), v), p)
+            return context.get_dummy_value()
+        return types.void(y, index, row_axis, col_axis, acc), code
+
+    @intrinsic(prefer_literal=True)
+    def store_pack(typing, y, index, axis, pack):
+        """y[index], y[index + 1], ... along an axis = the vectors of the pack."""
+        along, = _literals(axis)
+
+        def code(context, builder, sig, args):
+            place = _place(context, builder, sig, args)
+            for k, v in enumerate(_unpack(builder, args[3])):
+                _write(builder, v, place.at({along: I64(k)}))
+            return context.get_dummy_value()
+        return types.void(y, index, axis, pack), code
+
+    def _sixteen_totals(builder, values):
+        """One vector of the sums over the lanes of LANES vectors, added in the order of `_total`, in a tree that halves the
+        number of vectors at each level: 30 shuffles and 15 additions where `_total` takes 64 and 64."""
+        def pick(a, b, lanes):
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, LANES), lanes))
+        level = [values[4 * (k % 4) + k // 4] for k in range(LANES)]        # so that the sums come out in order
+        low8 = [*range(8), *range(16, 24)]
+        low4 = [*range(4), *range(8, 12), *range(16, 20), *range(24, 28)]
+        low2 = [x for g in range(0, 16, 4) for x in (g, g + 1, g + 16, g + 17)]
+        low1 = [x for g in range(0, 16, 4) for x in (g, g + 2, g + 16, g + 18)]
+        for low, step in (low8, 8), (low4, 4), (low2, 2), (low1, 1):
+            high = [x + step for x in low]
+            level = [builder.fadd(pick(a, b, low), pick(a, b, high))
+                     for a, b in zip(level[::2], level[1::2], strict=True)]
+        return level[0]
+
+    @intrinsic
+    def store_totals(typing, y, index, acc):
+        """The sums over the lanes of a tile's vectors, row by row, as numbers from the vector y[index] on."""
+        def code(context, builder, sig, args):
+            values = _unpack(builder, args[2])
+            values += [ir.Constant(VECTOR, None)] * (-len(values) % LANES)
+            place = _place(context, builder, sig, args)
+            for k in range(0, len(values), LANES):
+                pointer = place.at({len(sig.args[1]) - 1: I64(k // LANES)})
+                _write(builder, _sixteen_totals(builder, values[k:k + LANES]), pointer)
+            return context.get_dummy_value()
+        return types.void(y, index, acc), code
+
+    @intrinsic
+    def clear_first(typing, pack, count):
+        """The pack with its first `count` vectors 0."""
+        def code(context, builder, sig, args):
+            n, zero = context.cast(builder, args[1], sig.args[1], types.intp), ir.Constant(VECTOR, None)
+            return _pack(builder, [builder.select(builder.icmp_signed("<", I64(k), n), zero, v)
+                                   for k, v in enumerate(_unpack(builder, args[0]))])
+        return pack(pack, count), code

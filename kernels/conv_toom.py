@@ -1,0 +1,155 @@
+"""Convolution with stride 1 by Cook-Toom products along the rows (see `toom`): half the multiplications or fewer.
+
+    u[f, c, p]    = G weight[f, c, p]               n numbers per kernel row, once per step
+    v[c, i, t]    = B x[c, i, t*m : t*m + n]        n vectors per tile t of m columns
+    d[f, i, t]    = A dy[f, i, t*m : t*m + m]
+    y[f, i, t*m : t*m + m]      = bias[f] + A^T (sum of u[f, c, p] v[c, i + p, t] over c, p)
+    dx[c, i, t*m : t*m + n]    += B^T (sum of u[f, c, p] d[f, i - p, t] over f, p)
+    dweight[f, c, p]            = G^T (sum of d[f, i, t] v[c, i + p, t] over i, t and images)
+
+Products are element by element over the n points, the axis of u, v and d before the lanes.  The last tile is shifted back
+to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  K is a Toom(m, r).
+"""
+from numba import njit
+
+from .lanes import (
+    LANES,
+    ZERO,
+    add_tile,
+    clear_first,
+    load,
+    outer,
+    rectify,
+    splat,
+    spread,
+    store,
+    store_pack,
+    store_tile,
+    store_totals,
+    vectors,
+    where,
+    zeros,
+)
+from .program import KERNEL
+from .toom import by_points, transform
+
+
+@njit(**KERNEL)
+def toom_weights(f, call):
+    """u[f, c, p, xi] = sum of G[xi, q] weight[f, c, p, q] over q; u (F, C, KH, n) is overwritten."""
+    u, weight, G = call[0]
+    for c in range(weight.shape[1]):
+        for p in range(weight.shape[2]):
+            for xi in range(G.shape[0]):
+                acc = ZERO
+                for q in range(G.shape[1]):
+                    acc += G[xi, q] * weight[f, c, p, q]
+                u[f, c, p, xi] = acc
+
+
+@njit(**KERNEL)
+def toom_input(n, call):
+    """v of block n; x (N, C, H, W) includes its padding; v (N, C, H, tiles, n) is overwritten."""
+    v, x, K = call[0]
+    last = x.shape[3] - K.n
+    for c in range(x.shape[1]):
+        for i in range(x.shape[2]):
+            for t in range(v.shape[3]):
+                tile = vectors(x, (n, c, i, min(t * K.m, last)), K.n, 3, 1)
+                store_pack(v, (n, c, i, t, 0), 4, transform(K.B, tile))
+
+
+@njit(**KERNEL)
+def toom_gradient(n, call):
+    """d of block n; dy (N, F, OH, OW); d (N, F, OH, tiles, n) is overwritten."""
+    d, dy, K = call[0]
+    last = dy.shape[3] - K.m
+    for f in range(dy.shape[1]):
+        for i in range(dy.shape[2]):
+            for t in range(d.shape[3]):
+                j = min(t * K.m, last)
+                tile = clear_first(vectors(dy, (n, f, i, j), K.m, 3, 1), t * K.m - j)
+                store_pack(d, (n, f, i, t, 0), 4, transform(K.A, tile))
+
+
+@njit(**KERNEL)
+def toom_forward(n, call):
+    """y of block n (N, F, OH, OW), overwritten; `relu` adds max(0, .).  T: filters x points."""
+    y, u, v, bias, relu, K, T = call[0]
+    F, C, KH, _ = u.shape
+    last = y.shape[3] - K.m
+    for i in range(y.shape[2]):
+        for t in range(v.shape[3]):
+            for f0 in range(0, F, T.rows):
+                f = min(f0, F - T.rows)
+                acc = zeros(T.rows, K.n)
+                for c in range(C):
+                    for p in range(KH):
+                        acc = by_points(acc, u, (f, c, p, 0), 0, vectors(v, (n, c, i + p, t, 0), K.n, 4, 1))
+                out = transform(K.AT, acc) + spread(bias, f, T.rows, K.m)
+                if relu:
+                    out = rectify(out)
+                store_tile(y, (n, f, i, min(t * K.m, last)), 1, 3, 1, out)
+
+
+@njit(**KERNEL)
+def toom_backward_input(n, call):
+    """dx of block n, overwritten; `relu`: 0 where x is not positive.
+
+    dx (N, C, H, left + W + right) includes the padding columns of x, which end as zeros; x (N, C, H, W) is without.
+    T: channels x points.
+    """
+    dx, u, d, x, top, left, relu, K, T = call[0]
+    F, C, KH, _ = u.shape
+    OH, H, W = d.shape[2], x.shape[2], x.shape[3]
+    last = dx.shape[3] - K.n
+    none = splat(ZERO)
+    for c0 in range(0, C, T.rows):
+        c = min(c0, C - T.rows)
+        for i in range(H):
+            first_p, end_p = max(0, i + top - OH + 1), min(KH, i + top + 1)
+            for r in range(c, c + T.rows):
+                for j in range(dx.shape[3]):
+                    store(dx, (n, r, i, j), none)
+            for t in range(d.shape[3]):
+                acc = zeros(T.rows, K.n)
+                for f in range(F):
+                    for p in range(first_p, end_p):
+                        acc = by_points(acc, u, (f, c, p, 0), 1, vectors(d, (n, f, i + top - p, t, 0), K.n, 4, 1))
+                add_tile(dx, (n, c, i, min(t * K.m, last)), 1, 3, transform(K.BT, acc))
+            for r in range(c, c + T.rows):
+                for j in range(left):
+                    store(dx, (n, r, i, j), none)
+                for j in range(left + W, dx.shape[3]):
+                    store(dx, (n, r, i, j), none)
+                if relu:
+                    for j in range(W):
+                        here = (n, r, i, left + j)
+                        store(dx, here, where(load(x, (n, r, i, j)) > none, load(dx, here), none))
+
+
+@njit(**KERNEL)
+def toom_backward_weight(n, call):
+    """dweight of block n (N, F, C, KH, KW), overwritten.
+
+    sums (N, n, room for T.rows * T.cols numbers) is scratch.  T: filters x kernel rows, for one channel and point.
+    """
+    dweight, d, v, sums, K, T = call[0]
+    _, F, C, KH, KW = dweight.shape
+    for f0 in range(0, F, T.rows):
+        f = min(f0, F - T.rows)
+        for c in range(C):
+            for xi in range(K.n):
+                acc = zeros(T.rows, T.cols)
+                for i in range(d.shape[2]):
+                    for t in range(d.shape[3]):
+                        acc = outer(acc, vectors(d, (n, f, i, t, xi), T.rows, 1, 1),
+                                    vectors(v, (n, c, i, t, xi), T.cols, 2, 1))
+                store_totals(sums, (n, xi, 0), acc)
+            for k in range(sums.shape[2]):                          # a vector holds LANES of the tile's sums
+                store_pack(sums, (n, 0, k), 1, transform(K.GT, vectors(sums, (n, 0, k), K.n, 1, 1)))
+            for r in range(T.rows):
+                for p in range(KH):
+                    place = r * KH + p
+                    for q in range(KW):
+                        dweight[n, f + r, c, p, q] = sums[n, q, place // LANES, place % LANES]
