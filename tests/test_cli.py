@@ -220,10 +220,10 @@ def test_no_bar_where_there_is_no_terminal(run):
 
 
 def test_ctrl_c_ends_with_one_line_and_the_cursor(terminal):
-    process, master = terminal(*DIGITS, "--epochs", "1000000")
-    read_terminal(master, until="Epoch 3 ")
+    process, master = terminal(*DIGITS, "--epochs", "1000000", "--batch-size", "1")
+    shown = read_terminal(master, until="Epoch 2 ") + read_terminal(master, until="Processing |##")
     process.send_signal(signal.SIGINT)
-    shown = read_terminal(master)
+    shown += read_terminal(master)
     assert process.wait(timeout=300) == 130
     assert "Traceback" not in shown
     assert shown.replace(SHOW_CURSOR, "").splitlines()[-1] == "Interrupted"
