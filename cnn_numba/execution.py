@@ -23,12 +23,14 @@ def set_execution(mode, threads=None):
         raise InputError(f"set_execution: the mode must be 'serial' or 'parallel', got {mode!r}")
     threads = most if threads is None else threads
     if mode == "parallel" and not (isinstance(threads, int) and 1 <= threads <= most):
-        raise InputError(f"threads must be a whole number from 1 to {most}, the processors of this machine, got {threads!r}")
+        raise InputError(f"threads must be a whole number from 1 to {most}, the processors of this machine, "
+                         f"got {threads!r}")
     program.execute(mode, threads)
 
 
 def describe():
-    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer, lanes."""
+    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer,
+    lanes."""
     mode, threads = program.execution()
     if not program.JIT:
         mode = "JIT off, interpreted"

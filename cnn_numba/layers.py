@@ -1,8 +1,8 @@
-"""The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and says which kernels run.
+"""The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and its kernel calls.
 
-A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to four lists:
-what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the parameters
-(which need the backward pass of all images).
+A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to four
+lists: what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the
+parameters (which need the backward pass of all images).
 """
 import math
 from dataclasses import dataclass, field
@@ -26,8 +26,8 @@ TOOM = {3: (4,), 5: (4, 5)}
 class Wires:
     """What connects a layer to its neighbours in one plan: buffers (see `plan.Buffer`) and parameters.
 
-    dx and dy are None in a plan without backward pass; dx also where nobody needs it.  `relu_after`: the next layer is a
-    ReLU that this one applies on its way; `relu_before`: x comes from such a ReLU, whose gradient this layer applies.
+    dx and dy are None in a plan without backward pass; dx also where nobody needs it.  `relu_after`: the next layer is
+    a ReLU that this one applies on its way; `relu_before`: x comes from such a ReLU, whose gradient this layer applies.
     """
 
     x: object
@@ -166,8 +166,8 @@ class Conv2d(Layer):
         padded = size[0] + top + bottom, size[1] + left + right
         extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         if padded[0] < extent[0] or padded[1] < extent[1]:
-            raise InputError(f"Conv2d with a {shape_text(extent)} window does not fit on an image of {shape_text(size)} "
-                             f"with padding {self.padding}")
+            raise InputError(f"Conv2d with a {shape_text(extent)} window does not fit on an image of "
+                             f"{shape_text(size)} with padding {self.padding}")
         return self.out_channels, *((p - e) // s + 1 for p, e, s in zip(padded, extent, self.stride, strict=True))
 
     def parameter_shapes(self):
@@ -216,8 +216,8 @@ class Conv2d(Layer):
         rows = fit(filters, 8 if WIDE else 6)
         tile = Tile(rows, min(y.shape[2], max(2, 16 // rows) if WIDE else 1, 8), self.stride[1])
         wires.forward.append(Call(
-            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value, self._bias(wires), self.stride[0], *self.dilation,
-            self.groups, int(wires.relu_after), tile))
+            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value, self._bias(wires), self.stride[0],
+            *self.dilation, self.groups, int(wires.relu_after), tile))
         if dy is None:
             return
         if dx is not None:
@@ -304,7 +304,8 @@ class MaxPool2d(Layer):
         self.stride = self.kernel_size if stride is None else _pair("MaxPool2d", "stride", stride)
         self.padding = _pair("MaxPool2d", "padding", padding, 0)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
-            raise InputError(f"MaxPool2d: padding must be at most half the kernel size {self.kernel_size}, got {padding!r}")
+            raise InputError(f"MaxPool2d: padding must be at most half the kernel size {self.kernel_size}, "
+                             f"got {padding!r}")
 
     def output_shape(self, shape):
         channels, *size = _image_shape("MaxPool2d", shape)
@@ -316,7 +317,8 @@ class MaxPool2d(Layer):
 
     def calls(self, wires):
         x, y, tile = wires.x, wires.y, Tile(*self.kernel_size)
-        wires.forward.append(Call(pool.max_pool2d_forward, x.blocks, y.inner, x.inner, *self.stride, *self.padding, tile))
+        wires.forward.append(Call(
+            pool.max_pool2d_forward, x.blocks, y.inner, x.inner, *self.stride, *self.padding, tile))
         if wires.dx is not None:
             exact = all(n == o * k for n, o, k in zip(x.shape[1:], y.shape[1:], self.kernel_size, strict=True))
             tiled = self.stride == self.kernel_size and self.padding == (0, 0) and exact

@@ -16,7 +16,8 @@ def checked_labels(labels, count, classes):
     """Labels as int64 (count,); InputError when there are more or fewer, or one is not in 0 .. classes - 1."""
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(f"labels: expected {count} whole numbers, got an array of {labels.dtype} of shape {labels.shape}")
+        raise InputError(f"labels: expected {count} whole numbers, got an array of {labels.dtype} of shape "
+                         f"{labels.shape}")
     if count and not (0 <= labels.min() and labels.max() < classes):
         worst = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(f"labels: {worst} is out of range, expected 0 to {classes - 1}")

@@ -32,8 +32,8 @@ class Parameter:
 
 
 class Output(np.ndarray):
-    """What `model(x)` returns: an ordinary array that also knows which forward pass it came from, so that a loss can send
-    its gradient back.  Anything computed from it is a plain result without that knowledge."""
+    """What `model(x)` returns: an ordinary array that also knows which forward pass it came from, so that a loss can
+    send its gradient back.  Anything computed from it is a plain result without that knowledge."""
 
     model = None
     forward_pass = None
@@ -61,11 +61,12 @@ class Sequential:
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
             if any(layer is other for other in layers[:k]):
-                raise InputError(f"Sequential: the layer {layer!r} stands at two places; shared weights are not supported")
+                raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
         self.layers = list(layers)
-        shapes = [(k, name, shape) for k, layer in enumerate(layers) for name, shape in layer.parameter_shapes().items()]
+        shapes = [(k, name, shape) for k, layer in enumerate(layers)
+                  for name, shape in layer.parameter_shapes().items()]
         starts = np.cumsum([0] + [math.ceil(math.prod(shape) / LANES) * LANES for *_, shape in shapes])
         self.values, self.grads = aligned(int(starts[-1])), aligned(int(starts[-1]))
         self._parameters = [{} for _ in layers]
@@ -92,12 +93,13 @@ class Sequential:
         mine = {p.name: p for p in self.parameters()}
         if set(mine) != set(state):
             odd = sorted(set(mine) ^ set(state))[0]
-            raise InputError(f"load_state_dict: {odd!r} is {'missing' if odd in mine else 'not a parameter of this model'}, "
-                             f"expected exactly {', '.join(mine)}")
+            wrong = "missing" if odd in mine else "not a parameter of this model"
+            raise InputError(f"load_state_dict: {odd!r} is {wrong}, expected exactly {', '.join(mine)}")
         new = {name: np.asarray(value, np.float32) for name, value in state.items()}
         for name, value in new.items():
             if value.shape != mine[name].value.shape:
-                raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, expected {mine[name].value.shape}")
+                raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "
+                                 f"expected {mine[name].value.shape}")
         for name, value in new.items():
             mine[name].value[...] = value
 
@@ -160,8 +162,8 @@ class Sequential:
         _, key, n = self._last
         plan, _, backward = self._plans[key]
         doutput = np.asarray(doutput, np.float32)
-        if doutput.shape != (n, *plan.shapes[-1]):
-            raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.shapes[-1])}, got {doutput.shape}")
+        if doutput.shape != (n, *plan.z.shape):
+            raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.z.shape)}, got {doutput.shape}")
         plan.dz.put(doutput)
         backward()
         return plan.dx.get(n)

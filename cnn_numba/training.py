@@ -1,4 +1,4 @@
-"""Training and evaluation over a data set: every batch is one replay of one table, from the raw pixels to the update."""
+"""Training and evaluation over a data set: every batch is one replay of one table, from pixels to update."""
 import math
 import time
 from dataclasses import dataclass
@@ -56,7 +56,8 @@ class Feed:
         self.predictions = aligned(self.blocks * LANES, np.int64)
 
     def gather(self, plan):
-        return Call(batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale)
+        return Call(
+            batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale)
 
     def cross_entropy(self, plan, dz):
         return CrossEntropyLoss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
@@ -80,8 +81,8 @@ class Trainer:
     seed : int
         The order of the images derives from it and the number of the epoch.
 
-    Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or the
-    network does not fit the images.
+    Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or
+    the network does not fit the images.
     """
 
     def __init__(self, model, data, optimizer, batch_size=64, seed=0):
@@ -94,7 +95,8 @@ class Trainer:
         self.model, self.data, self.batch_size, self.seed, self.epochs = model, data, batch_size, seed, 0
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
         plan = model.plan(shape, feed.blocks, input_gradient=False)
-        forward_and_back = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
+        forward_and_back = [
+            feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
         self._step = Program(at_once(plan.prepare_calls) + in_order(forward_and_back) + at_once(plan.gradient_calls)
                              + at_once([*optimizer.calls(), feed.tally()]))
         self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False)

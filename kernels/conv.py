@@ -2,6 +2,7 @@
 from numba import njit
 
 from .lanes import (
+    ZERO,
     load,
     mask_tile,
     outer,
@@ -15,7 +16,6 @@ from .lanes import (
     total,
     vectors,
     zeros,
-    ZERO,
 )
 from .program import KERNEL
 
@@ -51,8 +51,8 @@ def conv2d_forward(n, call):
 
 @njit(**KERNEL)
 def conv2d_backward_input(n, call):
-    """dx[c, i, j] = sum of weight[f, c, p, q] dy[f, a, b] over the f, p, q for which a*stride + p*dilation - top = i and
-    b*stride + q*dilation - left = j.
+    """dx[c, i, j] = sum of weight[f, c, p, q] dy[f, a, b] over the f, p, q for which a*stride + p*dilation - top = i
+    and b*stride + q*dilation - left = j.
 
     Block n; dx (N, C, H, W) without padding is overwritten; dy (N, F, OH, margin + OW + margin) has at least T.cols - 1
     columns of zeros at both sides; `relu`: 0 where x is not positive.  T: channels x columns a stride (T.step) apart.

@@ -7,8 +7,8 @@
     dx[c, i, t*m : t*m + n]    += B^T (sum of u[f, c, p] d[f, i - p, t] over f, p)
     dweight[f, c, p]            = G^T (sum of d[f, i, t] v[c, i + p, t] over i, t and images)
 
-Products are element by element over the n points, the axis of u, v and d before the lanes.  The last tile is shifted back
-to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  K is a Toom(m, r).
+Products are element by element over the n points, the axis of u, v and d before the lanes.  The last tile is shifted
+back to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  K is a Toom(m, r).
 """
 from numba import njit
 

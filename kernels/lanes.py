@@ -8,10 +8,11 @@
     store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
     store_pack, clear_first         a pack to memory; a pack with zeros in front
 
-Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are the NumPy functions below, so that a kernel
-has one source that a debugger can step through.  An index that leaves out the last axis addresses a vector: the last axis
-is then known to be LANES long and contiguous, and the axis before it to be dense, which makes the addresses inside a tile
-constants (with strides read at run time a tiled kernel runs out of integer registers: 107 instead of 245 GF/s).
+Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are the NumPy functions below, so that a
+kernel has one source that a debugger can step through.  An index that leaves out the last axis addresses a vector: the
+last axis is then known to be LANES long and contiguous, and the axis before it to be dense, which makes the addresses
+inside a tile constants (with strides read at run time a tiled kernel runs out of integer registers: 107 instead of 245
+GF/s).
 """
 import operator
 
@@ -501,8 +502,8 @@ else:
         return types.void(y, index, axis, pack), code
 
     def _sixteen_totals(builder, values):
-        """One vector of the sums over the lanes of LANES vectors, added in the order of `_total`, in a tree that halves the
-        number of vectors at each level: 30 shuffles and 15 additions where `_total` takes 64 and 64."""
+        """One vector of the sums over the lanes of LANES vectors, added in the order of `_total`, in a tree that halves
+        the number of vectors at each level: 30 shuffles and 15 additions where `_total` takes 64 and 64."""
         def pick(a, b, lanes):
             return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, LANES), lanes))
         level = [values[4 * (k % 4) + k // 4] for k in range(LANES)]        # so that the sums come out in order

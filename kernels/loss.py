@@ -10,8 +10,8 @@ from .program import KERNEL
 
 @njit(**KERNEL)
 def cross_entropy(n, call):
-    """loss = log(sum of exp z[o]) - z[label], dz = (softmax(z) - onehot(label)) / count, each logit less the largest one
-    of its image, so that exp cannot overflow.
+    """loss = log(sum of exp z[o]) - z[label], dz = (softmax(z) - onehot(label)) / count, each logit less the largest
+    one of its image, so that exp cannot overflow.
 
     Block n of the batch: image n*LANES + l has the label labels[order[first + n*LANES + l]]; window = (first, count).
     z, dz (N, O); losses, predictions (N * LANES); all overwritten, with 0 in the lanes past count.

@@ -7,8 +7,8 @@ from .program import KERNEL
 
 @njit(**KERNEL)
 def max_pool2d_forward(n, call):
-    """y[c, i, j] = the maximum of x over the window T.rows x T.cols at (i*stride - top, j*stride - left); places outside
-    of x never win.  Block n; y (N, C, OH, OW) is overwritten."""
+    """y[c, i, j] = the maximum of x over the window T.rows x T.cols at (i*stride - top, j*stride - left); places
+    outside of x never win.  Block n; y (N, C, OH, OW) is overwritten."""
     y, x, stride_h, stride_w, top, left, T = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
@@ -25,7 +25,8 @@ def max_pool2d_forward(n, call):
 
 @njit(**KERNEL)
 def max_pool2d_backward(n, call):
-    """dx at the first place of each window that holds its maximum gets dy; a place that several windows choose, the sum.
+    """dx at the first place of each window that holds its maximum gets dy; a place that several windows choose, the
+    sum.
 
     Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
     positive.

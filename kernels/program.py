@@ -1,14 +1,13 @@
-"""A network as data: a table of (kernel, item, arguments) that one driver replays, interpreted, serially or in parallel.
+"""A network as data: a table of (kernel, item, arguments) that one driver replays, in parallel or not.
 
-A kernel is `f(item, call)` under `@njit(**KERNEL)`; its first line unpacks its arguments, `y, x, T = call[0]`.  They lie in
-memory as Numba lays out a tuple (the record), so every kernel has the same machine signature f(int, pointer) while the
-pointer's Numba type carries the argument types: each kernel is compiled once per argument types, for any network, and
-the driver calls it by its native address.
+A kernel is `f(item, call)` under `@njit(**KERNEL)`; its first line unpacks its arguments, `y, x, T = call[0]`.  They
+lie in memory as Numba lays out a tuple (the record), so every kernel has the same machine signature f(int, pointer)
+while the pointer's Numba type carries the argument types: each kernel is compiled once per argument types, for any
+network, and the driver calls it by its native address.
 
 This is the one module that knows Numba's options, modes, cache and native addresses.
 """
 import types as python_types
-import warnings
 
 import numba
 import numpy as np
@@ -16,16 +15,16 @@ from numba import config, njit, prange, types
 
 from .cache import kernel_cache, locked
 
-# error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the driver
-# calls it, and they are a third of the compile time.
+# error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
+# driver calls it, and they are a third of the compile time.
 KERNEL = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 JIT = not config.DISABLE_JIT
 
 
 def _driver(tasks, chains, phases, claimed, workers):
-    """Replay a table: phases one after the other; the chains of a phase, each taken by the worker that is free; the tasks
-    of a chain in order."""
+    """Replay a table: phases one after the other; the chains of a phase, each taken by the worker that is free; the
+    tasks of a chain in order."""
     for p in range(len(phases) - 1):
         claimed[p] = phases[p]
     for p in range(len(phases) - 1):
@@ -154,8 +153,8 @@ class Program:
     Parameters
     ----------
     phases : list of list of list of (Call, int)
-        Phases run one after the other.  A phase is a list of chains, which run in parallel and must not write what another
-        one reads or writes; a chain is a list of (call, item), which run in order.
+        Phases run one after the other.  A phase is a list of chains, which run in parallel and must not write what
+        another one reads or writes; a chain is a list of (call, item), which run in order.
     """
 
     def __init__(self, phases):
@@ -190,7 +189,7 @@ def at_once(calls):
     return [[[(call, item)] for call in calls for item in range(call.items)]]
 
 
-# ---- execution --------------------------------------------------------------------------------------------------------
+# ---- execution ------------------------------------------------------------------------------------------------------
 _mode, _threads = ("parallel", config.NUMBA_NUM_THREADS) if JIT else ("serial", 1)
 
 

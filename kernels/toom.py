@@ -1,13 +1,15 @@
 """Cook-Toom products: m outputs of a convolution with r taps from n = m + r - 1 multiplications instead of m * r.
 
-Taps and inputs are polynomials; their product is known from its values at n points (one of them infinity), where it costs
-one multiplication each.  With A, B, G the constant matrices below, the trilinear form sum over xi of (G w)[xi] (B x)[xi]
-(A dy)[xi] gives all three directions of a convolution, and none needs flipped weights or padded gradients:
+Taps and inputs are polynomials; their product is known from its values at n points (one of them infinity), where it
+costs one multiplication each.  With A, B, G the
+constant matrices below, the trilinear form sum over xi of (G w)[xi] (B x)[xi] (A dy)[xi] gives all three directions of
+a convolution, and none needs flipped weights or padded gradients:
 
     y = A^T ((G w) * (B x))        dx = B^T ((G w) * (A dy))        dw = G^T ((B x) * (A dy))
 
-Toom 1963, Cook 1966; for networks: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).  Rounding
-grows with n; measured largest errors relative to the largest output, float32: F(4,3) 1.1e-6, F(4,5) 1.4e-6, F(5,5) 3.5e-6.
+Toom 1963, Cook 1966; for networks: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
+Rounding grows with n; measured largest errors relative to the largest output, float32: F(4,3) 1.1e-6, F(4,5) 1.4e-6,
+F(5,5) 3.5e-6.
 """
 from fractions import Fraction
 
@@ -33,8 +35,8 @@ def _with_roots(roots):
 
 
 def _matrices(m, r):
-    """A (n, m): a polynomial of m coefficients at the points; G (n, r): one of r, over the interpolation's denominators;
-    B (n, n): the interpolation."""
+    """A (n, m): a polynomial of m coefficients at the points; G (n, r): one of r, over the interpolation's
+    denominators; B (n, n): the interpolation."""
     points = [Fraction(p) for p in POINTS[m + r - 1]]
     A, B, G = [], [], []
     for p in points:
@@ -89,7 +91,8 @@ class Matrix:
 
     @staticmethod
     def _pairs(rows):
-        """[(k, mate, even, odd, sign)]: row k is even + odd, row mate is sign * (even - odd); without mate, even is all."""
+        """[(k, mate, even, odd, sign)]: row k is even + odd, row mate is sign * (even - odd); without mate, even is
+        all."""
         found, taken = [], set()
         for k, row in enumerate(rows):
             if k in taken:
