@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kernels import activation, conv, conv_toom, dense, pool
-from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit
+from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from kernels.program import Call
 from kernels.toom import Toom
 
@@ -227,10 +227,13 @@ class Conv2d(Layer):
             wires.backward.append(Call(
                 conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner,
                 self.stride[0], *self.dilation, self.groups, top, left, margin, int(wires.relu_before), tile))
-        cols = fit(self.kernel_size[1], 7 if WIDE else 5)
-        tile = Tile(fit(filters, max(1, 20 // cols if WIDE else 5 // cols)), cols, self.dilation[1])
+        if self.kernel_size[1] > 1:
+            kernel, cols, step = conv.conv2d_backward_weight, fit(self.kernel_size[1], 7 if WIDE else 5), self.dilation[1]
+        else:
+            kernel, cols, step = conv.conv2d_backward_weight_narrow, fit(weight.value.shape[1], 4 if WIDE else 2), 1
+        tile = Tile(fit(filters, max(1, 20 // cols if WIDE else 5 // cols)), cols, step)
         wires.backward.append(Call(
-            conv.conv2d_backward_weight, x.blocks, self._per_block(wires, weight), dy.inner, padded, *self.stride,
+            kernel, x.blocks, self._per_block(wires, weight), dy.inner, padded, *self.stride,
             self.dilation[0], self.groups, tile))
 
     def _toom_calls(self, wires, toom):
@@ -240,7 +243,7 @@ class Conv2d(Layer):
         tiles = math.ceil(y.shape[2] / toom.m)
         most = 30 // toom.n if WIDE else 1
         u = aligned((filters, channels, kernel_rows, toom.n))
-        v = aligned((x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n, LANES))
+        v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
         wires.prepare.append(Call(conv_toom.toom_weights, filters, u, weight.value, toom.G))
         wires.forward += [
             Call(conv_toom.toom_input, x.blocks, v, x.padded(top, bottom, left, right), toom),
@@ -248,7 +251,7 @@ class Conv2d(Layer):
                  Tile(fit(filters, most), toom.n))]
         if dy is None:
             return
-        d = aligned((x.blocks, *y.shape[:2], tiles, toom.n, LANES))
+        d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
         wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d, dy.inner, toom))
         if dx is not None:
             wires.backward.append(Call(

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from kernels.lanes import LANES, aligned
+from kernels.lanes import LANES, aligned, planes
 from kernels.program import Program, at_once, in_order
 
 from .errors import InputError
@@ -12,14 +12,14 @@ from .layers import Flatten, ReLU, Wires
 
 class Buffer:
     """A value of the network for all images of a plan: (blocks, C, H, W, LANES) inside a border of zeros, or
-    (blocks, K, LANES)."""
+    (blocks, K, LANES).  `dense`: without gaps between the channels, so that `flat` is possible."""
 
-    def __init__(self, blocks, shape, border=(0, 0, 0, 0), array=None):
+    def __init__(self, blocks, shape, border=(0, 0, 0, 0), dense=False, array=None):
         self.blocks, self.shape, self.border = blocks, tuple(shape), border
         if array is None:
             top, bottom, left, right = border
             size = shape if len(shape) == 1 else (shape[0], shape[1] + top + bottom, shape[2] + left + right)
-            array = aligned((blocks, *size, LANES))
+            array = aligned((blocks, *size, LANES)) if dense or len(shape) == 1 else planes(blocks, *size)
         self.array = array
 
     @property
@@ -77,8 +77,11 @@ class Plan:
         unfused = [k for k, skip in enumerate(fused) if not skip]
         padding = {k: layers[k].padding_sides() for k in unfused}
         gradient = {k: layers[k].gradient_sides(shapes[k]) for k in unfused}
-        x = self.x = Buffer(blocks, shapes[0], padding[0])
-        dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0])) if backward and input_gradient else None
+        dense = isinstance(layers[0], Flatten)
+        x = self.x = Buffer(blocks, shapes[0], padding[0], dense)
+        dx = self.dx = None
+        if backward and input_gradient:
+            dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0]), dense)
         pending = None                          # a ReLU whose gradient nobody has applied yet
         for k, layer in enumerate(layers):
             wires = Wires(x, x, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
@@ -88,7 +91,8 @@ class Plan:
                 reader = next((other for other in unfused if other > k), None)
                 border, beside = (padding[reader], gradient[reader][0]) if reader else ((0, 0, 0, 0), (0, 0))
                 beside = [max(pair) for pair in zip(gradient[k][1], beside, strict=True)]
-                self._outputs(wires, layer, shapes[k + 1], border, (0, 0, *beside) if backward else None)
+                dense = reader is not None and isinstance(layers[reader], Flatten)
+                self._outputs(wires, layer, shapes[k + 1], border, (0, 0, *beside) if backward else None, dense)
                 if pending and layer.masks_relu:
                     wires.relu_before, pending = True, None
                 elif pending and not isinstance(layer, Flatten):
@@ -100,7 +104,7 @@ class Plan:
             self._mask(pending)
         self.z, self.dz = x, dx
 
-    def _outputs(self, wires, layer, shape, border, gradient_border):
+    def _outputs(self, wires, layer, shape, border, gradient_border, dense):
         """Make y with the border that the next layer reads, and dy with the border that either of them needs."""
         if isinstance(layer, Flatten):
             wires.y = wires.x.flat()
@@ -108,9 +112,9 @@ class Plan:
                 plain = wires.dx is not None and not any(wires.dx.border)
                 wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shape)
         else:
-            wires.y = Buffer(self.blocks, shape, border)
+            wires.y = Buffer(self.blocks, shape, border, dense)
             if gradient_border:
-                wires.dy = Buffer(self.blocks, shape, gradient_border)
+                wires.dy = Buffer(self.blocks, shape, gradient_border, dense)
 
     def _mask(self, wires):
         if wires.dx is not None:

@@ -115,6 +115,28 @@ def conv2d_backward_weight(n, call):
 
 
 @njit(**KERNEL)
+def conv2d_backward_weight_narrow(n, call):
+    """The same for kernels one column wide, whose taps make no tile.  T: filters x channels."""
+    dweight, dy, x, stride_h, stride_w, dilation_h, groups, T = call[0]
+    _, F, C, KH, _ = dweight.shape
+    OH, OW = dy.shape[2], dy.shape[3]
+    F //= groups
+    for g in range(groups):
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
+            for c0 in range(0, C, T.cols):
+                c = min(c0, C - T.cols)
+                for p in range(KH):
+                    acc = zeros(T.rows, T.cols)
+                    for i in range(OH):
+                        for j in range(OW):
+                            row, col = i * stride_h + p * dilation_h, j * stride_w
+                            acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
+                                        vectors(x, (n, g * C + c, row, col), T.cols, 1, 1))
+                    store_sums(dweight, (n, f, c, p, 0), 1, 2, acc)
+
+
+@njit(**KERNEL)
 def conv2d_backward_bias(n, call):
     """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, which is overwritten."""
     dbias, dy = call[0]
