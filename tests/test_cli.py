@@ -259,7 +259,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--serial", "--parallel"], "argument --parallel: not allowed with argument --serial"),
     (["--serial", "--threads", "2"], "argument --threads: expected 1 or nothing beside --serial, got 2"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
-    (["learn"], "unknown command 'learn': expected one of train, or flags only"),
+    (["learn"], f"unknown command 'learn': expected one of {', '.join(cli.COMMANDS)}, or flags only"),
     (["train", "digits"], "unrecognized arguments: digits"),
 ])
 def test_a_wrong_flag_gives_one_sentence(capsys, flags, sentence):
