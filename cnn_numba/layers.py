@@ -227,14 +227,23 @@ class Conv2d(Layer):
             wires.backward.append(Call(
                 conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner,
                 self.stride[0], *self.dilation, self.groups, top, left, margin, int(wires.relu_before), tile))
-        if self.kernel_size[1] > 1:
-            kernel, cols, step = conv.conv2d_backward_weight, fit(self.kernel_size[1], 7 if WIDE else 5), self.dilation[1]
+        dweight, (rows, cols), wide = self._per_block(wires, weight), self.kernel_size, WIDE
+        most = (27 if rows * cols == 9 else 20) if wide else 5      # registers for sums
+        geometry = *self.stride, self.dilation[0], self.groups
+        if 1 < rows * cols <= 9 and cols > 1 and wide:
+            dweight = dweight.reshape(*dweight.shape[:3], rows * cols)
+            wires.backward.append(Call(
+                conv.conv2d_backward_weight_window, x.blocks, dweight, dy.inner, padded, *geometry,
+                Tile(fit(filters, most // (rows * cols)), rows * cols), Tile(rows, cols, self.dilation[1])))
+            return
+        if cols > 1:
+            kernel, step = conv.conv2d_backward_weight, self.dilation[1]
+            cols = fit(cols, 7 if wide else 5)
         else:
-            kernel, cols, step = conv.conv2d_backward_weight_narrow, fit(weight.value.shape[1], 4 if WIDE else 2), 1
-        tile = Tile(fit(filters, max(1, 20 // cols if WIDE else 5 // cols)), cols, step)
+            kernel, step = conv.conv2d_backward_weight_narrow, 1
+            cols = fit(weight.value.shape[1], 4 if wide else 2)
         wires.backward.append(Call(
-            kernel, x.blocks, self._per_block(wires, weight), dy.inner, padded, *self.stride,
-            self.dilation[0], self.groups, tile))
+            kernel, x.blocks, dweight, dy.inner, padded, *geometry, Tile(fit(filters, max(1, most // cols)), cols, step)))
 
     def _toom_calls(self, wires, toom):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -395,7 +404,8 @@ class Linear(Layer):
     def calls(self, wires):
         x, y, dy = wires.x.array, wires.y.array, wires.dy
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
-        most = 12 if WIDE else 6
+        crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share their places in the cache
+        most = 12 if WIDE and not crowded else 6
         wires.forward.append(Call(
             dense.linear_forward, wires.blocks, y, x, weight.value, bias.value if bias else aligned(self.out_features),
             int(wires.relu_after), Tile(fit(self.out_features, most), 1)))
@@ -405,8 +415,8 @@ class Linear(Layer):
         if wires.dx is not None:
             wires.backward.append(Call(
                 dense.linear_backward_input, wires.blocks, wires.dx.array, dy, weight.value, x, int(wires.relu_before),
-                Tile(fit(self.in_features, most), 1)))
-        turned = aligned((wires.blocks * LANES, math.ceil(self.in_features / LANES), LANES))
+                Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
+        turned = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0]
         wires.backward.append(Call(dense.transpose, wires.blocks, turned, x))
         tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(turned.shape[1], 2 if WIDE else 1))
         wires.gradients.append(Call(

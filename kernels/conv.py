@@ -3,6 +3,7 @@ from numba import njit
 
 from .lanes import (
     ZERO,
+    block,
     load,
     mask_tile,
     outer,
@@ -38,15 +39,34 @@ def conv2d_forward(n, call):
                 for j0 in range(0, OW, T.cols):
                     j = min(j0, OW - T.cols)
                     acc = spread(bias, f, T.rows, T.cols)
-                    for c in range(C):
-                        for p in range(KH):
-                            for q in range(KW):
-                                row, col = i * stride + p * dilation_h, j * T.step + q * dilation_w
+                    for p in range(KH):
+                        for q in range(KW):
+                            row, col = i * stride + p * dilation_h, j * T.step + q * dilation_w
+                            for c in range(C):
                                 acc = outer(acc, scalars(weight, (f, c, p, q), T.rows, 0),
                                             vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
                     if relu:
                         acc = rectify(acc)
                     store_tile(y, (n, f, i, j), 1, 3, 1, acc)
+
+
+@njit(**KERNEL)
+def taps_to(place, taps, stride, dilation, first, end):
+    """The taps p = begin, begin + step, ... < stop that connect an input place (padding counted) with an output place
+    a = (place - p * dilation) / stride, whole and first <= a < end; also the first a and how much it falls per step.
+    """
+    step = 1
+    while step * dilation % stride != 0:
+        step += 1
+    begin = max(0, (place - end * stride) // dilation + 1)
+    unfit = 0
+    while (place - begin * dilation) % stride != 0:
+        begin += 1
+        unfit += 1
+        if unfit == step:
+            return 0, 0, 1, 0, 0
+    stop = min(taps, (place - first * stride) // dilation + 1)
+    return begin, stop, step, (place - begin * dilation) // stride, step * dilation // stride
 
 
 @njit(**KERNEL)
@@ -66,22 +86,22 @@ def conv2d_backward_input(n, call):
         for c0 in range(0, C, T.rows):
             c = min(c0, C - T.rows)
             for i in range(H):
+                p0, p_end, p_step, a0, a_step = taps_to(i + top, KH, stride, dilation_h, 0, OH)
                 for phase in range(min(T.step, W)):                 # columns a stride apart share their taps
                     last = phase + ((W - 1 - phase) // T.step + 1 - T.cols) * T.step
                     for j0 in range(phase, W, T.step * T.cols):
                         j = min(j0, last)
+                        q0, q_end, q_step, b0, b_step = taps_to(j + left, KW, T.step, dilation_w, 1 - T.cols, OW)
                         acc = zeros(T.rows, T.cols)
-                        for p in range(KH):
-                            a = i + top - p * dilation_h
-                            if a < 0 or a % stride != 0 or a // stride >= OH:
-                                continue
-                            for q in range(KW):
-                                b = j + left - q * dilation_w
-                                if b <= -T.step * T.cols or b % T.step != 0 or b // T.step >= OW:
-                                    continue
+                        a = a0
+                        for p in range(p0, p_end, p_step):
+                            b = b0 + margin
+                            for q in range(q0, q_end, q_step):
                                 for f in range(g * F, g * F + F):
                                     acc = outer(acc, scalars(weight, (f, c, p, q), T.rows, 1),
-                                                vectors(dy, (n, f, a // stride, b // T.step + margin), T.cols, 3, 1))
+                                                vectors(dy, (n, f, a, b), T.cols, 3, 1))
+                                b -= b_step
+                            a -= a_step
                         if relu:
                             acc = mask_tile(acc, x, (n, g * C + c, i, j), 1, 3, T.step)
                         store_tile(dx, (n, g * C + c, i, j), 1, 3, T.step, acc)
@@ -112,6 +132,27 @@ def conv2d_backward_weight(n, call):
                                 acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
                                             vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
                         store_sums(dweight, (n, f, c, p, q), 1, 4, acc)
+
+
+@njit(**KERNEL)
+def conv2d_backward_weight_window(n, call):
+    """The same for small kernels, all taps of which fit in a tile: dy is read once for all of them.
+
+    dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.step = dilation along a row."""
+    dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window = call[0]
+    _, F, C, _ = dweight.shape
+    OH, OW = dy.shape[2], dy.shape[3]
+    F //= groups
+    for g in range(groups):
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
+            for c in range(C):
+                acc = zeros(T.rows, T.cols)
+                for i in range(OH):
+                    for j in range(OW):
+                        acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
+                                    block(x, (n, g * C + c, i * stride_h, j * stride_w), window, dilation_h))
+                store_sums(dweight, (n, f, c, 0), 1, 3, acc)
 
 
 @njit(**KERNEL)

@@ -2,6 +2,7 @@
 
     load, store                     one vector            x[index]          (index: all axes but the lanes)
     vectors, scalars                a pack of n of them   x[..., i:i + n*step:step, ...] along one axis
+    block                           a pack of a window of them, along two axes
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
@@ -109,6 +110,11 @@ if config.DISABLE_JIT:
 
     def scalars(w, index, n, axis):
         return np.repeat(_pack(w, index, n, axis, 1)[:, None], LANES, 1)
+
+    def block(x, index, window, row_step):
+        *lead, i, j = index
+        rows = x[tuple(lead)][i:i + window.rows * row_step:row_step, j:j + window.cols * window.step:window.step]
+        return rows.reshape(-1, LANES).copy()
 
     def zeros(rows, cols):
         return np.zeros((rows, cols, LANES), np.float32)
@@ -391,6 +397,18 @@ else:
             pace = context.cast(builder, args[4], sig.args[4], types.intp)
             return _pack(builder, [_read(builder, place.at({along: builder.mul(I64(k), pace)})) for k in range(count)])
         return Lanes("f", (count,))(x, index, n, axis, step), code
+
+    @intrinsic
+    def block(typing, x, index, window, row_step):
+        """The window.rows x window.cols vectors from x[index] on, row by row, as one pack; rows are row_step apart and
+        columns window.step."""
+        def code(context, builder, sig, args):
+            place, axis = _place(context, builder, sig, args), len(sig.args[1])
+            pace = context.cast(builder, args[3], sig.args[3], types.intp)
+            return _pack(builder, [_read(builder, place.at({axis - 2: builder.mul(I64(r), pace),
+                                                            axis - 1: I64(c * window.step)}))
+                                   for r in range(window.rows) for c in range(window.cols)])
+        return Lanes("f", (window.rows * window.cols,))(x, index, window, row_step), code
 
     @intrinsic(prefer_literal=True)
     def scalars(typing, w, index, n, axis):
