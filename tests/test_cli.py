@@ -125,7 +125,10 @@ def test_the_seed_decides_the_result(run):
     assert losses(first) != losses(other)
 
 
-def test_the_learning_rate_falls_in_equal_steps(monkeypatch):
+@pytest.mark.parametrize("schedule, rates", [
+    ([], [0.2, 0.15, 0.1, 0.05]), (["--schedule", "linear"], [0.2, 0.15, 0.1, 0.05]),
+    (["--schedule", "constant"], [0.2] * 4)])
+def test_the_learning_rate_falls_in_equal_steps_or_stays(schedule, rates, monkeypatch):
     used = []
 
     class Watched(SGD):
@@ -138,8 +141,8 @@ def test_the_learning_rate_falls_in_equal_steps(monkeypatch):
             return training.EpochResult(loss=1.0, accuracy=50.0, seconds=0.1, images=200)
 
     monkeypatch.setattr(optim, "SGD", Watched)
-    assert cli.main([*SHORT, "--serial", "--epochs", "4", "--lr", "0.2"]) == 0
-    assert used == pytest.approx([0.2, 0.15, 0.1, 0.05])
+    assert cli.main([*SHORT, "--serial", "--epochs", "4", "--lr", "0.2", *schedule]) == 0
+    assert used == pytest.approx(rates)
 
 
 def test_predictions_end_with_the_test_images(run):
@@ -153,7 +156,7 @@ def test_help_names_every_flag_with_its_default(run):
     assert code == 0
     text = " ".join(out.split())
     for flag in ("dataset", "data-dir", "mirror", "train-size", "test-size", "model", "epochs", "batch-size",
-                 "lr", "momentum", "weight-decay", "seed", "threads", "predictions", "quiet"):
+                 "lr", "schedule", "momentum", "weight-decay", "seed", "threads", "predictions", "quiet"):
         assert re.search(rf"--{flag}\b[^()]*\(default: [^)]+\)", text), flag
     for flag in ("jit", "no-jit", "parallel", "serial"):
         assert f"--{flag} " in text, flag
