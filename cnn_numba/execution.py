@@ -16,7 +16,8 @@ def set_execution(mode, threads=None):
     threads : int, optional
         For "parallel": 1 to the number of processors (or NUMBA_NUM_THREADS), which is the default.
 
-    Raises InputError (a ValueError) for another mode or a number of threads that the machine does not offer.
+    Raises InputError (a ValueError) for another mode, a number of threads that the machine does not offer, or when the
+    environment asks for a threading layer that is not there.
     """
     most = program.max_threads()
     if mode not in ("serial", "parallel"):
@@ -25,12 +26,16 @@ def set_execution(mode, threads=None):
     if mode == "parallel" and not (isinstance(threads, int) and 1 <= threads <= most):
         raise InputError(f"threads must be a whole number from 1 to {most}, the processors of this machine, "
                          f"got {threads!r}")
-    program.execute(mode, threads)
+    try:
+        program.execute(mode, threads)
+    except ValueError:
+        raise InputError(f"the threading layer that NUMBA_THREADING_LAYER names, {numba.config.THREADING_LAYER!r}, "
+                         "cannot be loaded") from None
 
 
 def describe():
-    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer,
-    lanes."""
+    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer, lanes.
+    """
     mode, threads = program.execution()
     if not program.JIT:
         mode = "JIT off, interpreted"
@@ -38,7 +43,7 @@ def describe():
         mode = "JIT on, serial"
     else:
         layer = program.threading_layer()
-        slow = "; slow, as neither omp nor tbb was found" if layer == "workqueue" else ""
+        slow = ", slow: omp or tbb would be faster" if layer == "workqueue" else ""
         mode = f"JIT on, parallel, {threads} thread{'s' * (threads > 1)} ({layer}{slow})"
     cache = "" if program.FOLDER or not program.JIT else ", no cache folder can be written: every start compiles anew"
     return f"numba {numba.__version__}, {mode}, {LANES} lanes{cache}"

@@ -243,7 +243,8 @@ class Conv2d(Layer):
             kernel, step = conv.conv2d_backward_weight_narrow, 1
             cols = fit(weight.value.shape[1], 4 if wide else 2)
         wires.backward.append(Call(
-            kernel, x.blocks, dweight, dy.inner, padded, *geometry, Tile(fit(filters, max(1, most // cols)), cols, step)))
+            kernel, x.blocks, dweight, dy.inner, padded, *geometry,
+            Tile(fit(filters, max(1, most // cols)), cols, step)))
 
     def _toom_calls(self, wires, toom):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]

@@ -12,9 +12,12 @@ from .errors import InputError
 CHUNK = 256             # vectors that one item of an update covers
 
 
-def _number(name, value, least=0.0):
-    if not (isinstance(value, (int, float, np.number)) and least <= value < math.inf):
-        raise InputError(f"SGD: {name} must be a number of at least {least:g}, got {value!r}")
+MOST = float(np.finfo(np.float32).max)
+
+
+def _number(name, value):
+    if not (isinstance(value, (int, float, np.number)) and 0 <= value <= MOST):
+        raise InputError(f"SGD: {name} must be a number from 0 to {MOST:.2g}, got {value!r}")
     return float(value)
 
 

@@ -88,6 +88,7 @@ class Trainer:
     def __init__(self, model, data, optimizer, batch_size=64, seed=0):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        batch_size = min(batch_size, len(data.train_images))
         shape = data.train_images.shape[1:]
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
