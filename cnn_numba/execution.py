@@ -34,8 +34,7 @@ def set_execution(mode, threads=None):
 
 
 def describe():
-    """What runs, in one line: numba's version, JIT on or off, serial or parallel, threads and threading layer, lanes.
-    """
+    """What runs, in one line: numba's version, JIT on or off, how parallel, threading layer, vector lanes."""
     mode, threads = program.execution()
     if not program.JIT:
         mode = "JIT off, interpreted"

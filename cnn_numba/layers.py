@@ -24,7 +24,8 @@ TOOM = {3: (4,), 5: (4, 5)}
 
 @dataclass
 class Wires:
-    """What connects a layer to its neighbours in one plan: buffers (see `plan.Buffer`) and parameters.
+    """What connects a layer to its neighbours in one plan: buffers (see `plan.Buffer`), parameters, and how many lanes
+    of a block can hold an image.
 
     dx and dy are None in a plan without backward pass; dx also where nobody needs it.  `relu_after`: the next layer is
     a ReLU that this one applies on its way; `relu_before`: x comes from such a ReLU, whose gradient this layer applies.
@@ -32,6 +33,7 @@ class Wires:
 
     x: object
     y: object
+    lanes: int
     dx: object = None
     dy: object = None
     parameters: dict = field(default_factory=dict)
@@ -418,10 +420,11 @@ class Linear(Layer):
                 dense.linear_backward_input, wires.blocks, wires.dx.array, dy, weight.value, x, int(wires.relu_before),
                 Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
         turned = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0]
-        wires.backward.append(Call(dense.transpose, wires.blocks, turned, x))
+        wires.backward.append(Call(dense.transpose, wires.blocks, turned, x, wires.lanes))
         tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(turned.shape[1], 2 if WIDE else 1))
         wires.gradients.append(Call(
-            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), weight.grad, dy, turned, tile))
+            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), weight.grad, dy, turned,
+            wires.lanes, tile))
         if bias:
             wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, bias.grad, dy))
 

@@ -107,9 +107,9 @@ class Sequential:
         """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
         return infer_shapes(self.layers, shape)[-1]
 
-    def plan(self, shape, blocks, backward=True, input_gradient=True):
+    def plan(self, shape, blocks, **options):
         """A new layout of this network (see `plan.Plan`) for images of a shape."""
-        return Plan(self.layers, self._parameters, infer_shapes(self.layers, shape), blocks, backward, input_gradient)
+        return Plan(self.layers, self._parameters, infer_shapes(self.layers, shape), blocks, **options)
 
     def __call__(self, images):
         """The forward pass.

@@ -68,9 +68,11 @@ class Plan:
     blocks : int
     backward, input_gradient : bool
         Whether gradients are computed, and whether down to the images.
+    lanes : int
+        How many lanes of each block can hold an image: fewer than LANES when all images are fewer.
     """
 
-    def __init__(self, layers, parameters, shapes, blocks, backward=True, input_gradient=True):
+    def __init__(self, layers, parameters, shapes, blocks, backward=True, input_gradient=True, lanes=LANES):
         self.blocks, self.shapes = blocks, shapes
         self.prepare_calls, self.forward_calls, self.backward_calls, self.gradient_calls = [], [], [], []
         fused = [isinstance(layer, ReLU) and k > 0 and layers[k - 1].applies_relu for k, layer in enumerate(layers)]
@@ -84,7 +86,7 @@ class Plan:
             dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0]), dense)
         pending = None                          # a ReLU whose gradient nobody has applied yet
         for k, layer in enumerate(layers):
-            wires = Wires(x, x, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
+            wires = Wires(x, x, lanes, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
             if fused[k]:
                 pending = wires
             else:

@@ -51,13 +51,14 @@ class Feed:
         self.mean = np.asarray(mean, np.float32)
         self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
         self.order, self.window, self.sums = np.arange(len(images)), np.zeros(2, np.int64), np.zeros(2)
-        self.blocks = math.ceil(batch_size / LANES)
+        self.blocks, self.lanes = math.ceil(batch_size / LANES), min(batch_size, LANES)
         self.losses = aligned(self.blocks * LANES)
         self.predictions = aligned(self.blocks * LANES, np.int64)
 
     def gather(self, plan):
         return Call(
-            batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale)
+            batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale,
+            self.lanes)
 
     def cross_entropy(self, plan, dz):
         return CrossEntropyLoss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
@@ -95,7 +96,7 @@ class Trainer:
                              f"one logit for each class of {data.name}")
         self.model, self.data, self.batch_size, self.seed, self.epochs = model, data, batch_size, seed, 0
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
-        plan = model.plan(shape, feed.blocks, input_gradient=False)
+        plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes)
         forward_and_back = [
             feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
         self._step = Program(at_once(plan.prepare_calls) + in_order(forward_and_back) + at_once(plan.gradient_calls)

@@ -10,15 +10,15 @@ from .program import KERNEL
 def gather(n, call):
     """x[c, i, j] = (image[c, i, j] - mean[c]) * scale[c] of image order[first + n*LANES + l], in lane l.
 
-    Block n; images (images, C, H, W) of any number type; x (N, C, H, W) is overwritten, with 0 in the lanes past count;
-    window = (first, count).
+    Block n; images (images, C, H, W) of any number type; window = (first, count); the first `lanes` lanes of
+    x (N, C, H, W) are overwritten, with 0 past count.
     """
-    x, images, order, window, mean, scale = call[0]
+    x, images, order, window, mean, scale, lanes = call[0]
     first, count = window[0], window[1]
     _, C, H, W = images.shape
     for c in range(C):
         for i in range(H):                                          # row by row: x[n, c, i] stays in the first cache
-            for l in range(LANES):
+            for l in range(lanes):
                 image = n * LANES + l
                 if image < count:
                     row = images[order[first + image], c, i]

@@ -138,7 +138,8 @@ def conv2d_backward_weight(n, call):
 def conv2d_backward_weight_window(n, call):
     """The same for small kernels, all taps of which fit in a tile: dy is read once for all of them.
 
-    dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.step = dilation along a row."""
+    dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.step = dilation along a row.
+    """
     dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window = call[0]
     _, F, C, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]

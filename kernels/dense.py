@@ -60,11 +60,12 @@ def linear_backward_input(n, call):
 def transpose(n, call):
     """xt[image, k] = x[k] of that image: features innermost, as linear_backward_weight reads them.
 
-    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)) vectors of LANES features is overwritten.
+    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)) vectors of LANES features is overwritten, for the first `lanes`
+    images of the block.
     """
-    xt, x = call[0]
+    xt, x, lanes = call[0]
     for k in range(x.shape[1]):
-        for l in range(LANES):
+        for l in range(lanes):
             xt[n * LANES + l, k // LANES, k % LANES] = x[n, k, l]
 
 
@@ -72,16 +73,17 @@ def transpose(n, call):
 def linear_backward_weight(item, call):
     """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES values of k of one image.
 
-    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten.  T: units x vectors.
+    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; a block has images in its
+    first `lanes` lanes only.  T: units x vectors.
     """
-    dweight, dy, xt, T = call[0]
+    dweight, dy, xt, lanes, T = call[0]
     O, vectors_of_k = dweight.shape[0], xt.shape[1]
     o = min(item * T.rows, O - T.rows)
     for v0 in range(0, vectors_of_k, T.cols):
         v = min(v0, vectors_of_k - T.cols)
         acc = zeros(T.rows, T.cols)
         for n in range(dy.shape[0]):
-            for l in range(LANES):
+            for l in range(lanes):
                 acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1), vectors(xt, (n * LANES + l, v), T.cols, 1, 1))
         store_row(dweight, (o, v * LANES), 0, acc)
 
