@@ -200,4 +200,12 @@ def train_epoch(trainer, images, quiet):
         return trainer.epoch(advance=bar.next)
 
 
-COMMANDS = {"train": train}
+def benchmark(parser):
+    """Measure this program against other ways to run it, PyTorch, JAX, and what the machine can do at most."""
+    from cnn_numba.benchmark import command
+
+    command.add_flags(parser, COUNT)
+    return command.run
+
+
+COMMANDS = {"train": train, "benchmark": benchmark}

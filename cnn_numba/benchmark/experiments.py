@@ -1,0 +1,298 @@
+"""The experiments: each asks contenders in turns and gives a list of tables."""
+import math
+import os
+import tempfile
+import time
+from functools import partial
+
+from cnn_numba.benchmark import networks, plots
+from cnn_numba.benchmark.bench import Bench, compare, threads_text, up_to, with_peak
+from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
+from cnn_numba.benchmark.report import Report, Table, machine, middle, number, of, reach, times
+
+BATCH_SIZES = [2**k for k in range(11)]
+CHANNELS = [4, 8, 16, 32, 64, 128, 256]
+INFERENCE_BATCHES = {"numba": [None], "numpy": [256], "torch": [64, 256, 1000, 4000], "jax": [1000]}
+
+
+def train(worker):
+    """Seconds of an epoch."""
+    return worker.ask("epoch")[1]
+
+
+def run(args):
+    """The Report of an experiment."""
+    bench = Bench(args)
+    with Worker(Entrant("cnn-numba", "numba", bench.threads), bench.environment) as worker:
+        (execution, bits), _ = worker.ask("describe")
+    try:
+        tables = EXPERIMENTS[args.experiment](bench)
+    finally:
+        show("")
+    return Report(args.experiment, bench.settings(), machine(execution, bits), tables, list(dict.fromkeys(bench.notes)))
+
+
+# ---- the same network, every way to run it -----------------------------------------------------------------
+def modes(bench):
+    """One network, the ways to run it side by side."""
+    most, counts = threads_text(bench.threads), up_to(bench.threads)
+    ways = [
+        Entrant("interpreted", "numba", 1, {"NUMBA_DISABLE_JIT": "1"}),
+        Entrant(f"NumPy (im2col, BLAS), {most}", "numpy", bench.threads),
+        Entrant("serial", "numba", 1, options={"mode": "serial"}),
+        *(Entrant(f"parallel, {threads_text(n)}", "numba", n) for n in counts),
+        *(Entrant(f"PyTorch eager, {threads_text(n)}", "torch", n) for n in counts),
+        Entrant(f"JAX jitted step, {most}", "jax", bench.threads),
+    ]
+    entrants = [entrant for entrant in ways
+                if entrant.library in bench.wanted("numba", "numpy", "torch", "jax")]
+    network, *_ = bench.network()
+    with tempfile.TemporaryDirectory() as folder:
+        for k, entrant in enumerate(entrants):                      # each compiles for itself
+            entrant.environment["CNN_NUMBA_CACHE_DIR"] = os.path.join(folder, str(k))
+        with bench.working(entrants) as workers:
+            able = ready(workers, bench.prepare(network, bench.batch_size, bench.seconds), bench.notes)
+            seconds = alternate(bench.rounds, [worker for worker, _ in able], train)
+    rows = [{"label": worker.label, "threads": worker.threads, **facts,
+             "images_per_second": spread([facts["images"] / s for s in mine])}
+            for (worker, facts), mine in zip(able, seconds, strict=True)]
+    for row in rows:
+        row["speed_up"] = row["images_per_second"]["median"] / rows[0]["images_per_second"]["median"]
+    columns = [("mode", lambda row: row["label"]), ("images/s", middle("images_per_second")),
+               ("(least - most)", reach("images_per_second")), ("speed-up", lambda row: number(row["speed_up"]) + "x"),
+               ("compile s", lambda row: f"{row['compile_seconds']:.2f}"), ("images", lambda row: f"{row['images']:,}")]
+    bench.notes.append(f"A slow mode runs on fewer images: as many as take about {bench.seconds:g} s, "
+                       "one batch at least.")
+    bench.notes.append("Compile: from an empty cache to the end of the first step, less the time of a later step.")
+    bench.agree(able)
+    return [Table(bench.title("Training"), rows, columns,
+                  partial(plots.bars, value="images_per_second", label="training images per second", log=True))]
+
+
+# ---- against the others ------------------------------------------------------------------------------------
+def epoch(bench):
+    """Whole epochs, and the share of the peak that they reach."""
+    network, work, _ = bench.network()
+    with bench.working(bench.entrants("numba", "torch", "jax", formats=True)) as workers:
+        able = ready(workers, bench.prepare(network, bench.batch_size), bench.notes)
+        samples = alternate(bench.rounds, [worker for worker, _ in able], with_peak(train))
+    peak = bench.note_peak(samples)
+    rows = [{"label": worker.label, "threads": worker.threads, **facts, "seconds": spread([s for s, _ in mine])}
+            for (worker, facts), mine in zip(able, samples, strict=True)]
+    for row in rows:
+        compare(row, rows[0], 2 * work * row["images"], peak)
+    bench.agree(able)
+    columns = [*speed_columns(rows), ("compile s", lambda row: f"{row['compile_seconds']:.2f}")]
+    return [Table(bench.title(f"Epoch on {threads_text(bench.threads)}"), rows, columns,
+                  partial(plots.bars, value="seconds", label="seconds per epoch"))]
+
+
+def inference(bench):
+    """The classes of all training images, with the batch sizes that suit a library."""
+    network, _, work = bench.network()
+
+    def measure(worker):
+        return [worker.ask("predict", batch_size=size)[1] for size in INFERENCE_BATCHES[worker.library]]
+
+    def prepare(worker):
+        bench.prepare(network, bench.batch_size, 1e-3)(worker)
+        measure(worker)
+
+    with bench.working(bench.entrants("numba", "torch", "jax", formats=True)) as workers:
+        able = [worker for worker, _ in ready(workers, prepare, bench.notes)]
+        samples = alternate(bench.rounds, able, with_peak(measure))
+    peak = bench.note_peak(samples)
+    rows = [{"label": worker.label + (f", batches of {size}" if size else ""), "threads": worker.threads,
+             "images": bench.images, "seconds": spread([seconds[k] for seconds, _ in mine])}
+            for worker, mine in zip(able, samples, strict=True)
+            for k, size in enumerate(INFERENCE_BATCHES[worker.library])]
+    for row in rows:
+        compare(row, rows[0], 2 * work * bench.images, peak)
+    return [Table(bench.title(f"Inference on {threads_text(bench.threads)}"), rows, speed_columns(rows),
+                  partial(plots.bars, value="seconds", label=f"seconds for {bench.images:,} images"))]
+
+
+def speed_columns(rows):
+    columns = [("", lambda row: row["label"]), ("seconds", middle("seconds")), ("(least - most)", reach("seconds")),
+               ("images/s", lambda row: number(row["images"] / row["seconds"]["median"])),
+               (f"{rows[0]['label']} is faster by", times("times_first")), ("GF/s", lambda row: number(row["gflops"]))]
+    return columns + [("of peak", percent)] * (rows[0]["percent_of_peak"] is not None)
+
+
+def percent(row):
+    return f"{number(row['percent_of_peak'])} %"
+
+
+# ---- one layer at a time -----------------------------------------------------------------------------------
+def kernels(bench):
+    """The passes of single layers, and the update of the weights."""
+    jobs = [(name, "layer", {"kind": type(layer).__name__, "arguments": vars(layer), "shape": shape,
+                             "batch_size": bench.batch_size}, costs(layer, shape, bench.batch_size))
+            for name, layer, shape in networks.layers()]
+    jobs.append(("SGD, 1,048,576 weights", "optimizer_step", {"size": 1024}, {"update": (0, 5 * 4 * 2**20)}))
+    if bench.args.quick:
+        jobs = jobs[::4]
+    measured = []
+    with bench.working(bench.entrants("numba", "torch")) as workers:
+        for name, method, arguments, passes in jobs:
+            def measure(worker, method=method, arguments=arguments):
+                return worker.ask(method, **arguments, seconds=bench.seconds / 20)[0]
+
+            for worker in workers:
+                measure(worker)
+            measured.append((name, passes, alternate(bench.rounds, workers, with_peak(measure))))
+    peak = bench.note_peak([mine for *_, samples in measured for mine in samples])
+    labels, rows = [worker.label for worker in workers], []
+    for name, passes, samples in measured:
+        for which, (operations, size) in passes.items():
+            row = {"layer": name, "pass": which, "operations": operations, "bytes": size}
+            for label, mine in zip(labels, samples, strict=True):
+                row[label] = {"seconds": spread([seconds[which] for seconds, _ in mine])}
+                compare(row[label], row[labels[0]], operations, peak)
+            rows.append(row)
+    columns = [("layer", lambda row: row["layer"]), ("pass", lambda row: row["pass"])]
+    for label in labels:
+        columns += [(f"{label} us", of(label, middle("seconds", 1e6))),
+                    ("(least - most)", of(label, reach("seconds", 1e6)))]
+        if label == labels[0]:
+            columns.append(("rate", partial(rate, label=label)))
+            if peak:
+                columns.append(("of peak", lambda row: percent(row[labels[0]]) if row["operations"] else ""))
+        else:
+            columns.append((f"{labels[0]} is faster by", of(label, times("times_first"))))
+    return [Table(f"Layers on {threads_text(bench.threads)}, {bench.batch_size} images; {bench.spread_text}", rows,
+                  columns, partial(plots.roofline, labels=labels, peak=peak))]
+
+
+def costs(layer, shape, batch_size):
+    """{pass: (operations, bytes)}: a multiply-add is two operations, and each array moves once."""
+    work, _ = networks.multiply_adds([layer], shape)
+    x, y = (4 * batch_size * math.prod(s) for s in (shape, layer.output_shape(shape)))
+    weights = 4 * sum(map(math.prod, layer.parameter_shapes().values()))
+    if not work:
+        return {"forward": (0, x + y), "to input": (0, 2 * x + y)}
+    return dict.fromkeys(("forward", "to input", "to weights"), (2 * work * batch_size, x + y + weights))
+
+
+def rate(row, label):
+    seconds = row[label]["seconds"]["median"]
+    amount, unit = (row["operations"], "GF/s") if row["operations"] else (row["bytes"], "GB/s")
+    return f"{number(amount / seconds / 1e9)} {unit}"
+
+
+# ---- how speed grows ---------------------------------------------------------------------------------------
+def scaling(bench):
+    """Training speed over batch size, channels and threads."""
+    counts, most = up_to(bench.threads), threads_text(bench.threads)
+    network, quick = bench.network(), slice(None, None, 3 if bench.args.quick else 1)
+    with bench.working([e for n in counts for e in bench.entrants("numba", "torch", threads=n)]) as workers:
+        all_threads = [worker for worker in workers if worker.threads == bench.threads]
+        batches = [(size, all_threads, network, size) for size in BATCH_SIZES[quick] if size <= bench.images]
+        channels = [(n, all_threads, bench.network(networks.wide(n)), bench.batch_size) for n in CHANNELS[quick]]
+        threads = [(n, [w for w in workers if w.threads == n], network, bench.batch_size) for n in counts]
+        return [sweep(bench, "batch size", f"{bench.args.model}, {most}", batches),
+                sweep(bench, "channels", f"two 3x3 convolutions, batch size {bench.batch_size}, {most}", channels),
+                sweep(bench, "threads", f"{bench.args.model}, batch size {bench.batch_size}", threads)]
+
+
+def sweep(bench, what, setting, points):
+    """A Table with a row for each point (value, workers, network, batch size)."""
+    rows = []
+    for value, workers, (network, work, _), batch_size in points:
+        able = ready(workers, bench.prepare(network, batch_size, bench.seconds / 2), bench.notes)
+        seconds = alternate(bench.rounds, [worker for worker, _ in able], train)
+        row = {what: value}
+        for (worker, facts), mine in zip(able, seconds, strict=True):
+            speed = spread([facts["images"] / s for s in mine])
+            row[worker.label] = {"images": facts["images"], "images_per_second": speed,
+                                 "gflops": 2 * work * speed["median"] / 1e9}
+        rows.append(row)
+    labels = [label for label in rows[0] if label != what]
+    for row in rows:
+        for part in (row[label] for label in labels if label in row):
+            part["times_first"] = (row[labels[0]]["images_per_second"]["median"]
+                                   / part["images_per_second"]["median"])
+    columns = [(what, lambda row: str(row[what]))]
+    for label in labels:
+        columns += [(f"{label} images/s", of(label, middle("images_per_second"))),
+                    ("(least - most)", of(label, reach("images_per_second"))),
+                    ("GF/s", of(label, lambda part: number(part["gflops"])))]
+    columns += [(f"{labels[0]} is faster by", of(label, times("times_first"))) for label in labels[1:]]
+    return Table(f"Training speed over {what}: {setting}; {bench.spread_text}", rows, columns,
+                 partial(plots.curves, what=what, labels=labels))
+
+
+# ---- a whole process ---------------------------------------------------------------------------------------
+def startup(bench):
+    """From the start of a process to the end of the first training step."""
+    network, *_ = bench.network()
+    entrants = installed(bench.entrants("numba", "torch", "jax"), bench.notes)
+    samples = {}
+    for k in range(bench.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for entrant in entrants:
+                for cache in (", empty cache", ", warm cache") if entrant.library == "numba" else ("",):
+                    show(f"round {k + 1} of {bench.rounds}: {entrant.label}{cache}")
+                    time.sleep(PAUSE)
+                    with Worker(entrant, bench.environment | {"CNN_NUMBA_CACHE_DIR": folder}) as worker:
+                        samples.setdefault(entrant.label + cache, []).append(first_step(bench, worker, network))
+    rows = process_rows(bench, samples)
+    return [Table(bench.title("From the start of a process to the end of the first step, seconds"), rows,
+                  process_columns(rows), partial(plots.stacked, label="seconds to the end of the first step"))]
+
+
+def first_step(bench, worker, network):
+    """{stage: seconds} of a process that has just started."""
+    worker.ask("memory")                                            # an answer comes when everything is imported
+    imports = time.perf_counter() - worker.started
+    data = worker.ask("load", **bench.source)[1]
+    worker.ask("build", network=network, batch_size=bench.batch_size)
+    worker.ask("resize", images=bench.batch_size)
+    worker.ask("epoch")
+    total = time.perf_counter() - worker.started
+    return {"imports": imports, "data": data, "network and step": total - imports - data, "all": total}
+
+
+def memory(bench):
+    """The peak memory of a process that loads the data and trains for an epoch."""
+    network, *_ = bench.network()
+    samples = {}
+    for k in range(bench.rounds):
+        for entrant in installed(bench.entrants("numba", "torch", "jax"), bench.notes):
+            show(f"round {k + 1} of {bench.rounds}: {entrant.label}")
+            with Worker(entrant, bench.environment) as worker:
+                samples.setdefault(entrant.label, []).append(epoch_memory(bench, worker, network))
+    rows = process_rows(bench, samples)
+    return [Table(bench.title("Peak memory of a process that trains for an epoch, MB"), rows, process_columns(rows),
+                  partial(plots.stacked, label="peak memory, MB"))]
+
+
+def epoch_memory(bench, worker, network):
+    """{stage: MB by which the peak grew} of a process that has just started."""
+    peaks = [worker.ask("memory")[0]]
+    worker.ask("load", **bench.source)
+    peaks.append(worker.ask("memory")[0])
+    worker.ask("build", network=network, batch_size=bench.batch_size)
+    worker.ask("resize", images=bench.images)
+    worker.ask("epoch")
+    peaks.append(worker.ask("memory")[0])
+    imports, data, total = (peak / 1e6 for peak in peaks)
+    return {"imports": imports, "data": data - imports, "network and epoch": total - data, "all": total}
+
+
+def process_rows(bench, samples):
+    """Rows from {label: [{stage: number} of each round]}; the stage "all" is the sum of the others."""
+    rows = [{"label": label, "threads": bench.threads}
+            | {stage: spread([one[stage] for one in mine]) for stage in mine[0]} for label, mine in samples.items()]
+    for row in rows:
+        row["times_first"] = row["all"]["median"] / rows[0]["all"]["median"]
+    return rows
+
+
+def process_columns(rows):
+    stages = [key for key, value in rows[0].items() if isinstance(value, dict)]
+    return [("", lambda row: row["label"]), *((stage, middle(stage)) for stage in stages),
+            ("(least - most)", reach("all")), (f"times {rows[0]['label']}", times("times_first"))]
+
+
+EXPERIMENTS = {f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory)}

@@ -1,0 +1,73 @@
+"""What is measured: networks, single layers, and the number of multiply-adds in them."""
+import math
+
+import cnn_numba as nn
+from cnn_numba.plan import infer_shapes
+from cnn_numba.presets import PRESETS
+
+
+def online(image_shape, num_classes):
+    """Two small convolutions and one dense layer, for training on one image at a time."""
+    features = [nn.Conv2d(image_shape[0], 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(), nn.Flatten()]
+    return _classifier(features, image_shape, num_classes)
+
+
+def plain8(image_shape, num_classes):
+    """Seven 3x3 convolutions of 16, 32 and 64 channels and one dense layer: a ResNet-8 without its short cuts."""
+    features, before = [], image_shape[0]
+    for channels, stride in (16, 1), (16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1):
+        features += [nn.Conv2d(before, channels, 3, stride, padding=1), nn.ReLU()]
+        before = channels
+    return _classifier([*features, nn.MaxPool2d(2), nn.Flatten()], image_shape, num_classes)
+
+
+def wide(channels):
+    """The two-conv preset with as many channels as one likes."""
+    def network(image_shape, num_classes):
+        features = [nn.Conv2d(image_shape[0], channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                    nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        return _classifier(features, image_shape, num_classes)
+    return network
+
+
+def _classifier(features, image_shape, num_classes):
+    return nn.Sequential(*features, nn.Linear(infer_shapes(features, image_shape)[-1][0], num_classes))
+
+
+NETWORKS = {**PRESETS, "online": online, "plain8": plain8}
+IMAGE_SHAPES = {"plain8": (3, 32, 32)}          # of random images; (1, 28, 28) for the others
+
+
+def description(model):
+    """[(PyTorch's name of a layer, {argument: value})], from which every contender builds the same network."""
+    return [(type(layer).__name__, vars(layer)) for layer in model.layers]
+
+
+def multiply_adds(layers, shape):
+    """Of one image: (forward pass, one step of training, in which nobody needs the gradient of the images)."""
+    shapes = infer_shapes(layers, shape)
+    work = [math.prod(layer.parameter_shapes().get("weight", (0,))) * math.prod(out[1:])
+            for layer, out in zip(layers, shapes[1:], strict=True)]
+    return sum(work), 3 * sum(work) - next(filter(None, work), 0)
+
+
+def conv(channels, filters, kernel, size, stride=1, groups=1):
+    """A convolution that keeps the image's size (but for the stride), as (name, layer, image shape)."""
+    kind = "depthwise " if groups == channels > 1 else f"{groups} groups " if groups > 1 else ""
+    text = f"conv {kind}{kernel}x{kernel}{f'/{stride}' * (stride > 1)} {channels}-{filters} on {size}x{size}"
+    return text, nn.Conv2d(channels, filters, kernel, stride, kernel // 2, groups=groups), (channels, size, size)
+
+
+def layers():
+    """[(name, layer, input shape)] of the `kernels` experiment."""
+    dense = [(f"dense {k}-{o}", nn.Linear(k, o), (k,)) for k, o in ((400, 120), (5408, 128), (1024, 1024))]
+    image = (32, 32, 32)
+    return [
+        conv(32, 32, 3, 32), conv(64, 64, 3, 16), conv(128, 128, 3, 8),
+        conv(32, 32, 3, 32, stride=2), conv(64, 64, 3, 16, stride=2), conv(128, 128, 3, 8, stride=2),
+        conv(64, 64, 1, 16), conv(128, 128, 1, 8), conv(64, 64, 3, 16, groups=64), conv(64, 64, 3, 16, groups=4),
+        conv(1, 6, 5, 28), conv(6, 16, 5, 14), conv(32, 32, 5, 16), conv(3, 64, 7, 64, stride=2), *dense,
+        ("max pool 2x2 on 32x32x32", nn.MaxPool2d(2), image),
+        ("max pool 3x3/2 on 32x32x32", nn.MaxPool2d(3, 2, 1), image),
+        ("ReLU on 32x32x32", nn.ReLU(), image),
+    ]

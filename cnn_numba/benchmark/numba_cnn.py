@@ -1,0 +1,106 @@
+"""This project: the ordinary Trainer, the calls of one layer's passes, and what the machine can do at most."""
+import math
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+import numpy as np
+from numba import config
+
+import cnn_numba as nn
+from cnn_numba.benchmark import contender
+from cnn_numba.benchmark.peak import measure_peak
+from kernels.lanes import LANES
+from kernels.program import JIT, Program, at_once, in_order
+
+
+@dataclass(frozen=True, eq=False)
+class Part(nn.Dataset):
+    """The first images of a data set, normalised as all of them."""
+
+    whole: nn.Dataset
+    mean = property(lambda self: self.whole.mean)
+    std = property(lambda self: self.whole.std)
+
+
+class Contender(contender.Contender):
+    """mode : "parallel" or "serial"; interpreted where NUMBA_DISABLE_JIT=1."""
+
+    def __init__(self, threads, mode="parallel"):
+        super().__init__(threads)
+        nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
+
+    def describe(self):
+        """(how the kernels run, bits of a vector register)"""
+        features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+        return nn.describe(), 512 if "+avx512f" in features else 256 if "+avx" in features.split(",") else 128
+
+    def build(self, network, batch_size):
+        self.batch_size = batch_size
+        self.model = nn.Sequential(*(make(*layer) for layer in network), seed=0)
+        self.optimizer = nn.SGD(self.model, **contender.HYPER)
+        self.resize(batch_size)
+
+    def resize(self, images):
+        data, images = self.data, min(images, len(self.data.train_images))
+        part = Part(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
+                    data.test_labels, data.num_classes, data)
+        self.trainer = nn.Trainer(self.model, part, self.optimizer, self.batch_size)
+
+    def epoch(self):
+        self.trainer.epoch()
+
+    def loss(self):
+        first = slice(contender.CHECKED)
+        x = self.data.train_images[first] - self.data.mean[:, None, None]
+        return float(nn.CrossEntropyLoss()(self.model(x / self.data.std[:, None, None]), self.data.train_labels[first]))
+
+    def predict(self, batch_size=None):
+        """The trainer chooses the batch size."""
+        self.trainer.evaluate(self.data.train_images, self.data.train_labels)
+
+    def layer(self, kind, arguments, shape, batch_size, seconds):
+        """Seconds of the passes of one layer."""
+        programs = passes(nn.Sequential(make(kind, arguments)), tuple(shape), batch_size)
+        return {name: contender.per_call(program, seconds) for name, program in programs.items()}
+
+    def optimizer_step(self, size, seconds):
+        """Seconds of one update of size x size parameters."""
+        model = nn.Sequential(nn.Linear(size, size, bias=False))
+        model.grads[:] = np.random.default_rng(0).normal(size=model.grads.shape)
+        return {"update": contender.per_call(nn.SGD(model, **contender.HYPER).step, seconds)}
+
+    def peak(self, seconds):
+        """(multiply-adds counted as two operations, bytes to and from memory) per second, all threads together."""
+        return measure_peak(self.threads, seconds)
+
+
+def passes(model, shape, batch_size):
+    """{pass: Program} of a model of one layer, with random numbers in its buffers.  What both backward passes need is
+    in either."""
+    plan = model.plan(shape, math.ceil(batch_size / LANES), lanes=min(batch_size, LANES))
+    rng = np.random.default_rng(0)
+    for buffer in plan.x, plan.dz:
+        buffer.inner[...] = rng.normal(size=buffer.inner.shape)
+    forward = at_once(plan.prepare_calls) + in_order(plan.forward_calls)
+    to_input = in_order(needed_for(plan.dx.array, plan.backward_calls))
+    to_weights = needed_for(model.grads, plan.backward_calls + plan.gradient_calls)
+    last = [call for call in to_weights if call in plan.gradient_calls]
+    programs = {"forward": Program(forward), "to input": Program(to_input)}
+    if to_weights:
+        programs["to weights"] = Program(in_order(to_weights[:len(to_weights) - len(last)]) + at_once(last))
+    return programs
+
+
+def needed_for(result, calls):
+    """Those of the calls, in their order, on whose first arguments (their outputs) an array depends."""
+    wanted, chosen = [result], []
+    for call in reversed(calls):
+        output, *inputs = (a for a in call.args if isinstance(a, np.ndarray))
+        if any(np.may_share_memory(output, array) for array in wanted):
+            chosen.append(call)
+            wanted += inputs
+    return chosen[::-1]
+
+
+def make(name, arguments):
+    return getattr(nn, name)(**arguments)

@@ -1,0 +1,52 @@
+"""The most that this machine's cores and memory can do: what the speed of kernels is held against."""
+from functools import cache
+
+import numpy as np
+from numba import njit
+
+from cnn_numba.benchmark.contender import per_call
+from kernels.lanes import LANES, REGISTERS, Tile, aligned, fma, load, outer, spread, store, store_tile, vectors
+from kernels.program import KERNEL, Call, Program, at_once
+
+TILE = Tile(12 if REGISTERS > 8 else 5, 1)              # sums: enough to hide the latency, few enough for registers
+SHARES = 16                                             # items per thread, so that a late thread holds up little
+VECTORS = 1 << 20                                       # 64 MB in each of three arrays: more than caches hold
+
+
+@njit(**KERNEL)
+def multiply_add(item, call):
+    """sum += x0 x1, `rounds` times to each of T.rows sums with beginnings of their own; all are stored.  (LLVM computes
+    equal sums once, and leaves out what nobody stores.)"""
+    y, x, start, rounds, T = call[0]
+    acc = spread(start, 0, T.rows, T.cols)
+    left, right = vectors(x, (item, 0), T.rows, 1, 0), vectors(x, (item, 1), T.cols, 1, 1)
+    for _ in range(rounds):
+        acc = outer(acc, left, right)
+    store_tile(y, (item, 0, 0), 1, 2, 1, acc)
+
+
+@njit(**KERNEL)
+def triad(item, call):
+    """z = x y + z over `chunk` vectors: as much memory traffic as can be for one multiply-add."""
+    z, x, y, chunk = call[0]
+    for k in range(item * chunk, item * chunk + chunk):
+        store(z, (k,), fma(load(x, (k,)), load(y, (k,)), load(z, (k,))))
+
+
+@cache
+def _programs(threads):
+    """(multiply-adds, their operations, memory traffic, its bytes)"""
+    items, rounds, rng = SHARES * threads, 5000, np.random.default_rng(0)
+    x, start = aligned((items, 2, LANES)), aligned(TILE.rows)
+    x[...], start[...] = rng.normal(size=x.shape), rng.normal(size=start.shape)
+    compute = Call(multiply_add, items, aligned((items, TILE.rows, TILE.cols, LANES)), x, start, rounds, TILE)
+    flat = [aligned((VECTORS, LANES)) for _ in range(3)]
+    move = Call(triad, 64, *flat, VECTORS // 64)
+    return (Program(at_once([compute])), 2 * rounds * TILE.rows * TILE.cols * LANES * items,
+            Program(at_once([move])), 4 * flat[0].nbytes)
+
+
+def measure_peak(threads, seconds):
+    """(operations per second, a multiply-add being two; bytes to and from memory per second) of all threads."""
+    compute, operations, move, size = _programs(threads)
+    return operations / per_call(compute, seconds), size / per_call(move, seconds)

@@ -1,0 +1,78 @@
+"""PyTorch, eager, used the fast way: the data set is one float tensor, a batch one index_select."""
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cnn_numba.benchmark import contender
+
+
+class Contender(contender.Contender):
+    """channels_last : the memory format of images and weights."""
+
+    def __init__(self, threads, channels_last=False):
+        super().__init__(threads)
+        torch.set_num_threads(threads)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def load(self, **source):
+        data = contender.load(**source)
+        self.x = torch.from_numpy(contender.standardised(data)).contiguous(memory_format=self.format)
+        self.y = torch.from_numpy(data.train_labels)
+
+    def build(self, network, batch_size):
+        self.batch_size = batch_size
+        self.net = nn.Sequential(*(make(*layer) for layer in network)).to(memory_format=self.format)
+        parameters = list(self.net.parameters())
+        with torch.no_grad():
+            weights = contender.initial([tuple(p.shape) for p in parameters])
+            for parameter, value in zip(parameters, weights, strict=True):
+                parameter.copy_(torch.from_numpy(value))
+        self.optimizer = torch.optim.SGD(parameters, **contender.HYPER)
+
+    def epoch(self):
+        order = torch.randperm(self.images)
+        for first in range(0, self.images, self.batch_size):
+            chosen = order[first:first + self.batch_size]
+            self.optimizer.zero_grad(set_to_none=True)
+            z = self.net(self.x.index_select(0, chosen))
+            functional.cross_entropy(z, self.y.index_select(0, chosen)).backward()
+            self.optimizer.step()
+
+    def loss(self):
+        first = slice(contender.CHECKED)
+        with torch.inference_mode():
+            return functional.cross_entropy(self.net(self.x[first]), self.y[first]).item()
+
+    def predict(self, batch_size):
+        with torch.inference_mode():
+            for first in range(0, len(self.x), batch_size):
+                self.net(self.x[first:first + batch_size]).argmax(1)
+
+    def layer(self, kind, arguments, shape, batch_size, seconds):
+        """Seconds of the passes of one layer: what autograd does for the input alone, and for the weights alone."""
+        net = make(kind, arguments).to(memory_format=self.format)
+        x = torch.randn(batch_size, *shape)
+        if len(shape) == 3:
+            x = x.contiguous(memory_format=self.format)
+        with torch.inference_mode():
+            dy = net(x)
+            times = {"forward": contender.per_call(lambda: net(x), seconds)}
+        for name, wanted in ("to input", [x]), ("to weights", list(net.parameters())):
+            x.requires_grad_(name == "to input")
+            net.requires_grad_(name == "to weights")
+            if wanted:
+                y, dy = net(x), dy.clone()
+                times[name] = contender.per_call(
+                    lambda y=y, dy=dy, wanted=wanted: torch.autograd.grad(y, wanted, dy, retain_graph=True), seconds)
+        return times
+
+    def optimizer_step(self, size, seconds):
+        """Seconds of one update of size x size parameters."""
+        parameter = nn.Parameter(torch.randn(size, size))
+        parameter.grad = torch.randn(size, size)
+        return {"update": contender.per_call(torch.optim.SGD([parameter], **contender.HYPER).step, seconds)}
+
+
+def make(name, arguments):
+    return getattr(nn, name)(**{key: tuple(value) if isinstance(value, list) else value
+                                for key, value in arguments.items()})

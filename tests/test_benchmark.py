@@ -1,0 +1,277 @@
+"""The benchmark: what it measures adds up and is said; how fast anything is, no test asks."""
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnn_numba as nn
+from cnn_numba import cli
+from cnn_numba.benchmark import command, networks, numba_cnn, numpy_cnn, plots, process
+from cnn_numba.benchmark.report import number
+from kernels.lanes import LANES
+from kernels.program import JIT
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ("--quick", "--rounds", "1", "--threads", "1", "--dataset", "digits", "--model", "two-conv",
+        "--train-size", "48", "--batch-size", "16")
+compiled = pytest.mark.skipif(not JIT, reason="the benchmark starts processes that compile")
+
+
+# ---- NumPy's network, the measure of the others ------------------------------------------------------------
+def fresh(layers, shape):
+    """Our Sequential, and NumPy's network with the same weights in float64."""
+    model = nn.Sequential(*layers)
+    weights = [p.value.astype(np.float64) for p in model.parameters()]
+    return model, numpy_cnn.Network(networks.description(model), weights)
+
+
+@pytest.mark.parametrize("layers, shape", [
+    ([nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(36, 5)],
+     (3, 11, 9)),
+    ([nn.Conv2d(4, 6, (3, 2), dilation=(2, 1), groups=2, bias=False), nn.MaxPool2d(2), nn.ReLU()], (4, 9, 8)),
+    ([nn.Conv2d(1, 5, 5, padding=(2, 1)), nn.ReLU(), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten(), nn.ReLU()], (1, 8, 9)),
+    (networks.online((1, 8, 8), 10).layers, (1, 8, 8)),
+], ids=["strides", "groups", "depthwise", "online"])
+def test_numpy_and_our_kernels_agree_forward_and_backward(layers, shape):
+    model, network = fresh(layers, shape)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(5, *shape))
+    y = network.forward(x)
+    dy = rng.normal(size=y.shape)
+    np.testing.assert_allclose(model(x), y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.backward(dy), network.backward(dy), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(model.parameters(), network.gradients(), strict=True):
+        np.testing.assert_allclose(ours.grad, theirs, rtol=1e-4, atol=1e-4, err_msg=ours.name)
+
+
+def test_numpy_and_our_loss_agree():
+    z, labels = np.random.default_rng(2).normal(0, 30, (7, 10)), np.arange(7)
+    loss, dz = numpy_cnn.cross_entropy(z, labels)
+    ours = nn.CrossEntropyLoss()(z, labels)
+    assert ours == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(ours.dlogits, dz, atol=1e-6)
+
+
+def test_numpy_gradients_are_those_of_central_differences():
+    _, network = fresh([nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                        nn.Linear(12, 4)], (2, 8, 8))
+    rng = np.random.default_rng(3)
+    x, labels = rng.normal(size=(3, 2, 8, 8)), np.array([0, 3, 1])
+
+    def loss():
+        return numpy_cnn.cross_entropy(network.forward(x), labels)[0]
+
+    network.backward(numpy_cnn.cross_entropy(network.forward(x), labels)[1])
+    gradients = network.gradients()
+    for weight, gradient in zip(network.weights, gradients, strict=True):
+        place = tuple(rng.integers(0, n) for n in weight.shape)
+        middle, step = weight[place], 1e-6
+        weight[place] = middle + step
+        above = loss()
+        weight[place] = middle - step
+        slope = (above - loss()) / (2 * step)
+        weight[place] = middle
+        assert gradient[place] == pytest.approx(slope, rel=1e-4, abs=1e-8)
+
+
+@compiled
+@pytest.mark.parametrize("layer, shape", [(nn.Conv2d(3, 4, 3, padding=1), (3, 8, 8)),
+                                          (nn.Conv2d(3, 4, 3, stride=2), (3, 9, 9)), (nn.Linear(40, 12), (40,))])
+def test_the_passes_of_a_layer_leave_nothing_out(layer, shape):
+    model, network = fresh([layer], shape)
+    passes = numba_cnn.passes(model, shape, 2 * LANES)
+    rng = np.random.default_rng(0)                      # as `passes` fills its buffers
+    x, dy = (np.moveaxis(rng.normal(size=(2, *s, LANES)), -1, 1).reshape(-1, *s)
+             for s in (shape, model.output_shape(shape)))
+    network.forward(x)
+    network.backward(dy)
+    for name in "forward", "to weights":                # without the pass between them
+        passes[name]()
+    for ours, theirs in zip(model.parameters(), network.gradients(), strict=True):
+        np.testing.assert_allclose(ours.grad, theirs, rtol=1e-3, atol=1e-3, err_msg=ours.name)
+
+
+# ---- what is counted ---------------------------------------------------------------------------------------
+def test_multiply_adds_of_lenet():
+    forward, training = networks.multiply_adds(nn.PRESETS["lenet5"]((1, 28, 28), 10).layers, (1, 28, 28))
+    assert forward == 6 * 25 * 28 * 28 + 16 * 6 * 25 * 10 * 10 + 400 * 120 + 120 * 84 + 84 * 10
+    assert training == 3 * forward - 6 * 25 * 28 * 28
+
+
+def test_the_flags_know_all_networks():
+    assert command.NETWORKS == tuple(networks.NETWORKS)
+
+
+def test_contenders_take_turns(monkeypatch):
+    monkeypatch.setattr(process, "PAUSE", 0)
+    order = []
+    workers = [type("Worker", (), {"label": label}) for label in "AB"]
+    values = process.alternate(3, workers, lambda worker: order.append(worker.label) or len(order))
+    assert "".join(order) == "ABABAB"
+    assert values == [[1, 3, 5], [2, 4, 6]]
+
+
+def test_spread_is_median_least_and_most():
+    assert process.spread([5, 1, 2]) == {"median": 2, "min": 1, "max": 5, "rounds": [5, 1, 2]}
+
+
+@pytest.mark.parametrize("value, text", [(123456.7, "123,457"), (99.94, "99.9"), (1.5, "1.50"), (0.01234, "0.0123")])
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+# ---- the experiments, each with next to nothing to do ------------------------------------------------------
+@pytest.fixture
+def measure(tmp_path, capfd):
+    """Run an experiment: (its report from JSON, what it printed)."""
+    def measure(experiment, *flags):
+        picture = tmp_path / "picture.png"
+        plot = ("--plot", str(picture)) if find_spec("matplotlib") else ()
+        code = cli.main(["benchmark", experiment, *TINY, "--json", str(tmp_path / "report.json"), *plot, *flags])
+        out, err = capfd.readouterr()
+        assert (code, err) == (0, "")
+        assert not plot or picture.stat().st_size > 10_000
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["experiment"] == experiment
+        assert report["settings"]["images"] == 48
+        assert set(report["machine"]) == {"CPU", "execution", "software", "system", "date", "command"}
+        assert report["machine"]["CPU"] in out
+        for table in report["tables"]:
+            assert table["title"] in out
+        return report, out
+    return measure
+
+
+def is_spread(value):
+    return 0 < value["min"] <= value["median"] <= value["max"] and len(value["rounds"]) == 1
+
+
+@compiled
+def test_modes_put_all_ways_side_by_side(measure):
+    report, out = measure("modes", "--contenders", "numba", "numpy")
+    rows = report["tables"][0]["rows"]
+    assert [row["label"] for row in rows] == ["interpreted", "NumPy (im2col, BLAS), 1 thread", "serial",
+                                              "parallel, 1 thread"]
+    assert all(is_spread(row["images_per_second"]) and row["label"] in out for row in rows)
+    assert all(row["images"] in (16, 32, 48) and row["compile_seconds"] >= 0 for row in rows)
+    assert rows[0]["speed_up"] == 1
+    assert "trains the same network" in out
+
+
+@compiled
+def test_epoch_compares_contenders_that_compute_the_same(measure):
+    libraries = [name for name in ("numba", "numpy", "torch", "jax") if find_spec(name)]
+    report, out = measure("epoch", "--contenders", *libraries)
+    rows = report["tables"][0]["rows"]
+    assert len(rows) == len(libraries) + ("torch" in libraries)
+    assert all(is_spread(row["seconds"]) and row["images"] == 48 and row["percent_of_peak"] > 0 for row in rows)
+    assert rows[0]["label"] == "cnn-numba" and rows[0]["times_first"] == 1
+    assert "trains the same network" in out and "GF/s" in out
+
+
+@compiled
+def test_inference_classifies_all_images(measure):
+    report, _ = measure("inference", "--contenders", "numba", "numpy")
+    rows = report["tables"][0]["rows"]
+    assert [row["label"] for row in rows] == ["cnn-numba", "NumPy, batches of 256"]
+    assert all(is_spread(row["seconds"]) and row["gflops"] > 0 for row in rows)
+
+
+@compiled
+def test_kernels_measure_the_passes_of_layers(measure):
+    report, out = measure("kernels", "--contenders", "numba")
+    rows = report["tables"][0]["rows"]
+    assert {row["pass"] for row in rows} == {"forward", "to input", "to weights", "update"}
+    assert all(is_spread(row["cnn-numba"]["seconds"]) for row in rows)
+    assert "GF/s" in out and "GB/s" in out and "of peak" in out
+
+
+@compiled
+def test_scaling_has_batch_sizes_channels_and_threads(measure):
+    report, _ = measure("scaling", "--contenders", "numba")
+    batches, channels, threads = (table["rows"] for table in report["tables"])
+    assert [row["batch size"] for row in batches] == [1, 8]
+    assert [row["channels"] for row in channels] == [4, 32, 256]
+    assert [row["threads"] for row in threads] == [1]
+    assert all(is_spread(row["cnn-numba"]["images_per_second"]) for row in [*batches, *channels, *threads])
+
+
+@compiled
+@pytest.mark.parametrize("experiment, labels", [
+    ("startup", ["cnn-numba, empty cache", "cnn-numba, warm cache", "NumPy"]),
+    ("memory", ["cnn-numba", "NumPy"]),
+])
+def test_startup_and_memory_are_the_sums_of_their_stages(measure, experiment, labels):
+    report, _ = measure(experiment, "--contenders", "numba", "numpy")
+    rows = report["tables"][0]["rows"]
+    assert [row["label"] for row in rows] == labels
+    for row in rows:
+        *stages, total = [part["median"] for part in row.values() if isinstance(part, dict)]
+        assert sum(stages) == pytest.approx(total)
+
+
+@compiled
+def test_the_script_is_the_same_command():
+    run = subprocess.run([sys.executable, ROOT / "scripts" / "benchmark.py", "epoch", *TINY, "--contenders", "numpy"],
+                         capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Epoch on 1 thread: two-conv" in run.stdout
+
+
+# ---- what cannot be done is said in a sentence -------------------------------------------------------------
+@compiled
+def test_a_library_that_is_not_installed_is_a_line(measure, monkeypatch):
+    monkeypatch.setattr(process, "find_spec", lambda name: None if name in ("torch", "jax") else find_spec(name))
+    report, out = measure("memory")
+    assert [row["label"] for row in report["tables"][0]["rows"]] == ["cnn-numba"]
+    assert "PyTorch: not installed\nJAX: not installed" in out
+
+
+@compiled
+def test_a_worker_that_dies_is_refused_by_name():
+    with process.Worker(process.Entrant("mine", "numpy", 1), {}) as worker:
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(process.Refusal, match="mine: its process ended"):
+            worker.ask("memory")
+
+
+@compiled
+@pytest.mark.parametrize("flags, sentence", [
+    (["modes", "--threads", "9999"], "--threads must be a whole number from 1 to"),
+    (["modes", "--batch-size", "100", "--train-size", "99"], "--batch-size must be at most 99"),
+    (["walk"], "invalid choice: 'walk'"),
+    (["modes", "--rounds", "0"], "expected a whole number of at least 1, got '0'"),
+    (["modes", "--json", os.path.join("not", "there", "x.json")], "cannot write"),
+    (["epoch", "--model", "lenet5", "--dataset", "digits"], "does not fit"),
+    (["kernels", "--contenders", "numpy", "--threads", "1", "--quick"], "NumPy: its layers are not measured"),
+])
+def test_bad_flags_are_one_sentence_and_exit_2(capfd, flags, sentence):
+    assert cli.main(["benchmark", *flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("error: ") and sentence in err
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_a_plot_is_a_picture(capfd):
+    assert cli.main(["benchmark", "modes", "--plot", "modes.txt"]) == 2
+    assert "--plot: the file must end in one of " in capfd.readouterr().err
+
+
+@compiled
+def test_nobody_left_to_measure_is_a_sentence(capfd, monkeypatch):
+    monkeypatch.setattr(process, "find_spec", lambda name: None)
+    assert cli.main(["benchmark", "startup", *TINY, "--contenders", "jax"]) == 2
+    assert capfd.readouterr().err == "error: no contender is left to measure: JAX: not installed\n"
+
+
+def test_a_plot_needs_matplotlib(capfd, monkeypatch):
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    assert cli.main(["benchmark", "modes", "--plot", "x.png"]) == 2
+    assert capfd.readouterr().err == "error: --plot needs matplotlib, which is not installed: pip install matplotlib\n"
