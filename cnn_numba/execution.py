@@ -4,7 +4,7 @@ import numba
 from kernels import program
 from kernels.lanes import LANES
 
-from .errors import InputError
+from .errors import InputError, whole_number
 
 
 def set_execution(mode, threads=None):
@@ -23,9 +23,9 @@ def set_execution(mode, threads=None):
     if mode not in ("serial", "parallel"):
         raise InputError(f"set_execution: the mode must be 'serial' or 'parallel', got {mode!r}")
     threads = most if threads is None else threads
-    if mode == "parallel" and not (isinstance(threads, int) and 1 <= threads <= most):
-        raise InputError(f"threads must be a whole number from 1 to {most}, the processors of this machine, "
-                         f"got {threads!r}")
+    if mode == "parallel" and whole_number("set_execution", "threads", threads) > most:
+        raise InputError(f"set_execution: threads must be at most {most}, the processors of this machine, "
+                         f"got {threads}")
     try:
         program.execute(mode, threads)
     except ValueError:

@@ -7,14 +7,12 @@ parameters (which need the backward pass of all images).
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from kernels import activation, conv, conv_toom, dense, pool
 from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from kernels.program import Call
 from kernels.toom import Toom
 
-from .errors import InputError
+from .errors import InputError, truth_value, whole_number
 
 WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
 
@@ -84,17 +82,11 @@ class Layer:
         return ""
 
 
-def _whole(owner, name, value, least=1):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{owner}: {name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
-
-
 def _pair(owner, name, value, least=1):
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise InputError(f"{owner}: {name} must be a whole number or a pair of them, got {value!r}")
-    return tuple(_whole(owner, name, v, least) for v in pair)
+    return tuple(whole_number(owner, name, v, least) for v in pair)
 
 
 def _image_shape(owner, shape):
@@ -135,13 +127,13 @@ class Conv2d(Layer):
     applies_relu = masks_relu = True
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
-        self.in_channels = _whole("Conv2d", "in_channels", in_channels)
-        self.out_channels = _whole("Conv2d", "out_channels", out_channels)
+        self.in_channels = whole_number("Conv2d", "in_channels", in_channels)
+        self.out_channels = whole_number("Conv2d", "out_channels", out_channels)
         self.kernel_size = _pair("Conv2d", "kernel_size", kernel_size)
         self.stride = _pair("Conv2d", "stride", stride)
         self.dilation = _pair("Conv2d", "dilation", dilation)
-        self.groups = _whole("Conv2d", "groups", groups)
-        self.bias = bool(bias)
+        self.groups = whole_number("Conv2d", "groups", groups)
+        self.bias = truth_value("Conv2d", "bias", bias)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise InputError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
                              f"out_channels={out_channels}")
@@ -391,9 +383,9 @@ class Linear(Layer):
     applies_relu = masks_relu = True
 
     def __init__(self, in_features, out_features, bias=True):
-        self.in_features = _whole("Linear", "in_features", in_features)
-        self.out_features = _whole("Linear", "out_features", out_features)
-        self.bias = bool(bias)
+        self.in_features = whole_number("Linear", "in_features", in_features)
+        self.out_features = whole_number("Linear", "out_features", out_features)
+        self.bias = truth_value("Linear", "bias", bias)
 
     def output_shape(self, shape):
         if tuple(shape) != (self.in_features,):

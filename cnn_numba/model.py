@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels.lanes import LANES, aligned
 
-from .errors import InputError
+from .errors import InputError, whole_number
 from .init import xavier_uniform
 from .layers import Layer, shape_text
 from .plan import Plan, infer_shapes
@@ -31,9 +31,17 @@ class Parameter:
     grad_vectors: np.ndarray
 
 
+def _numbers(owner, value):
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{owner} must be an array of numbers, got {type(value).__name__}") from None
+
+
 class Output(np.ndarray):
     """What `model(x)` returns: an ordinary array that also knows which forward pass it came from, so that a loss can
-    send its gradient back.  Anything computed from it is a plain result without that knowledge."""
+    send its gradient back.  Read-only, because the gradient belongs to these very numbers; anything computed from it is
+    a plain result without that knowledge."""
 
     model = None
     forward_pass = None
@@ -64,6 +72,7 @@ class Sequential:
                 raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
+        seed = whole_number("Sequential", "seed", seed, 0)
         self.layers = list(layers)
         shapes = [(k, name, shape) for k, layer in enumerate(layers)
                   for name, shape in layer.parameter_shapes().items()]
@@ -91,11 +100,13 @@ class Sequential:
     def load_state_dict(self, state):
         """Take over values with the names and shapes of `state_dict`; InputError, and no change, when they differ."""
         mine = {p.name: p for p in self.parameters()}
+        if not isinstance(state, dict):
+            raise InputError(f"load_state_dict: expected a dict of arrays, got {type(state).__name__}")
         if set(mine) != set(state):
             odd = sorted(set(mine) ^ set(state))[0]
             wrong = "missing" if odd in mine else "not a parameter of this model"
             raise InputError(f"load_state_dict: {odd!r} is {wrong}, expected exactly {', '.join(mine)}")
-        new = {name: np.asarray(value, np.float32) for name, value in state.items()}
+        new = {name: _numbers(f"load_state_dict: {name!r}", value) for name, value in state.items()}
         for name, value in new.items():
             if value.shape != mine[name].value.shape:
                 raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "
@@ -124,7 +135,7 @@ class Sequential:
 
         Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not meet.
         """
-        images = np.asarray(images, np.float32)
+        images = _numbers("model: the images", images)
         if images.ndim not in (2, 4) or not len(images):
             raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
         if not np.isfinite(images).all():
@@ -141,6 +152,7 @@ class Sequential:
         forward()
         output = plan.z.get(len(images)).view(Output)
         output.model, output.forward_pass = self, object()
+        output.flags.writeable = False
         self._last = output.forward_pass, key, len(images)
         return output
 
@@ -161,7 +173,7 @@ class Sequential:
             raise InputError("model.backward needs a forward pass first: call model(images)")
         _, key, n = self._last
         plan, _, backward = self._plans[key]
-        doutput = np.asarray(doutput, np.float32)
+        doutput = _numbers("model.backward: the gradient", doutput)
         if doutput.shape != (n, *plan.z.shape):
             raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.z.shape)}, got {doutput.shape}")
         plan.dz.put(doutput)
@@ -171,6 +183,10 @@ class Sequential:
     def ran_last(self, forward_pass):
         """Whether that forward pass is the last one, whose values a backward pass needs."""
         return self._last is not None and self._last[0] is forward_pass
+
+    def __reduce__(self):
+        """Copies and pickles are built anew, so that their parameters are views of their own vectors."""
+        return _restored, (self.layers, self.values.copy())
 
     def __repr__(self):
         lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))
@@ -185,3 +201,9 @@ class Sequential:
         path = [shapes[0]] + [b for a, b in zip(shapes, shapes[1:], strict=False) if a != b]
         count = sum(p.value.size for p in self.parameters())
         return f"{' -> '.join(map(shape_text, path))}, {count:,} parameters"
+
+
+def _restored(layers, values):
+    model = Sequential(*layers)
+    model.values[...] = values
+    return model

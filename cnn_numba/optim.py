@@ -8,6 +8,7 @@ from kernels.lanes import LANES, aligned
 from kernels.program import Call, Program, at_once
 
 from .errors import InputError
+from .model import Sequential
 
 CHUNK = 256             # vectors that one item of an update covers
 
@@ -35,6 +36,8 @@ class SGD:
     """
 
     def __init__(self, model, lr, momentum=0.0, weight_decay=0.0):
+        if not isinstance(model, Sequential):
+            raise InputError(f"SGD: expected the model itself, got {type(model).__name__}")
         self._hyper = np.zeros(3, np.float32)
         self.model, self.velocity = model, aligned(model.values.shape)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay

@@ -84,11 +84,11 @@ class Plan:
         dx = self.dx = None
         if backward and input_gradient:
             dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0]), dense)
-        pending = None                          # a ReLU whose gradient nobody has applied yet
+        pending = False                         # whether nobody has applied yet the gradient of the last ReLU
         for k, layer in enumerate(layers):
             wires = Wires(x, x, lanes, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
             if fused[k]:
-                pending = wires
+                pending = True
             else:
                 reader = next((other for other in unfused if other > k), None)
                 border, beside = (padding[reader], gradient[reader][0]) if reader else ((0, 0, 0, 0), (0, 0))
@@ -96,14 +96,15 @@ class Plan:
                 dense = reader is not None and isinstance(layers[reader], Flatten)
                 self._outputs(wires, layer, shapes[k + 1], border, (0, 0, *beside) if backward else None, dense)
                 if pending and layer.masks_relu:
-                    wires.relu_before, pending = True, None
+                    wires.relu_before, pending = True, False
                 elif pending and not isinstance(layer, Flatten):
-                    pending = self._mask(pending)
+                    self._mask(Wires(x, x, lanes, dx, dx))
+                    pending = False
                 layer.calls(wires)
                 self._keep(wires)
             x, dx = wires.y, wires.dy
         if pending:
-            self._mask(pending)
+            self._mask(Wires(x, x, lanes, dx, dx))
         self.z, self.dz = x, dx
 
     def _outputs(self, wires, layer, shape, border, gradient_border, dense):

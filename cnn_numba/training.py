@@ -9,7 +9,7 @@ from kernels import batch, loss
 from kernels.lanes import LANES, aligned
 from kernels.program import Call, Program, at_once, in_order
 
-from .errors import InputError
+from .errors import InputError, whole_number
 from .init import ORDER, stream
 from .losses import CrossEntropyLoss, checked_labels
 from .plan import Buffer
@@ -43,10 +43,14 @@ class Feed:
     window = (first, count) is the batch: images order[first : first + count].
     """
 
-    def __init__(self, images, labels, classes, batch_size, mean, std):
+    def __init__(self, images, labels, shape, classes, batch_size, mean, std):
+        images = np.asarray(images)
+        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "iuf":
+            raise InputError(f"the images must be numbers of shape (N, {', '.join(map(str, shape))}), N at least 1, "
+                             f"got {images.dtype} {images.shape}")
         if images.dtype.kind == "f" and not np.isfinite(images).all():
             raise InputError("the images contain NaN or infinity, expected finite numbers")
-        self.images = images
+        self.images = images if images.dtype in (np.uint8, np.float32) else images.astype(np.float32)
         self.labels = checked_labels(labels, len(images), classes)
         self.mean = np.asarray(mean, np.float32)
         self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
@@ -87,9 +91,9 @@ class Trainer:
     """
 
     def __init__(self, model, data, optimizer, batch_size=64, seed=0):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        batch_size = min(batch_size, len(data.train_images))
+        batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
+        if optimizer.model is not model:
+            raise InputError("Trainer: the optimizer updates another model than the one to train")
         shape = data.train_images.shape[1:]
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
@@ -106,7 +110,8 @@ class Trainer:
         Program([])()                                               # compiles the driver
 
     def _make_feed(self, images, labels, batch_size):
-        return Feed(images, labels, self.data.num_classes, batch_size, self.data.mean, self.data.std)
+        shape = self.data.train_images.shape[1:]
+        return Feed(images, labels, shape, self.data.num_classes, batch_size, self.data.mean, self.data.std)
 
     def _evaluation_program(self, images, labels):
         feed, plan = self._make_feed(images, labels, EVALUATION_BATCH), self._evaluation_plan
@@ -148,11 +153,11 @@ class Trainer:
         Raises InputError when labels or images are out of range.
         """
         feed, program = self._evaluation_program(images, labels)
-        predictions = np.empty(len(images), np.int64)
-        for first in range(0, len(images), EVALUATION_BATCH):
-            count = min(EVALUATION_BATCH, len(images) - first)
+        predictions = np.empty(len(feed.images), np.int64)
+        for first in range(0, len(predictions), EVALUATION_BATCH):
+            count = min(EVALUATION_BATCH, len(predictions) - first)
             feed.window[:] = first, count
             program()
             predictions[first:first + count] = feed.predictions[:count]
-        loss, right = feed.sums / len(images)
+        loss, right = feed.sums / len(predictions)
         return Evaluation(float(loss), 100 * float(right), predictions)

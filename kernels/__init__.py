@@ -11,5 +11,6 @@ The alphabet, used in every kernel:
 
 An image tensor is float32 (N, C, H, W, LANES), a feature vector (N, K, LANES): every number of the textbook algorithm
 is a vector of LANES images.  A kernel is `name(item, call)`: `call` holds its arguments (outputs, inputs, scalars),
-`item` says which part of the output it owns.  No two items of a call write the same place.
+`item` says which part of the output it owns.  No two items of a call write the same place,
+except for tiles that overlap, which write the same numbers.
 """

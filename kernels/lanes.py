@@ -95,7 +95,7 @@ if config.DISABLE_JIT:
         return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 
     def maximum(a, b):
-        return np.where(a > b, a, b)
+        return np.where((b > a) | (b != b), b, a)
 
     def where(mask, a, b):
         return np.where(mask, a, b)
@@ -126,7 +126,7 @@ if config.DISABLE_JIT:
         return fma(a[:, None], b[None], acc)
 
     def rectify(acc):
-        return maximum(ZERO, acc)
+        return np.where(acc < ZERO, ZERO, acc)
 
     def mask_tile(acc, x, index, row_axis, col_axis, step):
         out = acc.copy()
@@ -279,7 +279,8 @@ else:
                             [a, b, c])
 
     def _maximum(builder, a, b):
-        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        not_a_number = builder.fcmp_unordered("uno", b, b)
+        return builder.select(builder.or_(builder.fcmp_ordered(">", b, a), not_a_number), b, a)
 
     def _total(builder, v):
         n = LANES
@@ -360,7 +361,7 @@ else:
 
     splat = _elementwise(V(types.float32), _splat)                  # all lanes s
     fma = _elementwise(V(V, V, V), _fma)                            # a * b + c
-    maximum = _elementwise(V(V, V), _maximum)                       # a if a > b else b: a NaN in b stays
+    maximum = _elementwise(V(V, V), _maximum)                       # a NaN in either stays
     where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
     total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
 
@@ -455,7 +456,8 @@ else:
         """max(0, .) of every number of a tile; a NaN stays a NaN."""
         def code(context, builder, sig, args):
             zero = ir.Constant(VECTOR, None)
-            return _pack(builder, [_maximum(builder, zero, v) for v in _unpack(builder, args[0])])
+            return _pack(builder, [builder.select(builder.fcmp_ordered("<", v, zero), zero, v)
+                                   for v in _unpack(builder, args[0])])
         return acc(acc), code
 
     def _tile_places(builder, place, row_axis, col_axis, step, shape, kind=VECTOR):
