@@ -279,8 +279,8 @@ else:
                             [a, b, c])
 
     def _maximum(builder, a, b):
-        not_a_number = builder.fcmp_unordered("uno", b, b)
-        return builder.select(builder.or_(builder.fcmp_ordered(">", b, a), not_a_number), b, a)
+        larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)         # one instruction; keeps a NaN in a
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
 
     def _total(builder, v):
         n = LANES
