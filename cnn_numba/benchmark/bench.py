@@ -90,6 +90,8 @@ class Bench:
         """Note that all contenders computed the same, or that they did not."""
         losses = {worker.label: facts["loss"] for worker, facts in able}
         low, high = min(losses.values()), max(losses.values())
+        if len(losses) == 1:
+            return
         if high - low <= SAME_LOSS * max(1, abs(high)):
             self.notes.append("Every contender trains the same network from the same weights: after one step on the "
                               f"first batch, the loss of the first {CHECKED} images is {high:.4f} for each.")
