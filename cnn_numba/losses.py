@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from kernels import loss as kernels
-from kernels.lanes import LANES, aligned
+from kernels.lanes import LANES
 from kernels.program import Call, Program, in_order
 
 from .errors import InputError
@@ -51,9 +51,9 @@ class CrossEntropyLoss:
         labels = checked_labels(labels, n, classes)
         z, dz = (Buffer(math.ceil(n / LANES), (classes,)) for _ in range(2))
         z.put(values)
-        losses, predictions = aligned(z.blocks * LANES), aligned(z.blocks * LANES, np.int64)
+        losses, predictions = np.zeros(n, np.float32), np.zeros(n, np.int64)
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
-        return Loss(float(losses[:n].mean(dtype=np.float64)), dz.get(n), logits)
+        return Loss(float(losses.mean(dtype=np.float64)), dz.get(n), logits)
 
     @staticmethod
     def call(dz, losses, predictions, z, labels, order, window):

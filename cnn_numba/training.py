@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels import batch, loss
-from kernels.lanes import LANES, aligned
+from kernels.lanes import LANES
 from kernels.program import Call, Program, at_once, in_order
 
 from .errors import InputError, whole_number
@@ -16,6 +16,8 @@ from .plan import Buffer
 
 EVALUATION_BATCH = 512
 REPORTS = 50                # how often an epoch tells how far it is
+REPLAYS = 64                # the most steps of one call of the driver
+CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the progress bar
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,30 @@ class Feed:
         self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
         self.order, self.window, self.sums = np.arange(len(images)), np.zeros(2, np.int64), np.zeros(2)
         self.blocks, self.lanes = math.ceil(batch_size / LANES), min(batch_size, LANES)
-        self.losses = aligned(self.blocks * LANES)
-        self.predictions = aligned(self.blocks * LANES, np.int64)
+        self.losses, self.predictions = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
+        self.batch_size = batch_size
+
+    def next_batch(self):
+        return Call(batch.next_batch, 1, self.window, self.batch_size, len(self.images), alone=True)
+
+    def start(self):
+        """Before the first batch."""
+        self.window[:] = 0
+        self.sums[:] = 0
+
+    def replay(self, program, advance=None):
+        """Replay a program that starts with `next_batch` until all images are through, several batches at a call."""
+        images, repeats, told, done = len(self.images), 1, 0, 0
+        most = min(REPLAYS, math.ceil(images / self.batch_size / REPORTS))
+        while done < images:
+            start = time.perf_counter()
+            program(min(repeats, math.ceil((images - done) / self.batch_size)))
+            if time.perf_counter() - start < CALL_SECONDS / 2:
+                repeats = min(2 * repeats, most)
+            done = int(self.window.sum())
+            if advance and (done - told >= images / REPORTS or done == images):
+                advance(done - told)
+                told = done
 
     def gather(self, plan):
         return Call(
@@ -103,8 +127,8 @@ class Trainer:
         plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes)
         forward_and_back = [
             feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
-        self._step = Program(at_once(plan.prepare_calls) + in_order(forward_and_back) + at_once(plan.gradient_calls)
-                             + at_once([*optimizer.calls(), feed.tally()]))
+        self._step = Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
+                             + at_once(plan.gradient_calls) + at_once([*optimizer.calls(), feed.tally()]), REPLAYS)
         self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False)
         self._evaluation_program(data.test_images, data.test_labels)
         Program([])()                                               # compiles the driver
@@ -117,7 +141,8 @@ class Trainer:
         feed, plan = self._make_feed(images, labels, EVALUATION_BATCH), self._evaluation_plan
         unused = Buffer(plan.blocks, plan.shapes[-1])
         calls = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, unused)]
-        return feed, Program(at_once(plan.prepare_calls) + in_order(calls) + at_once([feed.tally()]))
+        return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
+                             + at_once([feed.tally()]), REPLAYS)
 
     def epoch(self, advance=None):
         """Train on every image once.
@@ -134,15 +159,8 @@ class Trainer:
         start = time.perf_counter()
         feed, images = self._feed, len(self._feed.images)
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
-        feed.sums[:] = 0
-        told, pace = 0, math.ceil(images / REPORTS)
-        for first in range(0, images, self.batch_size):
-            done = min(first + self.batch_size, images)
-            feed.window[:] = first, done - first
-            self._step()
-            if advance and (done - told >= pace or done == images):
-                advance(done - told)
-                told = done
+        feed.start()
+        feed.replay(self._step, advance)
         self.epochs += 1
         loss, right = feed.sums / images
         return EpochResult(float(loss), 100 * float(right), time.perf_counter() - start, images)
@@ -153,11 +171,7 @@ class Trainer:
         Raises InputError when labels or images are out of range.
         """
         feed, program = self._evaluation_program(images, labels)
-        predictions = np.empty(len(feed.images), np.int64)
-        for first in range(0, len(predictions), EVALUATION_BATCH):
-            count = min(EVALUATION_BATCH, len(predictions) - first)
-            feed.window[:] = first, count
-            program()
-            predictions[first:first + count] = feed.predictions[:count]
-        loss, right = feed.sums / len(predictions)
-        return Evaluation(float(loss), 100 * float(right), predictions)
+        feed.start()
+        feed.replay(program)
+        loss, right = feed.sums / len(feed.images)
+        return Evaluation(float(loss), 100 * float(right), feed.predictions)

@@ -27,3 +27,11 @@ def gather(n, call):
                 else:
                     for j in range(W):
                         x[n, c, i, j, l] = np.float32(0)
+
+
+@njit(**KERNEL)
+def next_batch(_, call):
+    """window = (first, count) of the batch after the one in window, of `size` images or those that are left."""
+    window, size, images = call[0]
+    window[0] += window[1]
+    window[1] = min(size, images - window[0])

@@ -13,19 +13,17 @@ def cross_entropy(n, call):
     """loss = log(sum of exp z[o]) - z[label], dz = (softmax(z) - onehot(label)) / count, each logit less the largest
     one of its image, so that exp cannot overflow.
 
-    Block n of the batch: image n*LANES + l has the label labels[order[first + n*LANES + l]]; window = (first, count).
-    z, dz (N, O); losses, predictions (N * LANES); all overwritten, with 0 in the lanes past count.
+    Block n of the batch: lane l holds the image order[first + n*LANES + l], which is its place in labels, losses and
+    predictions; window = (first, count).  z, dz (N, O); dz is overwritten, with 0 in the lanes past count.
     """
     dz, losses, predictions, z, labels, order, window = call[0]
     first, count = window[0], window[1]
     units = z.shape[1]
     for l in range(LANES):
-        image = n * LANES + l
-        losses[image] = np.float32(0)
-        predictions[image] = 0
         for o in range(units):
             dz[n, o, l] = np.float32(0)
-        if image < count:
+        if n * LANES + l < count:
+            image = order[first + n * LANES + l]
             best = 0
             for o in range(1, units):
                 if z[n, o, l] > z[n, best, l]:
@@ -34,7 +32,7 @@ def cross_entropy(n, call):
             for o in range(units):
                 dz[n, o, l] = math.exp(z[n, o, l] - top)
                 scale += dz[n, o, l]
-            label = labels[order[first + image]]
+            label = labels[image]
             losses[image] = math.log(scale) - (z[n, label, l] - top)
             predictions[image] = best
             for o in range(units):
@@ -46,6 +44,6 @@ def tally(_, call):
     """sums += (loss, right answers) over the batch, in float64 and always in the order of the images."""
     sums, losses, predictions, labels, order, window = call[0]
     first, count = window[0], window[1]
-    for image in range(count):
-        sums[0] += losses[image]
-        sums[1] += predictions[image] == labels[order[first + image]]
+    for k in range(first, first + count):
+        sums[0] += losses[order[k]]
+        sums[1] += predictions[order[k]] == labels[order[k]]

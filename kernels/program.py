@@ -7,6 +7,7 @@ network, and the driver calls it by its native address.
 
 This is the one module that knows Numba's options, modes, cache and native addresses.
 """
+import sys
 import types as python_types
 
 import numba
@@ -22,18 +23,29 @@ KERNEL = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=Tru
 JIT = not config.DISABLE_JIT
 
 
-def _driver(tasks, chains, phases, claimed, workers):
-    """Replay a table: phases one after the other; the chains of a phase, each taken by the worker that is free; the
-    tasks of a chain in order."""
-    for p in range(len(phases) - 1):
-        claimed[p] = phases[p]
-    for p in range(len(phases) - 1):
-        for _ in prange(workers):
-            chain = claim(claimed, p)
-            while chain < phases[p + 1]:
-                for k in range(chains[chain], chains[chain + 1]):
-                    invoke(tasks[k, 0], tasks[k, 1], tasks[k, 2])
-                chain = claim(claimed, p)
+def _driver(tasks, chains, phases, repeats, counters, workers):
+    """Replay a table `repeats` times: phases one after the other; the chains of a phase, each taken by a worker that
+    is free; the tasks of a chain in order.
+
+    A phase ends when its chains are done, not when all workers have come by: on a machine with other work, a worker
+    that does not get a processor holds nobody up unless it is in the middle of a chain.
+    """
+    count = len(phases) - 1
+    for k in range(2 * count * repeats):
+        counters[k] = 0
+    for _ in prange(workers):
+        for replay in range(repeats):
+            for p in range(count):
+                taken = 2 * (replay * count + p)                    # counters: chains taken, chains done
+                size = phases[p + 1] - phases[p]
+                chain = add_one(counters, taken)
+                while chain < size:
+                    for k in range(chains[phases[p] + chain], chains[phases[p] + chain + 1]):
+                        invoke(tasks[k, 0], tasks[k, 1], tasks[k, 2])
+                    add_one(counters, taken + 1)
+                    chain = add_one(counters, taken)
+                while value(counters, taken + 1) < size:
+                    let_others_run()
 
 
 if JIT:
@@ -56,13 +68,32 @@ if JIT:
         return types.void(types.intp, types.intp, types.intp), code
 
     @intrinsic
-    def claim(typing, counters, k):
-        """counters[k]++, atomically: no two workers get the same value."""
+    def add_one(typing, counters, k):
+        """counters[k]++, atomically: no two workers get the same value, and what one wrote before, others see after."""
         def code(context, builder, sig, args):
-            array = context.make_array(sig.args[0])(context, builder, args[0])
-            index = context.cast(builder, args[1], sig.args[1], types.intp)
-            return builder.atomic_rmw("add", builder.gep(array.data, [index]), I64(1), "monotonic")
+            return builder.atomic_rmw("add", _counter(context, builder, sig, args), I64(1), "seq_cst")
         return types.intp(counters, k), code
+
+    @intrinsic
+    def value(typing, counters, k):
+        """counters[k], read anew each time."""
+        def code(context, builder, sig, args):
+            return builder.load_atomic(_counter(context, builder, sig, args), "seq_cst", 8)
+        return types.intp(counters, k), code
+
+    def _counter(context, builder, sig, args):
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        return builder.gep(array.data, [context.cast(builder, args[1], sig.args[1], types.intp)])
+
+    @intrinsic
+    def let_others_run(typing):
+        """Give the processor to another thread that waits for one."""
+        def code(context, builder, sig, args):
+            if sys.platform != "win32":
+                kind = ir.FunctionType(ir.IntType(32), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+            return context.get_dummy_value()
+        return types.void(), code
 
     def _words(a):
         """An argument as Numba lays it out in memory: always whole 8-byte words."""
@@ -108,7 +139,7 @@ if JIT:
         return njit(**options)(copy)
 
     _drivers = {"serial": _variant("replay_serial"), "parallel": _variant("replay_parallel", parallel=True)}
-    _table = types.int64[:, ::1], types.int64[::1], types.int64[::1], types.int64[::1], types.intp
+    _table = types.int64[:, ::1], types.int64[::1], types.int64[::1], types.intp, types.int64[::1], types.intp
 
     def _replay(mode):
         driver = _drivers[mode]
@@ -122,9 +153,15 @@ else:
     def invoke(kernel, item, call):
         kernel(item, call)
 
-    def claim(counters, k):
+    def add_one(counters, k):
         counters[k] += 1
         return counters[k] - 1
+
+    def value(counters, k):
+        return counters[k]
+
+    def let_others_run():
+        """Nobody else does: interpreted, there is one worker."""
 
     def _replay(mode):
         return _driver
@@ -155,9 +192,11 @@ class Program:
     phases : list of list of list of (Call, int)
         Phases run one after the other.  A phase is a list of chains, which run in parallel and must not write what
         another one reads or writes; a chain is a list of (call, item), which run in order.
+    most : int
+        How often one call can replay them.
     """
 
-    def __init__(self, phases):
+    def __init__(self, phases, most=1):
         chains = [chain for phase in phases for chain in phase]
         tasks = [call.task(item) for chain in chains for call, item in chain]
         self._keep = [call for chain in chains for call, _ in chain]
@@ -166,10 +205,10 @@ class Program:
             self._tasks[k] = task
         self._chains = np.cumsum([0] + [len(chain) for chain in chains])
         self._phases = np.cumsum([0] + [len(phase) for phase in phases])
-        self._claimed = np.zeros(len(phases), np.int64)
+        self._counters = np.zeros(2 * len(phases) * most, np.int64)
 
-    def __call__(self):
-        _replay(_mode)(self._tasks, self._chains, self._phases, self._claimed, _threads)
+    def __call__(self, repeats=1):
+        _replay(_mode)(self._tasks, self._chains, self._phases, repeats, self._counters, _threads)
 
 
 def in_order(calls):
