@@ -94,7 +94,7 @@ BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and bel
 def train(parser):
     """Train a convolutional network on MNIST."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=("mnist", "digits"),
+    group.add_argument("--dataset", choices=("mnist", "fashion-mnist", "kmnist", "digits"),
                        help="data set (default: mnist, or digits when it cannot be had)")
     group.add_argument("--data-dir", metavar="DIR",
                        help="folder of the data sets (default: $CNN_NUMBA_DATA_DIR, or a cache folder)")

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from mirror import serving
 
 from cnn_numba.data import Dataset, catalogue, data_folder, download, load_dataset
-from cnn_numba.data.catalogue import MNIST, IdxSet
+from cnn_numba.data.catalogue import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from cnn_numba.data.download import DownloadError, PublishedFile
 from cnn_numba.data.idx import read_idx, read_labelled
 from cnn_numba.errors import InputError
@@ -373,7 +374,7 @@ def test_another_process_is_not_waited_for_without_end(mirror, tmp_path, monkeyp
 # ---- a data set of four files ------------------------------------------------------------------------------
 @pytest.fixture
 def tiny(closed):
-    return IdxSet("tiny", FILES, (closed,))
+    return IdxSet("tiny", FILES, (closed,), tuple("0123456789"))
 
 
 def test_missing_files_are_fetched_from_the_given_mirror_first(tiny, mirror, tmp_path):
@@ -437,6 +438,15 @@ def test_mnist_is_preferred_when_it_is_there(monkeypatch, tiny, tmp_path):
     assert same(load_dataset(data_dir=tmp_path, report=pytest.fail))
 
 
+@pytest.mark.parametrize("source", [MNIST, FASHION_MNIST, KMNIST], ids=lambda source: source.name)
+def test_what_is_published_is_written_down_whole(source):
+    assert catalogue.SOURCES[source.name] == source.load and len(set(source.classes)) == 10
+    assert [file.name for file in source.files] == [file.name for file in MNIST.files]
+    assert all(re.fullmatch("[0-9a-f]{32}", file.md5) for file in source.files)
+    assert len({file.md5 for file in MNIST.files + FASHION_MNIST.files + KMNIST.files}) == 12
+    assert len(source.mirrors) > 1
+
+
 def test_the_digits_are_those_of_scikit_learn():
     data = load_dataset("digits", report=pytest.fail)
     images, labels = (np.concatenate(pair) for pair in ((data.train_images, data.test_images),
@@ -459,7 +469,8 @@ def test_sizes_keep_the_first_images():
 @pytest.mark.parametrize("arguments, sentence", [
     ({"train_size": 0}, "train_size must be 1 to 1437 for digits, got 0"), ({"train_size": 1438}, "got 1438"),
     ({"test_size": -1}, "test_size must be 1 to 360"), ({"test_size": 361}, "got 361"),
-    ({"name": "mnits"}, "must be one of mnist, digits, got 'mnits'"), ({"mirror": "ftp://host"}, "got 'ftp://host'"),
+    ({"name": "mnits"}, "must be one of mnist, fashion-mnist, kmnist, digits, got 'mnits'"),
+    ({"mirror": "ftp://host"}, "got 'ftp://host'"),
     ({"mirror": "example.org/mnist"}, "starts with http:// or https://")])
 def test_a_bad_argument_is_refused_in_one_sentence(arguments, sentence):
     with pytest.raises(InputError, match=sentence):

@@ -22,7 +22,7 @@ class IdxSet:
     name: str
     files: tuple[PublishedFile, ...]
     mirrors: tuple[str, ...]
-    num_classes: int = 10
+    classes: tuple[str, ...]
 
     def load(self, root, mirror=None):
         """Read the files in the folder `root / name`, and fetch those that are missing, from `mirror` first.
@@ -35,11 +35,12 @@ class IdxSet:
         if missing:
             download(missing, folder, ([mirror] if mirror else []) + list(self.mirrors))
         paths = [_place(folder, file) for file in self.files]
-        train, test = read_labelled(*paths[:2], self.num_classes), read_labelled(*paths[2:], self.num_classes)
+        num_classes = len(self.classes)
+        train, test = read_labelled(*paths[:2], num_classes), read_labelled(*paths[2:], num_classes)
         if train[0].shape[1:] != test[0].shape[1:]:
             raise InputError(f"{paths[2]} holds images of {test[0].shape[2]} x {test[0].shape[3]} pixels, "
                              f"but {paths[0]} of {train[0].shape[2]} x {train[0].shape[3]}")
-        return Dataset(self.name, *train, *test, self.num_classes)
+        return Dataset(self.name, *train, *test, num_classes, self.classes)
 
 
 def _place(folder, file):
@@ -60,10 +61,31 @@ MNIST = IdxSet(
            PublishedFile("train-labels-idx1-ubyte.gz", 28881, "d53e105ee54ea40749a09fcbcd1e9432"),
            PublishedFile("t10k-images-idx3-ubyte.gz", 1648877, "9fb629c4189551a2d022fa330f9573f3"),
            PublishedFile("t10k-labels-idx1-ubyte.gz", 4542, "ec29112dd5afa0611ce80d1b7f02629c")),
-    mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"))
+    mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+    classes=tuple("0123456789"))
+
+FASHION_MNIST = IdxSet(
+    "fashion-mnist",
+    files=(PublishedFile("train-images-idx3-ubyte.gz", 26421880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+           PublishedFile("train-labels-idx1-ubyte.gz", 29515, "25c81989df183df01b3e8a0aad5dffbe"),
+           PublishedFile("t10k-images-idx3-ubyte.gz", 4422102, "bef4ecab320f06d8554ea6380940ec79"),
+           PublishedFile("t10k-labels-idx1-ubyte.gz", 5148, "bb300cfdad3c16e7a12a480ee83cd310")),
+    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"),
+    classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+             "Ankle boot"))
+
+KMNIST = IdxSet(
+    "kmnist",
+    files=(PublishedFile("train-images-idx3-ubyte.gz", 18165135, "bdb82020997e1d708af4cf47b453dcf7"),
+           PublishedFile("train-labels-idx1-ubyte.gz", 29497, "e144d726b3acfaa3e44228e80efcd344"),
+           PublishedFile("t10k-images-idx3-ubyte.gz", 3041136, "5c965bf0a639b31b8f53240b1b52f4d7"),
+           PublishedFile("t10k-labels-idx1-ubyte.gz", 5120, "7320c461ea6c1c855c0b718fb2a4b134")),
+    mirrors=("https://codh.rois.ac.jp/kmnist/dataset/kmnist", "http://codh.rois.ac.jp/kmnist/dataset/kmnist"),
+    classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"))
 
 # name -> function(root folder of the data sets, first mirror or None) that gives the Dataset
-SOURCES = {"mnist": MNIST.load, "digits": load_digits}
+SOURCES = {source.name: source.load for source in (MNIST, FASHION_MNIST, KMNIST)} | {"digits": load_digits}
 
 
 def data_folder(data_dir=None):
@@ -90,7 +112,7 @@ def load_dataset(name=None, *, data_dir=None, mirror=None, train_size=None, test
 
     Parameters
     ----------
-    name : "mnist", "digits", or None
+    name : "mnist", "fashion-mnist", "kmnist", "digits", or None
         None is MNIST or, when that is neither in the data folder nor can be downloaded, the digits that come
         with the package, which is said in one line.
     data_dir : path, optional

@@ -10,8 +10,10 @@ from cnn_numba.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images (N, C, H, W) uint8 and labels (N,) int64 of a training and a test part, and how many classes.
+    """Images (N, C, H, W) and labels (N,) int64 of a training and a test part, and the classes.
 
+    Images are uint8, or float32 when the source holds other numbers.  `classes` names the classes in the order of
+    their labels, and is "0", "1", ... where a source has no names.
     `mean` and `std` are the statistics of the training images per channel, float32 (C,), in raw pixel units.
     """
 
@@ -21,6 +23,10 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     num_classes: int
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", self.classes or tuple(map(str, range(self.num_classes))))
 
     @property
     def mean(self):
