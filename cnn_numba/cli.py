@@ -5,6 +5,7 @@ Commands import NumPy, Numba and requests when they run, so that `--help` and a 
 import argparse
 import math
 import os
+import re
 import sys
 import time
 
@@ -83,19 +84,36 @@ def bounded(convert, accepts, expected):
     return read
 
 
+def sizes(text):
+    """The numbers in "3x32x32", each from 1 to 99999."""
+    if not re.fullmatch("[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})*", text):
+        raise ValueError
+    return tuple(map(int, text.split("x")))
+
+
 COUNT = bounded(int, lambda n: n >= 1, "a whole number of at least 1")
 COUNT_OR_NONE = bounded(int, lambda n: n >= 0, "a whole number of at least 0")
 SEED = bounded(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 POSITIVE = bounded(float, lambda x: 0 < x < math.inf, "a number above 0")
 FROM_ZERO = bounded(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+IMAGE_SHAPE = bounded(sizes, lambda shape: len(shape) == 3, "CHANNELSxROWSxCOLUMNS, such as 3x32x32")
+IMAGE_SIZE = bounded(sizes, lambda size: len(size) == 2, "ROWSxCOLUMNS, such as 28x28")
 BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
 def train(parser):
     """Train a convolutional network on MNIST."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=("mnist", "fashion-mnist", "kmnist", "digits"),
-                       help="data set (default: mnist, or digits when it cannot be had)")
+    group.add_argument("--dataset", nargs="+", metavar="NAME|PATH",
+                       help="mnist, fashion-mnist, kmnist, digits, or a path: a .csv, .csv.gz or .npz file, IDX "
+                            "images (and the path of their labels), or a folder with a folder of images for each "
+                            "class (default: mnist, or digits when it cannot be had)")
+    group.add_argument("--test-data", nargs="+", metavar="PATH",
+                       help="test part, when the data set is a path (default: its own, or every sixth image)")
+    group.add_argument("--image-shape", type=IMAGE_SHAPE, metavar="CxHxW",
+                       help="channels, rows and columns of an image in a CSV file (default: a grey square)")
+    group.add_argument("--image-size", type=IMAGE_SIZE, metavar="HxW",
+                       help="rows and columns to which image files are resized (default: as they are)")
     group.add_argument("--data-dir", metavar="DIR",
                        help="folder of the data sets (default: $CNN_NUMBA_DATA_DIR, or a cache folder)")
     group.add_argument("--mirror", metavar="URL", help="where to download from first (default: none)")
@@ -161,7 +179,9 @@ def run_train(args, started):
 
     set_execution(args.mode, threads=args.threads)
     say(describe())
-    data = load_dataset(args.dataset, data_dir=args.data_dir, mirror=args.mirror, train_size=args.train_size,
+    name = args.dataset[0] if args.dataset and len(args.dataset) == 1 else args.dataset
+    data = load_dataset(name, test_data=args.test_data, image_shape=args.image_shape, image_size=args.image_size,
+                        data_dir=args.data_dir, mirror=args.mirror, train_size=args.train_size,
                         test_size=args.test_size, report=warn)
     image_shape = data.train_images.shape[1:]
     say(f"Data set {data.name}: {len(data.train_images)} training and {len(data.test_images)} test images "
@@ -187,7 +207,8 @@ def run_train(args, started):
     test = trainer.evaluate(data.test_images, data.test_labels)
     print(f"Test accuracy: {test.accuracy:.2f} %", flush=True)
     for image in range(min(args.predictions, len(data.test_labels))):
-        say(f"pred: {test.predictions[image]}  true: {data.test_labels[image]}")
+        predicted, true = (data.classes[label[image]] for label in (test.predictions, data.test_labels))
+        say(f"pred: {predicted}  true: {true}")
     say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
     return 0
 

@@ -469,7 +469,7 @@ def test_sizes_keep_the_first_images():
 @pytest.mark.parametrize("arguments, sentence", [
     ({"train_size": 0}, "train_size must be 1 to 1437 for digits, got 0"), ({"train_size": 1438}, "got 1438"),
     ({"test_size": -1}, "test_size must be 1 to 360"), ({"test_size": 361}, "got 361"),
-    ({"name": "mnits"}, "must be one of mnist, fashion-mnist, kmnist, digits, got 'mnits'"),
+    ({"name": "mnits"}, "must be one of mnist, fashion-mnist, kmnist, digits, or the path .*, got 'mnits'"),
     ({"mirror": "ftp://host"}, "got 'ftp://host'"),
     ({"mirror": "example.org/mnist"}, "starts with http:// or https://")])
 def test_a_bad_argument_is_refused_in_one_sentence(arguments, sentence):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cnn_numba.data.dataset import Dataset
 from cnn_numba.data.download import DownloadError, PublishedFile, download
+from cnn_numba.data.files import load_files
 from cnn_numba.data.idx import read_labelled
 from cnn_numba.errors import InputError
 
@@ -107,16 +108,28 @@ def data_folder(data_dir=None):
     return cache / "cnn_numba" / "data"
 
 
-def load_dataset(name=None, *, data_dir=None, mirror=None, train_size=None, test_size=None, report=print):
-    """Load a data set by its name.
+def load_dataset(name=None, *, test_data=None, image_shape=None, image_size=None, data_dir=None, mirror=None,
+                 train_size=None, test_size=None, report=print):
+    """Load a data set by its name, or from files.
 
     Parameters
     ----------
-    name : "mnist", "fashion-mnist", "kmnist", "digits", or None
+    name : "mnist", "fashion-mnist", "kmnist", "digits", a path, two paths, or None
+        A path is that of a CSV file (label first, plain or gzip-compressed), an .npz file with x_train,
+        y_train, x_test and y_test, an IDX file of images (and a second path of its labels), or a folder with
+        a folder of image files for each class, or with two of those, `train` and `test`.
         None is MNIST or, when that is neither in the data folder nor can be downloaded, the digits that come
         with the package, which is said in one line.
+    test_data : path or two paths, optional
+        The test part, where `name` is a path of a training part.  By default every sixth image of each class,
+        always the same ones.
+    image_shape : (C, H, W), optional
+        Of the lines of a CSV file or of flat images in an .npz file; by default one channel and a square.
+    image_size : (rows, columns), optional
+        Resizes image files; by default they must have one size.
     data_dir : path, optional
-        Holds one folder per data set; see `data_folder` for the default.
+        Holds one folder per data set, and in `arrays` what took longer than a second to read from a path; see
+        `data_folder` for the default.
     mirror : str, optional
         http or https URL of a folder to download from before the public ones.
     train_size, test_size : int, optional
@@ -132,17 +145,38 @@ def load_dataset(name=None, *, data_dir=None, mirror=None, train_size=None, test
     ------
     InputError (a ValueError) : unknown name, files that are bad or cannot be had, a size out of range.
     """
-    if name is not None and name not in SOURCES:
-        raise InputError(f"the data set must be one of {', '.join(SOURCES)}, got {name!r}")
     if mirror and not mirror.startswith(("http://", "https://")):
         raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
     root = data_folder(data_dir)
+    paths, test_paths = _paths(name), _paths(test_data)
+    if name is None or name in tuple(SOURCES):
+        options = {"test_data": test_data, "image_shape": image_shape, "image_size": image_size}
+        for option in (option for option, value in options.items() if value is not None):
+            raise InputError(f"{option} is for data sets from files, not for {name or 'mnist, the default'}")
+        data = _load_named(name, root, mirror, report)
+    elif not 1 <= len(paths) <= 2 or not os.path.exists(paths[0]):
+        raise InputError(f"the data set must be one of {', '.join(SOURCES)}, or the path of a file or "
+                         f"folder, got {' '.join(map(str, paths))!r}")
+    else:
+        try:
+            data = load_files(paths, test_paths, root, image_shape=image_shape, image_size=image_size)
+        except MemoryError:
+            raise InputError(f"{paths[0]} holds more than fits into memory") from None
+    return data.head(train_size, test_size)
+
+
+def _paths(value):
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | os.PathLike) else tuple(value)
+
+
+def _load_named(name, root, mirror, report):
     try:
-        data = SOURCES[name or "mnist"](root, mirror)
+        return SOURCES[name or "mnist"](root, mirror)
     except DownloadError as error:
         if name is not None:
             raise
         report(f"MNIST is not in {root} and cannot be fetched: {error.reason}; "
                "using the 8 x 8 digits that come with the program")
-        data = load_digits()
-    return data.head(train_size, test_size)
+        return load_digits()

@@ -12,8 +12,8 @@ from cnn_numba.errors import InputError
 class Dataset:
     """Images (N, C, H, W) and labels (N,) int64 of a training and a test part, and the classes.
 
-    Images are uint8, or float32 when the source holds other numbers.  `classes` names the classes in the order of
-    their labels, and is "0", "1", ... where a source has no names.
+    Images are uint8, or float32 when the source holds other numbers.  `classes` names the classes in the
+    order of their labels, and is "0", "1", ... where a source has no names.
     `mean` and `std` are the statistics of the training images per channel, float32 (C,), in raw pixel units.
     """
 
