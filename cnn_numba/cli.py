@@ -96,6 +96,10 @@ COUNT_OR_NONE = bounded(int, lambda n: n >= 0, "a whole number of at least 0")
 SEED = bounded(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 POSITIVE = bounded(float, lambda x: 0 < x < math.inf, "a number above 0")
 FROM_ZERO = bounded(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+DATASETS = "mnist", "fashion-mnist", "kmnist", "digits"
+DATASET = bounded(str, lambda name: name in DATASETS or os.path.exists(name),
+                  f"one of {', '.join(DATASETS)}, or the path of a file or folder")
+PLACE = bounded(str, os.path.exists, "the path of a file or folder")
 IMAGE_SHAPE = bounded(sizes, lambda shape: len(shape) == 3, "CHANNELSxROWSxCOLUMNS, such as 3x32x32")
 IMAGE_SIZE = bounded(sizes, lambda size: len(size) == 2, "ROWSxCOLUMNS, such as 28x28")
 BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
@@ -104,11 +108,11 @@ BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and bel
 def train(parser):
     """Train a convolutional network on MNIST."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", nargs="+", metavar="NAME|PATH",
-                       help="mnist, fashion-mnist, kmnist, digits, or a path: a .csv, .csv.gz or .npz file, IDX "
-                            "images (and the path of their labels), or a folder with a folder of images for each "
-                            "class (default: mnist, or digits when it cannot be had)")
-    group.add_argument("--test-data", nargs="+", metavar="PATH",
+    group.add_argument("--dataset", nargs="+", type=DATASET, metavar="NAME|PATH",
+                       help=f"{', '.join(DATASETS)}, or a path: a .csv, .csv.gz or .npz file, IDX images and their "
+                            "labels, or a folder with a folder of images for each class "
+                            "(default: mnist, or digits when it cannot be had)")
+    group.add_argument("--test-data", nargs="+", type=PLACE, metavar="PATH",
                        help="test part, when the data set is a path (default: its own, or every sixth image)")
     group.add_argument("--image-shape", type=IMAGE_SHAPE, metavar="CxHxW",
                        help="channels, rows and columns of an image in a CSV file (default: a grey square)")

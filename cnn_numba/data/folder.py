@@ -36,16 +36,15 @@ class ImageFile(NamedTuple):
 def class_names(folder):
     """Names of the folders in `folder`, sorted, numbers by value.
 
-    Raises InputError when it cannot be read, or holds fewer than two or more than 10,000 folders.
+    Raises InputError when it cannot be read, or holds no folder or more than 10,000.
     """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror})") from None
-    if not 2 <= len(names) <= MAX_LABEL + 1:
-        raise InputError(f"{folder} holds {len(names)} folders, expected one for each of 2 to "
-                         f"{MAX_LABEL + 1} classes")
+    if not 1 <= len(names) <= MAX_LABEL + 1:
+        raise InputError(f"{folder} holds {len(names)} folders, expected one for each class, {MAX_LABEL + 1} at most")
     return tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else MAX_LABEL, name)))
 
 

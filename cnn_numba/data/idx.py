@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -83,5 +84,5 @@ def _content(file, limit):
         chunk = file.read(CHUNK)
         if not chunk:
             raise zlib.error("it ends too early")
-        content += stream.decompress(chunk, limit - len(content))
+        content += stream.decompress(chunk, min(limit - len(content), sys.maxsize))
     return content

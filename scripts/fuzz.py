@@ -1,0 +1,316 @@
+"""Feed every parser of data files with damaged inputs and see that each is read or refused in one sentence.
+
+    python scripts/fuzz.py --count 100000           # all parsers
+    python scripts/fuzz.py --count 1000 --seed 7 csv npz
+
+Inputs are small valid files with a few bytes flipped, cut, doubled, overwritten by extreme numbers or by words of
+the format.  In formats with checksums or compression half of them are damaged inside and wrapped up correctly, so
+that the damage reaches the parser.  An input fails when the parser raises anything but InputError, when the message
+is not one line that names the file, when it takes longer than --seconds, or when it takes more than --megabytes of
+memory.  It is then written to the current folder; the seed and its number make it again.
+"""
+import argparse
+import contextlib
+import gzip
+import io
+import random
+import re
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cnn_numba.data.csvfile import read_csv  # noqa: E402
+from cnn_numba.data.files import load_files  # noqa: E402
+from cnn_numba.data.folder import read_image  # noqa: E402
+from cnn_numba.data.idx import read_idx  # noqa: E402
+from cnn_numba.data.npz import parts_of_npz, read_npz  # noqa: E402
+from cnn_numba.errors import InputError  # noqa: E402
+
+try:
+    import resource
+except ImportError:     # Windows: memory is not watched
+    resource = None
+
+STATUS = Path("/proc/self/status")
+EXTREME = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
+
+
+# ---- damage ------------------------------------------------------------------------------------------------
+def damaged(rng, content, words):
+    """The content after one to eight random changes."""
+    content = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 5, 8))):
+        place = rng.randrange(len(content) + 1)
+        span = min(len(content) - place, rng.choice((1, 1, 2, 4, 8, 64)))
+        match rng.randrange(8):
+            case 0 if span:
+                content[place] ^= 1 << rng.randrange(8)
+            case 1 if span:
+                content[place:place + span] = rng.randbytes(span)
+            case 2:
+                del content[place:place + span]
+            case 3:
+                content[place:place] = content[place:place + span] * rng.choice((1, 2, 100))
+            case 4:
+                width, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+                content[place:place + width] = (rng.choice(EXTREME) % 256**width).to_bytes(width, order)
+            case 5:
+                content[place:place + rng.choice((0, span))] = rng.choice(words)
+            case 6:
+                del content[place:]
+            case 7:
+                start = rng.randrange(len(content) + 1)
+                content[place:place + span] = content[start:start + span]
+    return bytes(content)
+
+
+def damage_plain_or_gzip(rng, contents, words):
+    content = rng.choice(contents)
+    match rng.randrange(4):
+        case 0:
+            return damaged(rng, gzip.compress(content, mtime=0), [b"\x1f\x8b", b"\0\0", b"\xff\xff"])
+        case 1:
+            return gzip.compress(damaged(rng, content, words), 1, mtime=0)
+    return damaged(rng, content, words)
+
+
+def damage_npz(rng, contents, words):
+    members = dict(rng.choice(contents))
+    outside = rng.randrange(2)
+    if not outside:
+        name = rng.choice(list(members))
+        members[name] = damaged(rng, members[name], words)
+    archive = io.BytesIO()
+    method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    content = archive.getvalue()
+    return damaged(rng, content, [b"PK\1\2", b"PK\5\6", b"PK\6\6", b"\xff\xff\xff\xff"]) if outside else content
+
+
+def damage_image(rng, contents, words):
+    content = damaged(rng, rng.choice(contents), words)
+    return with_checksums(content) if content[:4] == b"\x89PNG" and rng.randrange(2) else content
+
+
+def with_checksums(png):
+    """The PNG file with right checksums, as far as its chunks can be told apart."""
+    fixed, place = bytearray(png), 8
+    while place + 12 <= len(fixed):
+        length = int.from_bytes(fixed[place:place + 4], "big")
+        end = place + 8 + length
+        if end + 4 > len(fixed):
+            break
+        fixed[end:end + 4] = struct.pack(">I", zlib.crc32(fixed[place + 4:end]))
+        place = end + 4
+    return bytes(fixed)
+
+
+# ---- valid files -------------------------------------------------------------------------------------------
+def idx_files():
+    pixels = np.arange(60, dtype=np.uint8)
+    return [bytes((0, 0, 8, 3)) + struct.pack(">3I", 5, 3, 4) + pixels.tobytes(),
+            bytes((0, 0, 8, 3)) + struct.pack(">3I", 1, 1, 60) + pixels.tobytes()]
+
+
+def csv_files():
+    rng = np.random.default_rng(0)
+    lines = [",".join(map(str, [k % 10, *row])) for k, row in enumerate(rng.integers(0, 256, (40, 16)))]
+    header = ",".join(["label", *(f"pixel{i}" for i in range(16))])
+    decimal = [",".join([str(k % 3), *(f"{x:.4g}" for x in row)]) for k, row in enumerate(rng.normal(size=(9, 4)))]
+    return ["\n".join(lines).encode(), "\r\n".join([header, *lines, ""]).encode(), "\n".join(decimal).encode()]
+
+
+def npz_files():
+    rng, sets = np.random.default_rng(0), []
+    for shape, kind in ((5, 4, 4), np.uint8), ((5, 4, 4, 3), np.float32), ((5, 16), np.int64), ((5, 1, 4, 4), ">f8"):
+        images, labels = rng.integers(0, 256, shape).astype(kind), np.arange(5)
+        arrays = {"x_train": images, "y_train": labels, "x_test": images[:2], "y_test": labels[:2].astype(np.uint8)}
+        sets.append({name: npy(array) for name, array in arrays.items()})
+    return sets
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def image_files():
+    from PIL import Image
+
+    rng, contents = np.random.default_rng(0), []
+    pixels = Image.fromarray(rng.integers(0, 256, (9, 8, 3), np.uint8))
+    forms_of = {"L": ("PNG", "JPEG", "PPM", "TIFF", "BMP"), "RGB": ("PNG", "JPEG", "PPM", "TIFF", "BMP", "WEBP"),
+                "P": ("PNG", "GIF", "BMP"), "RGBA": ("PNG", "WEBP"), "1": ("PNG", "TIFF"),
+                "I;16": ("PNG", "TIFF"), "CMYK": ("JPEG", "TIFF")}
+    for mode, forms in forms_of.items():
+        image = pixels.convert("L").convert("I").convert("I;16") if mode == "I;16" else pixels.convert(mode)
+        for form in forms:
+            file = io.BytesIO()
+            image.save(file, form)
+            contents.append(file.getvalue())
+    return contents
+
+
+# ---- parsers -----------------------------------------------------------------------------------------------
+def read_any_npz(path):
+    return [read_npz(path, part, image_shape=None) for part in parts_of_npz(path)]
+
+
+def read_damaged_image(path):
+    return read_image(path, channels=None, size=(8, 8))
+
+
+def read_folder(path):
+    """A folder of two classes, in which the damaged image is one of two."""
+    return load_files([path.parent.parent], [], path.parent.parent, image_size=(6, 6))
+
+
+@dataclass(frozen=True)
+class Parser:
+    """How a format is fuzzed.
+
+    contents : function that gives valid inputs
+    damage : function(random.Random, contents, words) that gives the bytes of one bad input
+    read : function(path) under test
+    """
+
+    ending: str
+    contents: Callable
+    damage: Callable
+    words: list[bytes]
+    read: Callable
+
+
+PARSERS = {
+    "idx": Parser("idx", idx_files, damage_plain_or_gzip, [b"\0\0\x08\3", b"\xff" * 4, b"\0" * 4, b"\1\0\0\0"],
+                  lambda path: read_idx(path, 3)),
+    "csv": Parser("csv", csv_files, damage_plain_or_gzip,
+                  [b",", b"\n", b"\r", b'"', b"nan", b"-inf", b"1e999", b"-1", b"9" * 5000, b"0x1", b"label", b",,",
+                   b" ", b"\xef\xbb\xbf", b"\0", b"1_0", b"\xd9\xa1", b"," * 300, b"\n" * 300], read_csv),
+    "npz": Parser("npz", npz_files, damage_npz,
+                  [b"'|O'", b"'<f8'", b"'<i1000000000'", b"True", b"(" * 60, b"9" * 50, b"-1", b"1e9", b"None", b"}",
+                   b"'", b"\\", b"\x93NUMPY\3\0", b"lambda: 0", b"[0] * 10**9"], read_any_npz),
+    "image": Parser("png", image_files, damage_image,
+                    [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"\xff\xd8", b"\xff\xda",
+                     b"\xff\xc0", b"\0" * 8, b"\xff" * 4, b"RIFF", b"VP8L", b"II*\0", b"P5 99999 99999 255\n",
+                     b"GIF89a"],
+                    read_damaged_image),
+    "folder": Parser("png", image_files, damage_image, [b"IHDR", b"IDAT", b"\0\0\xff\xff", b"\xff\xc0", b"\xff" * 4],
+                     read_folder),
+}
+
+
+# ---- the run -----------------------------------------------------------------------------------------------
+class TooLong(BaseException):
+    """Raised in a parser that has run out of time; no parser catches it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number, frame):
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def peak_memory():
+    """The most memory that this process has had, in MB."""
+    if STATUS.exists():     # Linux: getrusage counts what the process that started this one had
+        return int(re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())[1]) / 2**10
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def verdict(read, path, seconds):
+    """("read" or "refused", None), or ("failed", why)."""
+    try:
+        with time_limit(seconds):
+            read(path)
+    except InputError as error:
+        sentence = str(error)
+        where = re.search(rf"{re.escape(path.name)}|{re.escape(str(path.parent))}", sentence)
+        if "\n" in sentence or len(sentence) > 1000 or not where:
+            return "failed", f"no sentence that names the file: {sentence!r}"
+        return "refused", None
+    except TooLong:
+        return "failed", f"no end within {seconds} seconds"
+    except Exception:
+        return "failed", traceback.format_exc()
+    return "read", None
+
+
+def fuzz(name, count, seed, seconds=10, megabytes=64):
+    """Fuzz one parser and print a line of figures; returns the number of inputs that failed."""
+    parser = PARSERS[name]
+    contents = parser.contents()
+    outcomes, slowest, start = {"read": 0, "refused": 0, "failed": 0}, 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        path = Path(folder) / "a" / f"input.{parser.ending}"
+        for label in "a", "b":
+            (Path(folder) / label).mkdir()
+            for number in range(5):
+                place = Path(folder) / label / f"valid{number}.{parser.ending}"
+                place.write_bytes(contents[0] if isinstance(contents[0], bytes) else b"")
+        path.write_bytes(parser.damage(random.Random(0), contents, parser.words))
+        verdict(parser.read, path, seconds)         # imports are no memory of an input
+        before = peak_memory()
+        for number in range(count):
+            content = parser.damage(random.Random(f"{name} {seed} {number}"), contents, parser.words)
+            path.write_bytes(content)
+            began, lowest = time.perf_counter(), peak_memory()
+            outcome, why = verdict(parser.read, path, seconds)
+            slowest = max(slowest, time.perf_counter() - began)
+            if outcome != "failed" and peak_memory() > lowest + megabytes:
+                outcome, why = "failed", f"took {peak_memory() - lowest:.0f} MB of memory"
+            outcomes[outcome] += 1
+            if outcome == "failed":
+                kept = Path(f"fuzz-{name}-{seed}-{number}.{parser.ending}")
+                kept.write_bytes(content)
+                print(f"{kept}: {why}", file=sys.stderr)
+    print(f"{name}: {count} inputs, {outcomes['read']} read, {outcomes['refused']} refused, "
+          f"{outcomes['failed']} failed; slowest {slowest * 1000:.0f} ms, memory +{peak_memory() - before:.0f} MB, "
+          f"{time.perf_counter() - start:.0f} s in all", flush=True)
+    return outcomes["failed"]
+
+
+def main(argv=None):
+    """Returns the exit code: 0 when no input failed, else 1."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("parsers", nargs="*", choices=[[], *PARSERS], help="which parsers (default: all)")
+    arguments.add_argument("--count", type=int, default=1000, help="inputs for each parser (default: %(default)s)")
+    arguments.add_argument("--seed", type=int, default=0, help="of the inputs (default: %(default)s)")
+    arguments.add_argument("--seconds", type=float, default=10, help="for one input (default: %(default)s)")
+    arguments.add_argument("--megabytes", type=float, default=64, help="for one input (default: %(default)s)")
+    args = arguments.parse_args(argv)
+    return min(1, sum(fuzz(name, args.count, args.seed, args.seconds, args.megabytes)
+                      for name in args.parsers or PARSERS))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
