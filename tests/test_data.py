@@ -292,6 +292,28 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(mirror, tmp_path):
     assert "\n" not in str(refusal.value) and mirror.requests == []
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from cnn_numba.data.download import DownloadError, PublishedFile, download
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+try:
+    download([PublishedFile(sys.argv[3], int(sys.argv[4]), sys.argv[5])], Path(sys.argv[1]), [sys.argv[2]])
+except DownloadError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_disk_that_fills_up_is_one_sentence_and_the_rest_follows_later(fetch, mirror, tmp_path):
+    arguments = [tmp_path, mirror.url("good"), IMAGES.name, str(IMAGES.size), IMAGES.md5]
+    ended = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert f"{tmp_path} cannot be written (File too large); to download {IMAGES.name}" in ended.stderr
+    assert not (tmp_path / IMAGES.name).exists() and fetch.part.stat().st_size <= 5000
+    fetch("good")
+
+
 def test_progress_is_shown_on_a_terminal_only(fetch, tmp_path, monkeypatch, capsys):
     import progress
 

@@ -636,6 +636,16 @@ def test_a_damaged_array_is_as_good_as_none(tmp_path, load, table, slow, reads, 
     assert len(reads) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_disk_that_fills_up_keeps_nothing_and_is_no_reason_to_stop(tmp_path, table):
+    code = ("import resource, sys; from cnn_numba.data import cache, load_dataset; cache.SECONDS = -1\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))\n"
+            "print(len(load_dataset(sys.argv[1], data_dir=sys.argv[2]).train_images))")
+    ended = subprocess.run([sys.executable, "-c", code, table("some.csv"), tmp_path / "data"], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("20\n", "") and os.listdir(tmp_path / "data" / "arrays") == []
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, load, table, slow, reads):
     (tmp_path / "data").write_bytes(b"")
     assert len(load(table("some.csv")).train_images) == 20 and len(reads) == 1

@@ -64,7 +64,9 @@ def _save(array, target):
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            np.save(file, array)
+            # Not by np.save, which writes past Python's file and does not hear that the disk is full.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(np.ascontiguousarray(array).data)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
