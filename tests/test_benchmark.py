@@ -151,6 +151,13 @@ def is_spread(value):
     return 0 < value["min"] <= value["median"] <= value["max"] and len(value["rounds"]) == 1
 
 
+def rate(report, row):
+    """GF/s of a row if each image took a forward pass, or a training step."""
+    shape, settings = (1, 28, 28), report["settings"]
+    work = networks.multiply_adds(networks.NETWORKS[settings["model"]](shape, 10).layers, shape)
+    return [2e-9 * each * settings["images"] / row["seconds"]["median"] for each in work]
+
+
 @compiled
 def test_modes_put_all_ways_side_by_side(measure):
     report, out = measure("modes", "--contenders", "numba", "numpy")
@@ -171,6 +178,7 @@ def test_epoch_compares_contenders_that_compute_the_same(measure):
     assert len(rows) == len(libraries) + ("torch" in libraries)
     assert all(is_spread(row["seconds"]) and row["images"] == 48 and row["percent_of_peak"] > 0 for row in rows)
     assert rows[0]["label"] == "cnn-numba" and rows[0]["times_first"] == 1
+    assert rows[0]["gflops"] == pytest.approx(rate(report, rows[0])[1])
     assert "trains the same network" in out and "GF/s" in out
 
 
@@ -179,6 +187,7 @@ def test_inference_classifies_all_images(measure):
     report, _ = measure("inference", "--contenders", "numba", "numpy")
     rows = report["tables"][0]["rows"]
     assert [row["label"] for row in rows] == ["cnn-numba", "NumPy, batches of 256"]
+    assert rows[0]["gflops"] == pytest.approx(rate(report, rows[0])[0])
     assert all(is_spread(row["seconds"]) and row["gflops"] > 0 for row in rows)
 
 
