@@ -17,7 +17,7 @@ from kernels.program import JIT, Program, at_once, in_order
 class Part(nn.Dataset):
     """The first images of a data set, normalised as all of them."""
 
-    whole: nn.Dataset
+    whole: nn.Dataset = None
     mean = property(lambda self: self.whole.mean)
     std = property(lambda self: self.whole.std)
 
@@ -43,7 +43,7 @@ class Contender(contender.Contender):
     def resize(self, images):
         data, images = self.data, min(images, len(self.data.train_images))
         part = Part(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
-                    data.test_labels, data.num_classes, data)
+                    data.test_labels, data.num_classes, data.classes, data)
         self.trainer = nn.Trainer(self.model, part, self.optimizer, self.batch_size)
 
     def epoch(self):
