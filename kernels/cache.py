@@ -17,14 +17,14 @@ except ImportError:             # Windows: os.replace alone; processes that star
 
 
 def user_cache():
-    """The per-user cache folder of this project, which need not exist; None when there is no home."""
+    """The per-user cache folder of this project, which need not exist; RuntimeError when the user has no home."""
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
+        base = Path.home() / "Library" / "Caches"
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "cnn_numba" if base and not base.startswith("~") else None
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "cnn_numba"
 
 
 def sources_hash():
@@ -41,16 +41,13 @@ def kernel_cache():
     CNN_NUMBA_CACHE_DIR or NUMBA_CACHE_DIR override the per-user cache.
     """
     base = os.environ.get("CNN_NUMBA_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
-    base = Path(base) if base else user_cache()
-    if base is None:
-        return None
-    folder = base / f"kernels-{sources_hash()}"
     try:
+        folder = (Path(base) if base else user_cache()) / f"kernels-{sources_hash()}"
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError:
+    except (OSError, RuntimeError):
         return None
     return folder
 

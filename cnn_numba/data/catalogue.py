@@ -1,7 +1,6 @@
 """The data sets that have a name, and the folders in which they are looked for."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import load_files
 from cnn_numba.data.idx import read_labelled
 from cnn_numba.errors import InputError
+from kernels.cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,9 @@ def data_folder(data_dir=None):
     try:
         if chosen := data_dir or os.environ.get("CNN_NUMBA_DATA_DIR"):
             return Path(chosen).expanduser()
-        if sys.platform == "win32":
-            cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            cache = Path.home() / "Library" / "Caches"
-        else:
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return user_cache() / "data"
     except RuntimeError as error:
         raise InputError(f"no folder for data sets ({error}): set CNN_NUMBA_DATA_DIR") from None
-    return cache / "cnn_numba" / "data"
 
 
 def load_dataset(name=None, *, test_data=None, image_shape=None, image_size=None, data_dir=None, mirror=None,
