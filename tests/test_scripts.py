@@ -1,0 +1,86 @@
+"""The scripts beside the program: they run, say what they are about to say, and notice when a step is wrong."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels.program import JIT, max_threads
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+compiled = pytest.mark.skipif(not JIT, reason="the scripts compare compiled code")
+
+
+def run(script, *flags, **environment):
+    return subprocess.run([sys.executable, SCRIPTS / script, *flags], env={**os.environ, **environment},
+                          capture_output=True, text=True, timeout=300)
+
+
+def rows(text, begin):
+    """The lines of a table below the line that starts so, up to an empty one."""
+    lines = iter(text.splitlines())
+    next(line for line in lines if line.startswith(begin))
+    return [line for line in iter(lambda: next(lines, ""), "")]
+
+
+@compiled
+def test_kernel_steps_go_from_the_textbook_to_the_kernel_in_use():
+    done = run("kernel_steps.py", "--quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, *steps = rows(done.stdout, "step ")
+    assert len(steps) == 8
+    assert steps[0].startswith("textbook loop, interpreted") and "Conv2d runs" in steps[-1]
+    for step in steps:
+        assert all(float(number.replace(",", "")) > 0 for number in step.split()[-5:])
+    assert "GF/s of multiply-adds" in done.stdout
+
+
+@compiled
+@pytest.mark.parametrize("k", [2, 4, 7])
+def test_a_step_that_computes_something_else_stops_kernel_steps(k):
+    spec = importlib.util.spec_from_file_location("kernel_steps", SCRIPTS / "kernel_steps.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    steps = module.Steps()
+    steps.check()
+    name, step, images, result = steps.all[k]
+
+    def one_filter_off():
+        step()
+        for array in steps.written:
+            array[:, 3] *= 1.001
+
+    steps.all[k] = name, one_filter_off, images, result
+    with pytest.raises(SystemExit, match="differs by") as stop:
+        steps.check()
+    assert str(stop.value).startswith(name)
+    steps.all[k] = name, lambda: None, images, result
+    with pytest.raises(SystemExit, match="differs by nan"):
+        steps.check()
+
+
+@compiled
+@pytest.mark.skipif(max_threads() < 2, reason="one processor runs nothing in parallel")
+def test_parallel_pitfalls_have_a_number_each():
+    done = run("parallel_pitfalls.py", "--quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    for letter, labels in {
+        "a": ["no parallel loop", "omp", "tbb", "workqueue"],
+        "b": ["one thread", "workqueue, every layer parallel", "workqueue, one parallel loop"],
+        "c": [f"OPENBLAS_NUM_THREADS={max_threads()}", "OPENBLAS_NUM_THREADS=1"],
+        "d": ["one thread, first call", "every layer parallel, first call"],
+        "e": ["one thread", "every layer parallel", "one parallel loop"],
+    }.items():
+        table = rows(done.stdout, f"({letter})")
+        for label in labels:
+            assert any(label in line for line in table), (letter, label)
+    assert "16 parallel loops" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["kernel_steps.py", "parallel_pitfalls.py"])
+def test_without_the_compiler_a_sentence_says_so(script):
+    done = run(script, NUMBA_DISABLE_JIT="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and "NUMBA_DISABLE_JIT" in done.stderr
