@@ -14,7 +14,7 @@ from .init import ORDER, stream
 from .losses import CrossEntropyLoss, checked_labels
 from .plan import Buffer
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 128
 REPORTS = 50                # how often an epoch tells how far it is
 REPLAYS = 64                # the most steps of one call of the driver
 CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the progress bar
