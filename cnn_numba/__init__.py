@@ -15,6 +15,7 @@ _MODULES = {
     "model": ("Parameter", "Sequential"),
     "optim": ("SGD",),
     "presets": ("PRESETS",),
+    "storage": ("load",),
     "training": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

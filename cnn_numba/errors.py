@@ -17,3 +17,8 @@ def truth_value(owner, name, value):
     if not isinstance(value, bool):
         raise InputError(f"{owner}: {name} must be True or False, got {value!r}")
     return value
+
+
+def shortened(sentence, longest=300):
+    """The sentence without the end of what a file made it quote."""
+    return sentence if len(sentence) <= longest else f"{sentence[:longest]}..."

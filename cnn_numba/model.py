@@ -60,9 +60,15 @@ class Sequential:
     ----------
     values, grads : float32 (total,)
         All parameters and all gradients; each parameter starts on a 64-byte boundary.
+    input_shape, mean, std, classes, accuracy
+        The images of the training: the shape of one, float32 (C,) statistics in raw pixel units, the names of the
+        classes, and the per cent of test images that it got right.  None where not known; a Trainer tells all but the
+        last.
 
     Raises InputError (a ValueError) when something is not a layer, or the same layer stands twice.
     """
+
+    input_shape = mean = std = classes = accuracy = None
 
     def __init__(self, *layers, seed=0):
         for k, layer in enumerate(layers):
@@ -113,6 +119,21 @@ class Sequential:
                                  f"expected {mine[name].value.shape}")
         for name, value in new.items():
             mine[name].value[...] = value
+
+    def save(self, path, **facts):
+        """Write the model to an .npz file, for `cnn_numba.load`; a failure leaves the file as it was.
+
+        Parameters
+        ----------
+        path : path of the file
+        input_shape, mean, std, classes, accuracy : optional
+            Instead of the model's attributes of the same name.
+
+        Raises InputError when the file cannot be written, a layer is not of this library, or a number is not finite.
+        """
+        from .storage import save
+
+        save(self, path, **facts)
 
     def output_shape(self, shape):
         """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
@@ -186,7 +207,9 @@ class Sequential:
 
     def __reduce__(self):
         """Copies and pickles are built anew, so that their parameters are views of their own vectors."""
-        return _restored, (self.layers, self.values.copy())
+        facts = {name: vars(self)[name] for name in ("input_shape", "mean", "std", "classes", "accuracy")
+                 if name in vars(self)}
+        return _restored, (self.layers, self.values.copy()), facts
 
     def __repr__(self):
         lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))

@@ -1,0 +1,129 @@
+"""Model files: the layers, the parameters, and what a model has to know about images to be used again."""
+import math
+import numbers
+
+import numpy as np
+
+from . import __version__, archive
+from .architecture import build_layers, check_image_shape, describe_layers
+from .errors import InputError, shortened
+from .model import Sequential
+
+FORMAT = "cnn-numba model"
+VERSION = 1
+KIND = "model file"
+FACTS = "input_shape", "mean", "std", "classes", "accuracy"
+
+
+def save(model, path, **facts):
+    """Write a model to an .npz file, whole or not at all; see `Sequential.save`."""
+    unknown = sorted(set(facts) - set(FACTS))
+    if unknown:
+        raise InputError(f"model.save has the options {', '.join(FACTS)}, got {unknown[0]!r}")
+    facts = {name: getattr(model, name) for name in FACTS} | facts
+    checked = _checked_facts(model.layers, facts)
+    state = model.state_dict()
+    for name, values in state.items():
+        _check_finite(name, values)
+    facts = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in checked.items()}
+    description = {"format": FORMAT, "version": VERSION, "library": __version__,
+                   "layers": describe_layers(model.layers), **facts}
+    archive.write(path, archive.pack(description, state))
+
+
+def load(path):
+    """Read a model that `model.save` wrote.  No code in the file is ever executed.
+
+    Parameters
+    ----------
+    path : path of the file
+
+    Returns
+    -------
+    Sequential
+        Its logits are those of the saved model, to the bit; `input_shape`, `mean`, `std`, `classes` and `accuracy` are
+        what was saved with it.
+
+    Raises
+    ------
+    InputError (a ValueError) : the file cannot be read, is damaged, or is no model file.
+    """
+    description, state = archive.read(path, KIND)
+    try:
+        check_format(description, FORMAT, VERSION)
+        layers = build_layers(description.get("layers"))
+        facts = _checked_facts(layers, description)
+        _check_sizes(layers, state)
+        model = Sequential(*layers)
+        model.load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{path}: {shortened(str(error))}") from None
+    for name, value in facts.items():
+        setattr(model, name, value)
+    return model
+
+
+def check_format(description, name, version):
+    """InputError unless a description says that it is of this format, and of a version that can be read."""
+    if description.get("format") != name:
+        raise InputError(f"this is no {name}")
+    if description.get("version") != version or isinstance(description["version"], bool):
+        raise InputError(f"the format has another version than {version}, written by another version of the library")
+
+
+def _check_sizes(layers, state):
+    """Before memory is taken for the parameters: the file must hold all of them."""
+    for k, layer in enumerate(layers):
+        for name, shape in layer.parameter_shapes().items():
+            there = state.get(f"{k}.{name}")
+            if there is None or there.shape != shape:
+                what = "missing" if there is None else f"of shape {there.shape}"
+                raise InputError(f"the parameter {k}.{name} is {what}, expected shape {shape}")
+    for name, values in state.items():
+        _check_finite(name, values)
+
+
+def _check_finite(name, values):
+    if not np.isfinite(values).all():
+        raise InputError(f"the parameter {name[:100]!r} holds NaN or infinity, expected finite numbers")
+
+
+def _checked_facts(layers, facts):
+    """{name: value or None} of FACTS, with the types that a model has them in."""
+    shape, mean, std, classes, accuracy = (facts.get(name) for name in FACTS)
+    outputs = None
+    if shape is not None:
+        sizes = isinstance(shape, (list, tuple)) and len(shape) in (1, 3)
+        if not sizes or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in shape):
+            raise InputError("input_shape must be (channels, rows, columns) or (features,)")
+        shape = tuple(int(n) for n in shape)
+        outputs = check_image_shape(layers, shape)
+    mean, std = (_statistic(name, values, shape) for name, values in (("mean", mean), ("std", std)))
+    if std is not None and std.min() < 0:
+        raise InputError("std must not be below 0")
+    if classes is not None:
+        if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+            raise InputError("classes must be a list of names")
+        if len(classes) != outputs:
+            raise InputError(f"classes must name the {outputs} outputs of the model, got {len(classes)} names")
+        classes = tuple(classes)
+    if accuracy is not None:
+        number = isinstance(accuracy, numbers.Real) and not isinstance(accuracy, bool)
+        if not number or not 0 <= accuracy <= 100:
+            raise InputError("accuracy must be a number from 0 to 100")
+        accuracy = float(accuracy)
+    return dict(zip(FACTS, (shape, mean, std, classes, accuracy), strict=True))
+
+
+def _statistic(name, values, shape):
+    """The mean or deviation of each channel as float32 (C,); None where there is none."""
+    if values is None:
+        return None
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    most = float(np.finfo(np.float32).max)
+    if not isinstance(values, (list, tuple)) or shape is None or len(values) != shape[0] or not all(
+            isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v) and abs(v) <= most
+            for v in values):
+        raise InputError(f"{name} must be one finite number for each channel of input_shape")
+    return np.array(values, np.float32)
