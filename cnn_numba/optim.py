@@ -68,6 +68,22 @@ class SGD:
         """Update all parameters from their gradients."""
         self._step()
 
+    def state_dict(self):
+        """{name: number or array}: the rates, and a copy of the velocity of all parameters."""
+        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay,
+                "velocity": self.velocity.copy()}
+
+    def load_state_dict(self, state):
+        """Take over what `state_dict` gave; InputError when a name is missing or unknown, or a value does not fit."""
+        names = self.state_dict().keys()
+        if not isinstance(state, dict) or state.keys() != names:
+            raise InputError(f"SGD: expected a state with exactly {', '.join(names)}")
+        velocity = state["velocity"]
+        if not isinstance(velocity, np.ndarray) or velocity.shape != self.velocity.shape:
+            raise InputError(f"SGD: the velocity must be an array of shape {self.velocity.shape}")
+        self.lr, self.momentum, self.weight_decay = state["lr"], state["momentum"], state["weight_decay"]
+        self.velocity[:] = velocity
+
     def zero_grad(self):
         """Set all gradients to zero.  A backward pass overwrites them, so no training loop needs this call."""
         self.model.grads[:] = 0

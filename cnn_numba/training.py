@@ -69,16 +69,22 @@ class Feed:
         self.window[:] = 0
         self.sums[:] = 0
 
-    def replay(self, program, advance=None):
-        """Replay a program that starts with `next_batch` until all images are through, several batches at a call."""
-        images, repeats, told, done = len(self.images), 1, 0, 0
+    @property
+    def done(self):
+        """How many images are through."""
+        return int(self.window.sum())
+
+    def replay(self, program, advance=None, pause=None):
+        """Replay a program that starts with `next_batch` until all images are through, or `pause()`, asked between
+        calls, is true; several batches at a call."""
+        images, repeats, told, done = len(self.images), 1, self.done, self.done
         most = min(REPLAYS, math.ceil(images / self.batch_size / REPORTS))
-        while done < images:
+        while done < images and not (pause and pause()):
             start = time.perf_counter()
             program(min(repeats, math.ceil((images - done) / self.batch_size)))
             if time.perf_counter() - start < CALL_SECONDS / 2:
                 repeats = min(2 * repeats, most)
-            done = int(self.window.sum())
+            done = self.done
             if advance and (done - told >= images / REPORTS or done == images):
                 advance(done - told)
                 told = done
@@ -122,7 +128,10 @@ class Trainer:
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
-        self.model, self.data, self.batch_size, self.seed, self.epochs = model, data, batch_size, seed, 0
+        self.model, self.data, self.optimizer, self.batch_size, self.seed = model, data, optimizer, batch_size, seed
+        self.epochs, self._seconds, self.best = 0, 0.0, None
+        model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
+        model.accuracy = None
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
         plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes)
         forward_and_back = [
@@ -144,26 +153,76 @@ class Trainer:
         return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
                              + at_once([feed.tally()]), REPLAYS)
 
-    def epoch(self, advance=None):
-        """Train on every image once.
+    @property
+    def step(self):
+        """How many batches of the current epoch are done."""
+        return self._feed.done // self.batch_size
+
+    def epoch(self, advance=None, pause=None):
+        """Train on every image once, or on those that a paused epoch has left.
 
         Parameters
         ----------
         advance : callable, optional
             Called with a number of images, some dozens of times, for a progress bar.
+        pause : callable, optional
+            Asked before every few batches whether to stop there; the next call goes on from that batch.
 
         Returns
         -------
-        EpochResult
+        EpochResult, or None when it stopped
         """
         start = time.perf_counter()
         feed, images = self._feed, len(self._feed.images)
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
-        feed.start()
-        feed.replay(self._step, advance)
-        self.epochs += 1
+        feed.replay(self._step, advance, pause)
+        self._seconds += time.perf_counter() - start
+        if feed.done < images:
+            return None
         loss, right = feed.sums / images
-        return EpochResult(float(loss), 100 * float(right), time.perf_counter() - start, images)
+        result = EpochResult(float(loss), 100 * float(right), self._seconds, images)
+        self.epochs += 1
+        if math.isfinite(result.loss) and (self.best is None or result.loss < self.best["loss"]):
+            self.best = {"epoch": self.epochs, "loss": result.loss, "accuracy": result.accuracy}
+        self._seconds = 0.0
+        feed.start()
+        return result
+
+    def state(self):
+        """{name: array, number, or list or dict of them}: all that the rest of the training depends on, but the data.
+
+        The order of the images derives from the seed and the number of the epoch; best is the epoch of the least loss.
+        """
+        return {"batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs, "step": self.step,
+                "sums": self._feed.sums.tolist(), "seconds": self._seconds, "best": self.best,
+                **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+                **{f"optimizer.{name}": value for name, value in self.optimizer.state_dict().items()}}
+
+    def load_state(self, state):
+        """Go on where another trainer of the same model, data, batch size and seed gave its `state`, to the same bits.
+
+        Raises InputError when the state is not of such a trainer.
+        """
+        for name in "batch_size", "seed":
+            if state.get(name) != getattr(self, name):
+                raise InputError(f"the training was one with {name} {state.get(name)!r}, not {getattr(self, name)}")
+        epochs = whole_number("the state", "epochs", state.get("epochs"), 0)
+        step = whole_number("the state", "step", state.get("step"), 0)
+        if step * self.batch_size >= len(self._feed.images):
+            raise InputError(f"step {step} is past the {len(self._feed.images)} images of an epoch")
+        numbers, best = [state.get("seconds")], state.get("best")
+        numbers += state["sums"] if isinstance(state.get("sums"), list) and len(state["sums"]) == 2 else [None]
+        if best is not None:
+            numbers += [best.get(name) for name in ("epoch", "loss", "accuracy")] if isinstance(best, dict) else [None]
+        if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+            raise InputError("the sums, the seconds or the best epoch are no finite numbers")
+        parts = {part: {name.removeprefix(f"{part}."): value for name, value in state.items()
+                        if name.startswith(f"{part}.")} for part in ("model", "optimizer")}
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        self.epochs, self._seconds, self.best = epochs, float(state["seconds"]), best
+        self._feed.window[:] = 0, step * self.batch_size
+        self._feed.sums[:] = state["sums"]
 
     def evaluate(self, images, labels):
         """Loss and accuracy on other images (N, C, H, W), normalised as those of the training part.
