@@ -9,15 +9,17 @@ import re
 import sys
 import time
 
-from cnn_numba.errors import InputError
+from cnn_numba.errors import InputError, shortened
+from cnn_numba.interrupt import Interruption, Terminated
 from cnn_numba.presets import PRESETS
 
 
 def main(argv=None):
     """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
 
-    0: done. After one sentence on stderr: 1 the loss is no longer finite, or memory is used up; 2 bad input;
-    130 Ctrl-C. In silence: 141 nobody reads the output any more. `--help` raises SystemExit(0), as argparse does.
+    0: done. After one sentence on stderr: 1 the loss is no longer finite, or memory is used up; 2 bad input, or a file
+    that cannot be read or written; 130 Ctrl-C; 143 SIGTERM. In silence: 141 nobody reads the output any more.
+    `--help` raises SystemExit(0), as argparse does.
     """
     started = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -44,9 +46,9 @@ def run(argv, started):
     except MemoryError:
         print("error: memory is used up: a smaller --batch-size needs less", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +69,7 @@ def parse(argv):
         epilog=f"Commands: {', '.join(COMMANDS)} (train when none is given).",
         allow_abbrev=False,
     )
-    parser.set_defaults(run=COMMANDS[name](parser))
+    parser.set_defaults(run=COMMANDS[name](parser), parse=parser.parse_args, argv=argv)
     return parser.parse_args(argv)
 
 
@@ -105,8 +107,7 @@ IMAGE_SIZE = bounded(sizes, lambda size: len(size) == 2, "ROWSxCOLUMNS, such as 
 BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
-def train(parser):
-    """Train a convolutional network on MNIST."""
+def add_data_flags(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", nargs="+", type=DATASET, metavar="NAME|PATH",
                        help=f"{', '.join(DATASETS)}, or a path: a .csv, .csv.gz or .npz file, IDX images and their "
@@ -126,6 +127,24 @@ def train(parser):
     group.add_argument("--test-size", type=COUNT, metavar="N",
                        help="use the first N test images (default: all)")
 
+
+def add_execution_flags(parser):
+    group = parser.add_argument_group("execution")
+    pair = group.add_mutually_exclusive_group()
+    pair.add_argument("--jit", action="store_true", default=None,
+                      help="compile the kernels (default: yes, unless NUMBA_DISABLE_JIT=1)")
+    pair.add_argument("--no-jit", action="store_false", dest="jit",
+                      help="run the same kernels as plain Python, for a debugger: very slow")
+    pair = group.add_mutually_exclusive_group()
+    pair.add_argument("--parallel", action="store_const", const="parallel", default="parallel", dest="mode",
+                      help="use several threads (default)")
+    pair.add_argument("--serial", action="store_const", const="serial", dest="mode", help="use one thread")
+    group.add_argument("--threads", type=COUNT, metavar="N", help="number of threads (default: one per CPU)")
+
+
+def train(parser):
+    """Train a convolutional network on MNIST."""
+    add_data_flags(parser)
     group = parser.add_argument_group("network and training")
     group.add_argument("--model", choices=tuple(PRESETS), default="two-conv",
                        help="network (default: %(default)s)")
@@ -144,18 +163,21 @@ def train(parser):
                        help="L2 penalty (default: %(default)s)")
     group.add_argument("--seed", type=SEED, default=0, metavar="N",
                        help="seed of everything random (default: %(default)s)")
+    add_execution_flags(parser)
 
-    group = parser.add_argument_group("execution")
+    group = parser.add_argument_group("files")
+    group.add_argument("--save", metavar="FILE", help="write the trained model, an .npz file (default: no)")
     pair = group.add_mutually_exclusive_group()
-    pair.add_argument("--jit", action="store_true", default=None,
-                      help="compile the kernels (default: yes, unless NUMBA_DISABLE_JIT=1)")
-    pair.add_argument("--no-jit", action="store_false", dest="jit",
-                      help="run the same kernels as plain Python, for a debugger: very slow")
-    pair = group.add_mutually_exclusive_group()
-    pair.add_argument("--parallel", action="store_const", const="parallel", default="parallel", dest="mode",
-                      help="use several threads (default)")
-    pair.add_argument("--serial", action="store_const", const="serial", dest="mode", help="use one thread")
-    group.add_argument("--threads", type=COUNT, metavar="N", help="number of threads (default: one per CPU)")
+    pair.add_argument("--checkpoint", metavar="DIR",
+                      help="keep the state of the training in a folder, so that it can go on after whatever happens "
+                           "(default: no)")
+    pair.add_argument("--resume", metavar="DIR",
+                      help="go on with the training in such a folder, with its flags, to the same result as without a "
+                           "stop (default: start anew)")
+    group.add_argument("--checkpoint-minutes", type=POSITIVE, default=10, metavar="N",
+                       help="write a checkpoint that often, besides after every epoch (default: %(default)s)")
+    group.add_argument("--checkpoint-steps", type=COUNT, metavar="N",
+                       help="write one also after N or a few more steps (default: no)")
 
     group = parser.add_argument_group("output")
     group.add_argument("--predictions", type=COUNT_OR_NONE, default=10, metavar="N",
@@ -164,16 +186,65 @@ def train(parser):
     return run_train
 
 
-def run_train(args, started):
+# Flags that say how and where to run, but not what is trained: a resumed training may have others.
+AROUND = {"run", "parse", "argv", "data_dir", "mirror", "jit", "mode", "threads", "predictions", "quiet", "save",
+          "checkpoint", "resume", "checkpoint_minutes", "checkpoint_steps"}
+
+
+def settings(args, data):
+    """The flags that decide what is trained, as {name: list of words}, for the checkpoints."""
+    words = {name: [str(word) for word in value] if isinstance(value, list)
+             else ["x".join(map(str, value))] if isinstance(value, tuple) else [str(value)]
+             for name, value in vars(args).items() if name not in AROUND and value is not None}
+    return {"dataset": [data.name], **words}
+
+
+def as_before(args, checkpoint):
+    """The flags of a resumed training: those in the checkpoint, and around them those that are given now.
+
+    Raises InputError when one of them asks for another training.
+    """
+    words = []
+    for name, values in checkpoint.settings.items():
+        known = name in vars(args) and name not in AROUND and isinstance(values, list)
+        if not known or not all(isinstance(value, str) and value[:1] != "-" for value in values):
+            raise InputError(f"{checkpoint.path} has flags that this program does not know")
+        words += [f"--{name.replace('_', '-')}", *values]
+    try:
+        before = vars(args.parse(words))
+    except InputError as error:
+        raise InputError(shortened(f"{checkpoint.path} cannot go on: {error}")) from None
+    merged = vars(args.parse([*words, *args.argv]))
+    for name in before.keys() - AROUND:
+        longer = name == "epochs" and before["schedule"] == "constant"      # changes nothing of what is trained
+        if merged[name] != before[name] and not longer:
+            raise InputError(f"argument --{name.replace('_', '-')}: the training in {args.resume} has "
+                             f"{' '.join(checkpoint.settings.get(name, ['none']))}, which cannot be changed")
+    return argparse.Namespace(**{name: getattr(args, name) if name in AROUND else value
+                                 for name, value in merged.items()})
+
+
+def choose_execution(args):
+    """Set how kernels run, before they are imported."""
     if args.mode == "serial" and args.threads not in (None, 1):
         raise InputError(f"argument --threads: expected 1 or nothing beside --serial, got {args.threads}")
     if args.jit is not None:
         os.environ["NUMBA_DISABLE_JIT"] = "0" if args.jit else "1"  # read when the kernels are imported
-    from cnn_numba.data import load_dataset
-    from cnn_numba.execution import describe, set_execution
-    from cnn_numba.optim import SGD
-    from cnn_numba.training import Trainer
+    from cnn_numba.execution import set_execution
 
+    set_execution(args.mode, threads=args.threads)
+
+
+def read_data(args, report, **options):
+    from cnn_numba.data import load_dataset
+
+    name = args.dataset[0] if args.dataset and len(args.dataset) == 1 else args.dataset
+    options = {"image_shape": args.image_shape, "image_size": args.image_size} | options
+    return load_dataset(name, test_data=args.test_data, data_dir=args.data_dir, mirror=args.mirror,
+                        train_size=args.train_size, test_size=args.test_size, report=report, **options)
+
+
+def run_train(args, started):
     def say(line):
         if not args.quiet:
             print(line, flush=True)
@@ -181,12 +252,20 @@ def run_train(args, started):
     def warn(line):
         print(line, file=sys.stderr if args.quiet else sys.stdout, flush=True)
 
-    set_execution(args.mode, threads=args.threads)
+    choose_execution(args)
+    from cnn_numba import archive
+    from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
+    from cnn_numba.execution import describe
+    from cnn_numba.optim import SGD
+    from cnn_numba.training import Trainer
+
+    checkpoint = newest_checkpoint(args.resume, report=warn) if args.resume else None
+    if checkpoint:
+        args = as_before(args, checkpoint)
+    if args.save:
+        archive.check_writable(args.save)               # before the work, not after it
     say(describe())
-    name = args.dataset[0] if args.dataset and len(args.dataset) == 1 else args.dataset
-    data = load_dataset(name, test_data=args.test_data, image_shape=args.image_shape, image_size=args.image_size,
-                        data_dir=args.data_dir, mirror=args.mirror, train_size=args.train_size,
-                        test_size=args.test_size, report=warn)
+    data = read_data(args, warn)
     image_shape = data.train_images.shape[1:]
     say(f"Data set {data.name}: {len(data.train_images)} training and {len(data.test_images)} test images "
         f"of {' x '.join(map(str, image_shape))}, {data.num_classes} classes")
@@ -197,32 +276,166 @@ def run_train(args, started):
     trainer = Trainer(model, data, optimizer, batch_size=args.batch_size, seed=args.seed)
     say(f"Kernels ready in {time.perf_counter() - compiling:.2f} seconds")
 
-    for epoch in range(1, args.epochs + 1):
-        if args.schedule == "linear":       # ends 0.2 % better on MNIST than a constant rate, for every seed tried
-            optimizer.lr = args.lr * (1 - (epoch - 1) / args.epochs)
-        result = train_epoch(trainer, len(data.train_images), quiet=args.quiet)
-        if not math.isfinite(result.loss):
-            print(f"error: the loss became {result.loss} in epoch {epoch}: use an --lr below {args.lr:g}",
-                  file=sys.stderr)
-            return 1
-        say(f"Epoch {epoch} Loss= {result.loss:.6f} Acc= {result.accuracy:.2f} % "
-            f"Run in: {result.seconds:.2f} seconds")
+    checkpoints = None
+    if folder := args.checkpoint or args.resume:
+        checkpoints = Checkpoints(folder, trainer, settings(args, data), args.checkpoint_minutes, args.checkpoint_steps)
+        checkpoints.resume(checkpoint) if checkpoint else checkpoints.start()
+    if checkpoint:
+        say(f"Resumed from {checkpoint.path}, in epoch {trainer.epochs + 1} after {trainer.step} steps" + (
+            "" if trainer.best is None else ", best so far epoch {epoch} Loss= {loss:.6f}".format(**trainer.best)))
+        if trainer.epochs > args.epochs:
+            raise InputError(f"argument --epochs: the training in {args.resume} has run {trainer.epochs} epochs, "
+                             f"got {args.epochs}")
 
+    code = train_epochs(args, trainer, checkpoints, say)
+    if code:
+        return code
     test = trainer.evaluate(data.test_images, data.test_labels)
     print(f"Test accuracy: {test.accuracy:.2f} %", flush=True)
     for image in range(min(args.predictions, len(data.test_labels))):
         predicted, true = (data.classes[label[image]] for label in (test.predictions, data.test_labels))
         say(f"pred: {predicted}  true: {true}")
+    if args.save:
+        model.save(args.save, accuracy=test.accuracy)
+        say(f"Saved {args.save}")
     say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
     return 0
 
 
-def train_epoch(trainer, images, quiet):
+def train_epochs(args, trainer, checkpoints, say):
+    """The epochs that are left; returns the exit code, 0 unless the loss or a signal ended them."""
+    with Interruption() as interruption:
+        def pause():
+            if checkpoints:
+                keep(checkpoints.save_if_due)
+            return interruption.noted()
+
+        for epoch in range(trainer.epochs + 1, args.epochs + 1):
+            if args.schedule == "linear":   # ends 0.2 % better on MNIST than a constant rate, for every seed tried
+                trainer.optimizer.lr = args.lr * (1 - (epoch - 1) / args.epochs)
+            result = train_epoch(trainer, pause, quiet=args.quiet)
+            if result is not None:
+                if not math.isfinite(result.loss):
+                    print(f"error: the loss became {result.loss} in epoch {epoch}: use an --lr below {args.lr:g}",
+                          file=sys.stderr)
+                    return 1
+                say(f"Epoch {epoch} Loss= {result.loss:.6f} Acc= {result.accuracy:.2f} % "
+                    f"Run in: {result.seconds:.2f} seconds")
+            if checkpoints:
+                keep(checkpoints.save)
+            if interruption.noted():
+                how = f": --resume {checkpoints.folder} goes on from {checkpoints.last.name}" if checkpoints else ""
+                print(f"Interrupted{how}", file=sys.stderr)
+                return 128 + interruption.number
+    return 0
+
+
+def train_epoch(trainer, pause, quiet):
     """One epoch, with a bar on stderr that is silent by itself when stderr is not a terminal."""
     from progress.bar import Bar
 
-    with Bar("Processing", max=images, file=None if quiet else sys.stderr) as bar:
-        return trainer.epoch(advance=bar.next)
+    images = len(trainer.data.train_images)
+    done = trainer.step * trainer.batch_size
+    with Bar("Processing", index=done, max=images, file=None if quiet else sys.stderr) as bar:
+        return trainer.epoch(advance=bar.next, pause=pause)
+
+
+def keep(save):
+    """Save a checkpoint.  When that fails, training goes on, and those from before are still there."""
+    try:
+        save()
+    except InputError as error:
+        print(f"warning: {error}; training goes on without this checkpoint", file=sys.stderr)
+
+
+def add_load_flag(parser):
+    parser.add_argument("--load", metavar="FILE", required=True, help="model that train --save wrote (required)")
+
+
+def load_model(path):
+    """A model that was saved, ready to classify: (model, Classifier)."""
+    from cnn_numba.inference import Classifier
+    from cnn_numba.storage import load
+
+    model = load(path)
+    try:
+        return model, Classifier(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def evaluate(parser):
+    """Measure a saved model on a data set: accuracy, precision and recall of each class, confusion matrix."""
+    add_load_flag(parser)
+    add_data_flags(parser)
+    parser.add_argument("--part", choices=("test", "train"), default="test",
+                        help="part of the data set (default: %(default)s)")
+    add_execution_flags(parser)
+    return run_evaluate
+
+
+def run_evaluate(args, _started):
+    choose_execution(args)
+    from cnn_numba.inference import confusion_matrix, labels_in, report
+
+    model, classifier = load_model(args.load)
+    one = args.dataset[0] if args.dataset and len(args.dataset) == 1 else ""
+    options = {}
+    if os.path.isdir(one) and args.image_size is None:
+        options["image_size"] = model.input_shape[1:]       # as in training
+    elif one.lower().endswith((".csv", ".csv.gz")) and args.image_shape is None:
+        options["image_shape"] = model.input_shape
+    data = read_data(args, print, **options)
+    images, labels = getattr(data, f"{args.part}_images"), getattr(data, f"{args.part}_labels")
+    labels = labels_in(classifier.classes, labels, data.classes)
+    predictions = classifier.logits(images).argmax(axis=1)
+    for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes):
+        print(line)
+    return 0
+
+
+def predict(parser):
+    """Classify image files with a saved model."""
+    parser.usage = "%(prog)s predict --load FILE [flags] image.png folder ..."
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, and folders of them")
+    add_load_flag(parser)
+    parser.add_argument("--invert", action="store_true",
+                        help="turn dark into bright, for dark drawings on a bright ground (default: no)")
+    parser.add_argument("--format", choices=("text", "csv", "jsonl"), default="text",
+                        help="of the output (default: %(default)s)")
+    add_execution_flags(parser)
+    return run_predict
+
+
+def run_predict(args, _started):
+    choose_execution(args)
+    import numpy as np
+
+    from cnn_numba.data.folder import pillow, read_image
+    from cnn_numba.inference import BATCH, FORMATS, image_paths
+
+    pillow()
+    model, classifier = load_model(args.load)
+    if len(model.input_shape) != 3 or model.input_shape[0] not in (1, 3):
+        raise InputError(f"{args.load} takes no grey or colour images, but inputs of {model.input_shape}")
+    head, line = FORMATS[args.format]
+    if head:
+        print(head)
+    code, paths = 0, list(image_paths(args.paths))
+    for first in range(0, len(paths), BATCH):
+        read, images = [], []
+        for path in paths[first:first + BATCH]:
+            try:
+                images.append(read_image(path, model.input_shape[0], model.input_shape[1:]))
+                read.append(path)
+            except InputError as error:         # the others are classified all the same
+                print(f"error: {error}", file=sys.stderr)
+                code = 2
+        if read:
+            pixels = 255 - np.stack(images) if args.invert else np.stack(images)
+            for path, odds in zip(read, classifier.probabilities(pixels), strict=True):
+                print(line(path, classifier.classes[odds.argmax()], float(odds.max())))
+    return code
 
 
 def benchmark(parser):
@@ -233,4 +446,4 @@ def benchmark(parser):
     return command.run
 
 
-COMMANDS = {"train": train, "benchmark": benchmark}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "benchmark": benchmark}

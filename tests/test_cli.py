@@ -134,7 +134,7 @@ def test_the_learning_rate_falls_in_equal_steps_or_stays(schedule, rates, monkey
     class Watched(SGD):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            monkeypatch.setattr(training.Trainer, "epoch", lambda trainer, advance: self.note())
+            monkeypatch.setattr(training.Trainer, "epoch", lambda trainer, **_: self.note())
 
         def note(self):
             used.append(self.lr)

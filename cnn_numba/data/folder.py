@@ -97,7 +97,7 @@ def read_images(folder, files, channels=None, size=None, resize=False):
     ------
     InputError : Pillow is missing, a file is no image, or has another size than the others.
     """
-    _pillow()
+    pillow()
     paths = [os.path.join(folder, file.name) for file in files]
     images, done, target = None, 0, size if resize else None
     total = sum(file.size for file in files)
@@ -131,7 +131,7 @@ def read_image(path, channels=None, size=None):
     ------
     InputError : Pillow is missing, or the file is no image that can be read.
     """
-    PIL = _pillow()
+    PIL = pillow()
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
@@ -189,7 +189,8 @@ def _in_parallel(read, paths):
             pool.shutdown(cancel_futures=True)
 
 
-def _pillow():
+def pillow():
+    """The package that reads image files; InputError when it is missing."""
     try:
         import PIL.Image
         import PIL.ImageOps
