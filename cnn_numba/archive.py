@@ -61,13 +61,11 @@ def read(path, kind):
     InputError : the file cannot be read, is damaged, or is something else.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path} is not a file, expected a {kind}")
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) else None   # a pipe would wait
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
-    except ValueError:
-        raise InputError(f"{str(path)!r} is no path of a file") from None
+    if content is None:
+        raise InputError(f"{path} is not a file, expected a {kind}")
     if content[:2] != b"PK":
         raise InputError(f"{path} is no {kind} of this program")
     if sealed(content[:-SEAL]) != content:
