@@ -129,7 +129,7 @@ class Checkpoints:
             mine, other = ((layers[k:] or [None])[0] for layers in (self._layers, checkpoint.layers))
             if mine != other:
                 raise InputError(shortened(f"{checkpoint.path} is of another network: its layer {k} is "
-                                           f"{_text(other)}, expected {_text(mine)}"))
+                                           f"{_text(other, mine)}, expected {_text(mine, other)}"))
         if checkpoint.data != self._data:
             raise InputError(f"{checkpoint.path} is of other training images than those of {self.trainer.data.name}")
         try:
@@ -182,10 +182,14 @@ class Checkpoints:
         return trainer.epochs * math.ceil(len(trainer.data.train_images) / trainer.batch_size) + trainer.step
 
 
-def _text(layer):
-    if not isinstance(layer, dict) or not isinstance(layer.get("params"), dict):
-        return repr(layer)
-    return f"{layer.get('type')}({', '.join(f'{name}={value}' for name, value in layer['params'].items())})"
+def _text(layer, other):
+    """A layer's type, and those of its parameters that another one does not have."""
+    params, others = (entry.get("params") if isinstance(entry, dict) else None for entry in (layer, other))
+    if not isinstance(params, dict):
+        return "none" if layer is None else repr(layer)
+    odd = params.items() if not isinstance(others, dict) else (
+        (name, value) for name, value in params.items() if name not in others or others[name] != value)
+    return f"{layer.get('type')}({', '.join(f'{name}={value!r}' for name, value in odd)})"
 
 
 def fingerprint(data):
