@@ -1,4 +1,4 @@
-"""Feed every parser of data files with damaged inputs and see that each is read or refused in one sentence.
+"""Feed every parser of files with damaged inputs and see that each is read or refused in one sentence.
 
     python scripts/fuzz.py --count 100000           # all parsers
     python scripts/fuzz.py --count 1000 --seed 7 csv npz
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gzip
 import io
+import json
 import random
 import re
 import signal
@@ -31,6 +32,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Sequential, Trainer, load  # noqa: E402
+from cnn_numba.archive import SEAL, TEXT, sealed  # noqa: E402
+from cnn_numba.checkpoints import Checkpoints, list_checkpoints, read_checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
 from cnn_numba.data.folder import read_image  # noqa: E402
@@ -119,6 +123,53 @@ def with_checksums(png):
     return bytes(fixed)
 
 
+def damage_archive(rng, contents, words):
+    """Damage a model file or checkpoint outside, or inside and with a right checksum: its description (as text, or one
+    of its values), its arrays, or the archive around them."""
+    content = rng.choice(contents)
+    match rng.randrange(5):
+        case 0:
+            return damaged(rng, content, words)
+        case 1:
+            return sealed(damaged(rng, content[:-SEAL], [b"PK\1\2", b"PK\5\6", b"PK\6\6", b"\xff\xff\xff\xff"]))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if rng.randrange(3):
+        text = json.loads(members[TEXT])
+        for _ in range(rng.choice((1, 1, 2))):
+            change_value(rng, text)
+        members[TEXT] = json.dumps(text).encode()
+    else:
+        name = rng.choice(list(members))
+        members[name] = damaged(rng, members[name], words)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.comment = b"0" * SEAL
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return sealed(file.getvalue()[:-SEAL])
+
+
+def change_value(rng, value):
+    """Change, delete or double one value somewhere in a JSON value."""
+    while True:
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        inner = value[key]
+        if not isinstance(inner, (dict, list)) or not inner or not rng.randrange(4):
+            break
+        value = inner
+    match rng.randrange(4):
+        case 0:
+            del value[key]
+        case 1 if isinstance(value, list):
+            value.insert(key, inner)
+        case 2 if isinstance(inner, (int, float)):
+            value[key] = inner + rng.choice((-1, 1, 0.5, 2**31, 10**17))
+        case _:
+            value[key] = rng.choice((None, True, 0, -1, 3, 2**31, 10**17, 1e300, "", "same", "x" * 5000, [], [1, 2],
+                                     [[]], {}, {"type": "Linear"}, "Conv2d", "0.weight", "__import__('os')"))
+
+
 # ---- valid files -------------------------------------------------------------------------------------------
 def idx_files():
     pixels = np.arange(60, dtype=np.uint8)
@@ -141,6 +192,30 @@ def npz_files():
         arrays = {"x_train": images, "y_train": labels, "x_test": images[:2], "y_test": labels[:2].astype(np.uint8)}
         sets.append({name: npy(array) for name, array in arrays.items()})
     return sets
+
+
+def model_files():
+    model, _ = small_training()
+    facts = {"mean": [1.5], "std": [2.5], "classes": ["a", "b", "c"], "accuracy": 50}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.npz"
+        model.save(path, input_shape=(1, 4, 4), **facts)
+        whole = path.read_bytes()
+        Sequential(Flatten(), Linear(16, 3)).save(path)
+        return [whole, path.read_bytes()]
+
+
+def checkpoint_files():
+    _, trainer = small_training()
+    with tempfile.TemporaryDirectory() as folder:
+        Checkpoints(folder, trainer, {"epochs": ["2"]}).start()
+        return [list_checkpoints(folder)[0].read_bytes()]
+
+
+def small_training():
+    images, labels = np.arange(6 * 16).reshape(6, 1, 4, 4).astype(np.uint8), np.arange(6) % 3
+    model = Sequential(Conv2d(1, 2, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(8, 3))
+    return model, Trainer(model, Dataset("six", images, labels, images, labels, 3), SGD(model, lr=0.1), batch_size=4)
 
 
 def npy(array):
@@ -180,6 +255,18 @@ def read_folder(path):
     return load_files([path.parent.parent], [], path.parent.parent, image_size=(6, 6))
 
 
+def resume(path):
+    """Read a checkpoint and take it over in a trainer, which is always the same one."""
+    checkpoint = read_checkpoint(path)
+    if not trainers:
+        trainers.append(small_training()[1])
+        (path.parent.parent / "resumed").mkdir(exist_ok=True)
+    Checkpoints(path.parent.parent / "resumed", trainers[0]).resume(checkpoint)
+
+
+trainers = []
+
+
 @dataclass(frozen=True)
 class Parser:
     """How a format is fuzzed.
@@ -196,6 +283,8 @@ class Parser:
     read: Callable
 
 
+ARCHIVE_WORDS = [b"[" * 3000, b"9" * 5000, b"9" * 15, b"-1", b"1e999", b"NaN", b"null", b"true", b'"', b"{", b"}", b",",
+                 b'"Linear"', b"'|O'", b"'<f8'", b"(" * 60, b"\x93NUMPY\3\0", b"\\ud800", b"\n", b"\xff"]
 PARSERS = {
     "idx": Parser("idx", idx_files, damage_plain_or_gzip, [b"\0\0\x08\3", b"\xff" * 4, b"\0" * 4, b"\1\0\0\0"],
                   lambda path: read_idx(path, 3)),
@@ -212,6 +301,8 @@ PARSERS = {
                     read_damaged_image),
     "folder": Parser("png", image_files, damage_image, [b"IHDR", b"IDAT", b"\0\0\xff\xff", b"\xff\xc0", b"\xff" * 4],
                      read_folder),
+    "model": Parser("npz", model_files, damage_archive, ARCHIVE_WORDS, load),
+    "checkpoint": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, resume),
 }
 
 
