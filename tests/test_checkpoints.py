@@ -335,6 +335,26 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, code):
     assert newest.name.startswith(f"checkpoint-{epochs[-1]:06d}-")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_at_once_and_leaves_the_files_whole(tmp_path, number, code):
+    """Interpreted, a step of 1437 images takes much longer than the time between the signals."""
+    process = start("--dataset", "digits", "--no-jit", "--batch-size", "1437", "--checkpoint", tmp_path / "run")
+    while not process.stdout.readline().startswith("Kernels ready"):
+        pass
+    while not (tmp_path / "run").exists() or not list_checkpoints(tmp_path / "run"):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(number)
+    time.sleep(0.2)
+    process.send_signal(number)
+    sent = time.monotonic()
+    assert ended(process)[::2] == (code, "Interrupted\n")
+    assert time.monotonic() - sent < 5
+    assert os.listdir(tmp_path / "run") == ["checkpoint-000000-00000000.npz"]
+    assert newest_checkpoint(tmp_path / "run", pytest.fail).state["step"] == 0
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The weights of a training that nobody interrupted and that wrote no checkpoint."""
