@@ -157,7 +157,8 @@ def test_help_names_every_flag_with_its_default(run):
     text = " ".join(out.split())
     for flag in ("dataset", "test-data", "image-shape", "image-size", "data-dir", "mirror", "train-size", "test-size",
                  "model", "epochs", "batch-size", "lr", "schedule", "momentum", "weight-decay", "seed", "threads",
-                 "predictions", "quiet"):
+                 "save", "checkpoint", "resume",
+                 "checkpoint-minutes", "checkpoint-steps", "predictions", "quiet"):
         assert re.search(rf"--{flag}\b[^()]*\(default: [^)]+\)", text), flag
     for flag in ("jit", "no-jit", "parallel", "serial"):
         assert f"--{flag} " in text, flag
