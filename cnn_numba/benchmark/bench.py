@@ -42,7 +42,7 @@ class Bench:
 
     def settings(self):
         """The flags, and what those that were not given came to."""
-        flags = {name: value for name, value in vars(self.args).items() if name != "run"}
+        flags = {name: value for name, value in vars(self.args).items() if name not in ("run", "parse", "argv")}
         return flags | {"threads": self.threads, "rounds": self.rounds, "images": self.images}
 
     # ---- contenders ----------------------------------------------------------------------------------------
