@@ -62,7 +62,7 @@ class Feed:
         self.batch_size = batch_size
 
     def next_batch(self):
-        return Call(batch.next_batch, 1, self.window, self.batch_size, len(self.images), alone=True)
+        return Call(batch.next_batch, 1, self.window, self.batch_size, len(self.images))
 
     def start(self):
         """Before the first batch."""

@@ -193,11 +193,10 @@ class Call:
     """A kernel with its arguments: arrays, ints and tiles.  It keeps the arrays alive, whose addresses it holds.
 
     items : how many items make up the call's output.
-    alone : whether an item needs more than the same item of the calls before it.
     """
 
-    def __init__(self, kernel, items, *args, alone=False):
-        self.kernel, self.items, self.args, self.alone = kernel, items, args, alone
+    def __init__(self, kernel, items, *args):
+        self.kernel, self.items, self.args = kernel, items, args
         if JIT:
             self.record = np.array([w for a in args for w in _words(a)], np.int64)
             self.address = _address(kernel, args)
@@ -234,14 +233,14 @@ class Program:
 
 
 def in_order(calls):
-    """The phases that run calls one after the other: neighbours that are not `alone` run as one chain per item."""
-    phases, before = [], None
+    """The phases that run calls one after the other, where an item needs only the same item of the calls before it:
+    calls of as many items run as one chain per item."""
+    phases = []
     for call in calls:
-        if before is None or call.alone or before.alone or call.items != before.items:
+        if not phases or call.items != len(phases[-1]):
             phases.append([[] for _ in range(call.items)])
         for item, chain in enumerate(phases[-1]):
             chain.append((call, item))
-        before = call
     return phases
 
 
