@@ -1,0 +1,14 @@
+"""The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and its kernel calls.
+
+A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to four
+lists: what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the
+parameters (which need the backward pass of all images).
+"""
+from .activation import ReLU
+from .base import Layer, Wires, shape_text
+from .conv import Conv2d
+from .linear import Linear
+from .pool import MaxPool2d
+from .shape import Flatten
+
+__all__ = ["Conv2d", "Flatten", "Layer", "Linear", "MaxPool2d", "ReLU", "Wires", "shape_text"]

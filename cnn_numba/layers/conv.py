@@ -1,0 +1,196 @@
+"""Convolution."""
+import math
+
+from kernels import conv, conv_toom
+from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
+from kernels.program import Call
+from kernels.toom import Toom
+
+from ..errors import InputError, truth_value, whole_number
+from .base import WIDE, Layer, image_shape, pair, shape_text
+
+# Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
+TOOM = {3: (4,), 5: (4, 5)}
+
+
+class Conv2d(Layer):
+    """Two-dimensional cross-correlation, as `torch.nn.Conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, dilation : int or (rows, columns)
+    padding : int, (rows, columns), "same" (stride 1 only) or "valid"
+        Zeros at each side of the input; "same" keeps its size, with the odd one at the bottom and right.
+    groups : int
+        Divides both channel counts; filter group g sees channel group g only.
+    bias : bool
+
+    Shapes
+    ------
+    (in_channels, H, W) -> (out_channels, (H + padding - dilation * (kernel_size - 1) - 1) // stride + 1, ...);
+    weight (out_channels, in_channels // groups, kernel rows, kernel columns), bias (out_channels,).
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    applies_relu = masks_relu = True
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+        self.in_channels = whole_number("Conv2d", "in_channels", in_channels)
+        self.out_channels = whole_number("Conv2d", "out_channels", out_channels)
+        self.kernel_size = pair("Conv2d", "kernel_size", kernel_size)
+        self.stride = pair("Conv2d", "stride", stride)
+        self.dilation = pair("Conv2d", "dilation", dilation)
+        self.groups = whole_number("Conv2d", "groups", groups)
+        self.bias = truth_value("Conv2d", "bias", bias)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise InputError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
+                             f"out_channels={out_channels}")
+        self.padding = padding if isinstance(padding, str) else pair("Conv2d", "padding", padding, 0)
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise InputError(f"Conv2d: padding must be a number, a pair, 'same' or 'valid', got {padding!r}")
+        if padding == "same" and self.stride != (1, 1):
+            raise InputError(f"Conv2d: padding='same' needs stride 1, got {stride!r}")
+
+    def padding_sides(self):
+        if self.padding == "valid":
+            return 0, 0, 0, 0
+        if self.padding == "same":
+            both = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return both[0] // 2, both[0] - both[0] // 2, both[1] // 2, both[1] - both[1] // 2
+        rows, cols = self.padding
+        return rows, rows, cols, cols
+
+    def output_shape(self, shape):
+        channels, *size = image_shape("Conv2d", shape)
+        if channels != self.in_channels:
+            raise InputError(f"Conv2d expects {self.in_channels} channels, got {channels} ({shape_text(shape)})")
+        top, bottom, left, right = self.padding_sides()
+        padded = size[0] + top + bottom, size[1] + left + right
+        extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if padded[0] < extent[0] or padded[1] < extent[1]:
+            raise InputError(f"Conv2d with a {shape_text(extent)} window does not fit on an image of "
+                             f"{shape_text(size)} with padding {self.padding}")
+        return self.out_channels, *((p - e) // s + 1 for p, e, s in zip(padded, extent, self.stride, strict=True))
+
+    def parameter_shapes(self):
+        shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
+        return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
+
+    def toom(self, shape):
+        """The Cook-Toom product for an input shape that needs the fewest multiplications, or None: direct."""
+        if self.stride != (1, 1) or self.dilation != (1, 1) or self.groups != 1 or self.out_channels < 4:
+            return None
+        taps, columns = self.kernel_size[1], self.output_shape(shape)[2]
+        sizes = [m for m in TOOM.get(taps, ()) if m <= columns]
+        if not sizes:
+            return None
+        return Toom(min(sizes, key=lambda m: math.ceil(columns / m) * (m + taps - 1)), taps)
+
+    def _input_tile(self, shape):
+        """Channels x columns for the gradient of the input, direct."""
+        rows = fit(self.in_channels // self.groups, REGISTERS // 4 if WIDE else 6)
+        cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
+        return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
+
+    def gradient_sides(self, shape):
+        if self.toom(shape):
+            return self.padding_sides()[2:], (0, 0)
+        margin = self._input_tile(shape).cols - 1
+        return (0, 0), (margin, margin)
+
+    def calls(self, wires):
+        toom = self.toom(wires.x.shape)
+        if toom:
+            self._toom_calls(wires, toom)
+        else:
+            self._direct_calls(wires)
+        if wires.dy is not None and self.bias:
+            dbias = self._per_block(wires, wires.parameters["bias"])
+            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias, wires.dy.inner))
+
+    def _bias(self, wires):
+        return wires.parameters["bias"].value if self.bias else aligned(self.out_channels)
+
+    def _direct_calls(self, wires):
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
+        padded = x.padded(*self.padding_sides())
+        filters = self.out_channels // self.groups
+        rows = fit(filters, 8 if WIDE else 6)
+        tile = Tile(rows, min(y.shape[2], max(2, 16 // rows) if WIDE else 1, 8), self.stride[1])
+        wires.forward.append(Call(
+            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value, self._bias(wires), self.stride[0],
+            *self.dilation, self.groups, int(wires.relu_after), tile))
+        if dy is None:
+            return
+        if dx is not None:
+            tile = self._input_tile(x.shape)
+            top, _, left, _ = self.padding_sides()
+            margin = tile.cols - 1
+            wires.backward.append(Call(
+                conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner,
+                self.stride[0], *self.dilation, self.groups, top, left, margin, int(wires.relu_before), tile))
+        dweight, (rows, cols), wide = self._per_block(wires, weight), self.kernel_size, WIDE
+        most = (27 if rows * cols == 9 else 20) if wide else 5      # registers for sums
+        geometry = *self.stride, self.dilation[0], self.groups
+        if 1 < rows * cols <= 9 and cols > 1 and wide:
+            dweight = dweight.reshape(*dweight.shape[:3], rows * cols)
+            wires.backward.append(Call(
+                conv.conv2d_backward_weight_window, x.blocks, dweight, dy.inner, padded, *geometry,
+                Tile(fit(filters, most // (rows * cols)), rows * cols), Tile(rows, cols, self.dilation[1])))
+            return
+        if cols > 1:
+            kernel, step = conv.conv2d_backward_weight, self.dilation[1]
+            cols = fit(cols, 7 if wide else 5)
+        else:
+            kernel, step = conv.conv2d_backward_weight_narrow, 1
+            cols = fit(weight.value.shape[1], 4 if wide else 2)
+        wires.backward.append(Call(
+            kernel, x.blocks, dweight, dy.inner, padded, *geometry,
+            Tile(fit(filters, max(1, most // cols)), cols, step)))
+
+    def _toom_calls(self, wires, toom):
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
+        top, bottom, left, right = self.padding_sides()
+        filters, channels, kernel_rows, _ = weight.value.shape
+        tiles = math.ceil(y.shape[2] / toom.m)
+        most = 30 // toom.n if WIDE else 1
+        u = aligned((filters, channels, kernel_rows, toom.n))
+        v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
+        wires.prepare.append(Call(conv_toom.toom_weights, filters, u, weight.value, toom.G))
+        wires.forward += [
+            Call(conv_toom.toom_input, x.blocks, v, x.padded(top, bottom, left, right), toom),
+            Call(conv_toom.toom_forward, x.blocks, y.inner, u, v, self._bias(wires), int(wires.relu_after), toom,
+                 Tile(fit(filters, most), toom.n))]
+        if dy is None:
+            return
+        d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
+        wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d, dy.inner, toom))
+        if dx is not None:
+            wires.backward.append(Call(
+                conv_toom.toom_backward_input, x.blocks, dx.padded(0, 0, left, right), u, d, x.inner, top, left,
+                int(wires.relu_before), toom, Tile(fit(channels, most), toom.n)))
+        tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
+        sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
+        wires.backward.append(Call(
+            conv_toom.toom_backward_weight, x.blocks, self._per_block(wires, weight), d, v, sums, toom, tile))
+
+    @staticmethod
+    def _per_block(wires, parameter):
+        """Room for the gradient of each block, which are added up when all are there."""
+        vectors, shape = parameter.grad_vectors, parameter.grad.shape
+        blocks = aligned((wires.blocks, *vectors.shape))
+        chunk = 32
+        wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), vectors, blocks, chunk))
+        return blocks.reshape(wires.blocks, -1)[:, :math.prod(shape)].reshape(wires.blocks, *shape)
+
+    def extra_repr(self):
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        if self.padding != (0, 0):
+            text += f", padding={self.padding!r}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return text if self.bias else text + ", bias=False"

@@ -1,0 +1,68 @@
+"""Dense layers."""
+import math
+
+from kernels import dense
+from kernels.lanes import LANES, Tile, aligned, fit, planes
+from kernels.program import Call
+
+from ..errors import InputError, truth_value, whole_number
+from .base import WIDE, Layer, shape_text
+
+
+class Linear(Layer):
+    """x @ weight.T + bias, as `torch.nn.Linear`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+
+    Shapes
+    ------
+    (in_features,) -> (out_features,); weight (out_features, in_features), bias (out_features,).
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    applies_relu = masks_relu = True
+
+    def __init__(self, in_features, out_features, bias=True):
+        self.in_features = whole_number("Linear", "in_features", in_features)
+        self.out_features = whole_number("Linear", "out_features", out_features)
+        self.bias = truth_value("Linear", "bias", bias)
+
+    def output_shape(self, shape):
+        if tuple(shape) != (self.in_features,):
+            hint = "; put Flatten() before it" if len(shape) > 1 and math.prod(shape) == self.in_features else ""
+            raise InputError(f"Linear expects {self.in_features} features, got {shape_text(shape)}{hint}")
+        return (self.out_features,)
+
+    def parameter_shapes(self):
+        return {"weight": (self.out_features, self.in_features)} | ({"bias": (self.out_features,)} if self.bias else {})
+
+    def calls(self, wires):
+        x, y, dy = wires.x.array, wires.y.array, wires.dy
+        weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
+        crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share their places in the cache
+        most = 12 if WIDE and not crowded else 6
+        wires.forward.append(Call(
+            dense.linear_forward, wires.blocks, y, x, weight.value, bias.value if bias else aligned(self.out_features),
+            int(wires.relu_after), Tile(fit(self.out_features, most), 1)))
+        if dy is None:
+            return
+        dy = dy.array
+        if wires.dx is not None:
+            wires.backward.append(Call(
+                dense.linear_backward_input, wires.blocks, wires.dx.array, dy, weight.value, x, int(wires.relu_before),
+                Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
+        turned = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0]
+        wires.backward.append(Call(dense.transpose, wires.blocks, turned, x, wires.lanes))
+        tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(turned.shape[1], 2 if WIDE else 1))
+        wires.gradients.append(Call(
+            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), weight.grad, dy, turned,
+            wires.lanes, tile))
+        if bias:
+            wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, bias.grad, dy))
+
+    def extra_repr(self):
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias}"
