@@ -3,6 +3,8 @@
     load, store                     one vector            x[index]          (index: all axes but the lanes)
     vectors, scalars                a pack of n of them   x[..., i:i + n*step:step, ...] along one axis
     block                           a pack of a window of them, along two axes
+    repeat, added                   a pack of one vector n times; the sum of the vectors of a pack
+    first_lanes                     the mask of the lanes that hold an image
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
@@ -99,6 +101,15 @@ if config.DISABLE_JIT:
 
     def where(mask, a, b):
         return np.where(mask, a, b)
+
+    def first_lanes(count):
+        return np.arange(LANES) < count
+
+    def repeat(v, n):
+        return np.broadcast_to(v, (n, LANES)).copy()
+
+    def added(pack):
+        return sum(pack[1:], pack[0])
 
     def total(v):
         while v.shape[-1] > 1:
@@ -387,6 +398,13 @@ else:
     _operator(operator.gt, "m", lambda builder, a, b: builder.fcmp_ordered(">", a, b))
     _operator(operator.eq, "m", lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 
+    @intrinsic
+    def first_lanes(typing, count):
+        """The mask of the first `count` lanes: none when it is negative."""
+        def code(context, builder, sig, args):
+            return _first(builder, context.cast(builder, args[0], sig.args[0], types.intp))
+        return M(count), code
+
     # ---- packs and tiles --------------------------------------------------------------------------------------------
     @intrinsic(prefer_literal=True)
     def vectors(typing, x, index, n, axis, step):
@@ -398,6 +416,25 @@ else:
             pace = context.cast(builder, args[4], sig.args[4], types.intp)
             return _pack(builder, [_read(builder, place.at({along: builder.mul(I64(k), pace)})) for k in range(count)])
         return Lanes("f", (count,))(x, index, n, axis, step), code
+
+    @intrinsic(prefer_literal=True)
+    def repeat(typing, v, n):
+        """A pack of n times the vector v."""
+        count, = _literals(n)
+
+        def code(context, builder, sig, args):
+            return _pack(builder, [args[0]] * count)
+        return Lanes("f", (count,))(v, n), code
+
+    @intrinsic
+    def added(typing, pack):
+        """The sum of the vectors of a pack, from the first to the last."""
+        def code(context, builder, sig, args):
+            first, *others = _unpack(builder, args[0])
+            for v in others:
+                first = builder.fadd(first, v)
+            return first
+        return V(pack), code
 
     @intrinsic
     def block(typing, x, index, window, row_step):

@@ -193,10 +193,11 @@ class Call:
     """A kernel with its arguments: arrays, ints and tiles.  It keeps the arrays alive, whose addresses it holds.
 
     items : how many items make up the call's output.
+    after_all : whether its items need all items of the calls before it, not just the same one.
     """
 
-    def __init__(self, kernel, items, *args):
-        self.kernel, self.items, self.args = kernel, items, args
+    def __init__(self, kernel, items, *args, after_all=False):
+        self.kernel, self.items, self.args, self.after_all = kernel, items, args, after_all
         if JIT:
             self.record = np.array([w for a in args for w in _words(a)], np.int64)
             self.address = _address(kernel, args)
@@ -233,11 +234,11 @@ class Program:
 
 
 def in_order(calls):
-    """The phases that run calls one after the other, where an item needs only the same item of the calls before it:
-    calls of as many items run as one chain per item."""
+    """The phases that run calls one after the other, where an item needs only the same item of the calls before it (or
+    else the call says so): calls of as many items run as one chain per item."""
     phases = []
     for call in calls:
-        if not phases or call.items != len(phases[-1]):
+        if not phases or call.after_all or call.items != len(phases[-1]):
             phases.append([[] for _ in range(call.items)])
         for item, chain in enumerate(phases[-1]):
             chain.append((call, item))
