@@ -10,7 +10,7 @@ _MODULES = {
     "data": ("Dataset", "load_dataset"),
     "errors": ("InputError",),
     "execution": ("describe", "set_execution"),
-    "layers": ("Conv2d", "Flatten", "Linear", "MaxPool2d", "ReLU"),
+    "layers": ("BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Linear", "MaxPool2d", "ReLU", "Residual"),
     "losses": ("CrossEntropyLoss",),
     "model": ("Parameter", "Sequential"),
     "optim": ("SGD",),

@@ -31,7 +31,7 @@ class Classifier:
                              "and std, which a Trainer tells it")
         self.shape, self.mean = model.input_shape, model.mean
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
-        self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), backward=False)
+        self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), backward=False, training=False)
         self._forward, _ = self._plan.programs()
         outputs, = self._plan.z.shape
         self.classes = model.classes or tuple(map(str, range(outputs)))
@@ -49,6 +49,7 @@ class Classifier:
             if not np.isfinite(batch).all():
                 raise InputError("the images contain NaN or infinity, expected finite numbers")
             self._plan.x.put((batch - self.mean.reshape(channel)) * self.scale.reshape(channel))
+            self._plan.window[1] = len(batch)
             self._forward()
             logits[first:first + BATCH] = self._plan.z.get(len(batch))
         return logits

@@ -9,7 +9,7 @@ from kernels.lanes import LANES, aligned
 
 from .errors import InputError, whole_number
 from .init import xavier_uniform
-from .layers import Layer, shape_text
+from .layers import Layer, container_text, every_layer, shape_text
 from .plan import Plan, infer_shapes
 
 PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
@@ -17,18 +17,18 @@ PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
 
 @dataclass
 class Parameter:
-    """One weight or bias: views of the model's flat vectors.
+    """One weight or bias, or a statistic that is collected: views of the model's flat vectors.
 
     name : as in `state_dict`, "0.weight"
-    value, grad : float32 arrays of PyTorch's shape
+    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient
     grad_vectors : float32 (vectors, LANES)
         The memory of the gradient up to where the next parameter starts; the numbers past its end are always 0.
     """
 
     name: str
     value: np.ndarray
-    grad: np.ndarray
-    grad_vectors: np.ndarray
+    grad: np.ndarray | None = None
+    grad_vectors: np.ndarray | None = None
 
 
 def _numbers(owner, value):
@@ -54,12 +54,16 @@ class Sequential:
     ----------
     *layers : Layer
     seed : int
-        Weights start Xavier-uniform from this seed, biases zero.
+        Weights start Xavier-uniform from this seed, biases zero; dropout derives from it too.
 
     Attributes
     ----------
     values, grads : float32 (total,)
         All parameters and all gradients; each parameter starts on a 64-byte boundary.
+    statistics : float32 (total,)
+        What batch normalisation collects.
+    training : bool
+        Whether `model(images)` treats them as a batch of the training; see `train` and `eval`.
     input_shape, mean, std, classes, accuracy
         The images of the training: the shape of one, float32 (C,) statistics in raw pixel units, the names of the
         classes, and the per cent of test images that it got right.  None where not known; a Trainer tells all but the
@@ -69,43 +73,73 @@ class Sequential:
     """
 
     input_shape = mean = std = classes = accuracy = None
+    training = True
 
     def __init__(self, *layers, seed=0):
         for k, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
-            if any(layer is other for other in layers[:k]):
+        everyone = list(every_layer(layers))
+        for k, layer in enumerate(everyone):
+            if any(layer is other for other in everyone[:k]):
                 raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
-        seed = whole_number("Sequential", "seed", seed, 0)
+        self.seed = whole_number("Sequential", "seed", seed, 0)
+        self._build(layers)
+
+    def add(self, layer):
+        """Append a layer; all parameters start anew, so that the result is that of `Sequential(*layers, layer)`.
+
+        Returns the model.  Raises InputError when it is not a layer, or stands in the model already.
+        """
+        Sequential.__init__(self, *self.layers, layer, seed=self.seed)
+        return self
+
+    def _build(self, layers):
         self.layers = list(layers)
-        shapes = [(k, name, shape) for k, layer in enumerate(layers)
-                  for name, shape in layer.parameter_shapes().items()]
-        starts = np.cumsum([0] + [math.ceil(math.prod(shape) / LANES) * LANES for *_, shape in shapes])
-        self.values, self.grads = aligned(int(starts[-1])), aligned(int(starts[-1]))
-        self._parameters = [{} for _ in layers]
-        for (k, name, shape), start, end in zip(shapes, starts, starts[1:], strict=False):
-            part = slice(start, start + math.prod(shape))
-            self._parameters[k][name] = Parameter(
-                f"{k}.{name}", self.values[part].reshape(shape), self.grads[part].reshape(shape),
-                self.grads[start:end].reshape(-1, LANES))
-        for k, parameter in enumerate(self.parameters()):
-            if parameter.value.ndim > 1:
-                parameter.value[...] = xavier_uniform(parameter.value.shape, seed, k)
-        self._plans, self._last = OrderedDict(), None
+        parameters, self.values = _flat(layer.parameter_shapes() for layer in layers)
+        statistics, self.statistics = _flat(layer.statistic_shapes() for layer in layers)
+        self.grads = aligned(self.values.shape)
+        self._parameters = [
+            {name: Parameter(f"{k}.{name}", *(_part(flat, place) for flat in (self.values, self.grads)),
+                             self.grads[place.start:place.end].reshape(-1, LANES)) for name, place in of_layer.items()}
+            for k, of_layer in enumerate(parameters)]
+        self._statistics = [{name: Parameter(f"{k}.{name}", _part(self.statistics, place))
+                             for name, place in of_layer.items()} for k, of_layer in enumerate(statistics)]
+        index = {p.name: k for k, p in enumerate(self.parameters())}
+        for k, (layer, tensors) in enumerate(zip(layers, self._tensors(), strict=True)):
+            layer.reset_parameters(
+                {name: p.value for name, p in tensors.items()},
+                lambda name, value, k=k: value.__setitem__(
+                    ..., xavier_uniform(value.shape, self.seed, index[f"{k}.{name}"])))
+        self._plans, self._last, self._passes = OrderedDict(), None, 0
+
+    def _tensors(self):
+        """Of each layer: {name: Parameter}, what is trained and what is collected."""
+        return [of_layer | more for of_layer, more in zip(self._parameters, self._statistics, strict=True)]
+
+    def train(self, mode=True):
+        """From now on, `model(images)` treats them as a batch of the training: batch normalisation uses and collects
+        its statistics, and dropout drops.  So it is from the start.  Returns the model."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self):
+        """From now on, `model(images)` uses what the training collected, and drops nothing.  Returns the model."""
+        return self.train(False)
 
     def parameters(self):
         """The parameters, in the order of the layers."""
         return [p for of_layer in self._parameters for p in of_layer.values()]
 
     def state_dict(self):
-        """{name: copy of the value} with PyTorch's names and shapes."""
-        return {p.name: p.value.copy() for p in self.parameters()}
+        """{name: copy of the value} of parameters and statistics, with PyTorch's names and shapes."""
+        return {p.name: p.value.copy() for of_layer in self._tensors() for p in of_layer.values()}
 
     def load_state_dict(self, state):
         """Take over values with the names and shapes of `state_dict`; InputError, and no change, when they differ."""
-        mine = {p.name: p for p in self.parameters()}
+        mine = {p.name: p for of_layer in self._tensors() for p in of_layer.values()}
         if not isinstance(state, dict):
             raise InputError(f"load_state_dict: expected a dict of arrays, got {type(state).__name__}")
         if set(mine) != set(state):
@@ -141,7 +175,7 @@ class Sequential:
 
     def plan(self, shape, blocks, **options):
         """A new layout of this network (see `plan.Plan`) for images of a shape."""
-        return Plan(self.layers, self._parameters, infer_shapes(self.layers, shape), blocks, **options)
+        return Plan(self.layers, self._tensors(), infer_shapes(self.layers, shape), blocks, **options)
 
     def __call__(self, images):
         """The forward pass.
@@ -161,15 +195,18 @@ class Sequential:
             raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
         if not np.isfinite(images).all():
             raise InputError("model: the images contain NaN or infinity, expected finite numbers")
-        key = images.shape[1:], math.ceil(len(images) / LANES)
+        key = images.shape[1:], math.ceil(len(images) / LANES), self.training
         if key not in self._plans:
-            plan = self.plan(*key)
+            plan = self.plan(*key[:2], training=self.training)
             self._plans[key] = plan, *plan.programs()
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         plan, forward, _ = self._plans[key]
         plan.x.put(images)
+        plan.window[1] = len(images)
+        plan.draw[:] = self.seed, self._passes
+        self._passes += self.training
         forward()
         output = plan.z.get(len(images)).view(Output)
         output.model, output.forward_pass = self, object()
@@ -207,13 +244,12 @@ class Sequential:
 
     def __reduce__(self):
         """Copies and pickles are built anew, so that their parameters are views of their own vectors."""
-        facts = {name: vars(self)[name] for name in ("input_shape", "mean", "std", "classes", "accuracy")
-                 if name in vars(self)}
-        return _restored, (self.layers, self.values.copy()), facts
+        facts = {name: vars(self)[name] for name in (
+            "input_shape", "mean", "std", "classes", "accuracy", "training", "_passes") if name in vars(self)}
+        return _restored, (self.layers, self.seed, self.values.copy(), self.statistics.copy()), facts
 
     def __repr__(self):
-        lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))
-        return f"Sequential(\n{lines})"
+        return container_text("Sequential", enumerate(self.layers))
 
     def __len__(self):
         return len(self.layers)
@@ -226,7 +262,31 @@ class Sequential:
         return f"{' -> '.join(map(shape_text, path))}, {count:,} parameters"
 
 
-def _restored(layers, values):
-    model = Sequential(*layers)
-    model.values[...] = values
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor stands in a flat vector: from start on; the next one starts at end."""
+
+    start: int
+    end: int
+    shape: tuple
+
+
+def _flat(shapes):
+    """[{name: _Place}] for [{name: shape}], and the vector with room for all of them."""
+    places, end = [], 0
+    for of_layer in shapes:
+        places.append({})
+        for name, shape in of_layer.items():
+            start, end = end, end + math.ceil(math.prod(shape) / LANES) * LANES
+            places[-1][name] = _Place(start, end, shape)
+    return places, aligned(end)
+
+
+def _part(flat, place):
+    return flat[place.start:place.start + math.prod(place.shape)].reshape(place.shape)
+
+
+def _restored(layers, seed, values, statistics):
+    model = Sequential(*layers, seed=seed)
+    model.values[...], model.statistics[...] = values, statistics
     return model

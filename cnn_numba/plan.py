@@ -7,7 +7,7 @@ from kernels.lanes import LANES, aligned, planes
 from kernels.program import Program, at_once, in_order
 
 from .errors import InputError
-from .layers import Flatten, ReLU, Wires
+from .layers import ReLU, Wires
 
 
 class Buffer:
@@ -61,8 +61,8 @@ class Plan:
     Parameters
     ----------
     layers : list of Layer
-    parameters : list of dict
-        Of each layer: {name: Parameter}.
+    tensors : list of dict
+        Of each layer: {name: Parameter}, what is trained and what is collected.
     shapes : list of tuple
         Of one image: the input of each layer and the output of the last.
     blocks : int
@@ -70,70 +70,105 @@ class Plan:
         Whether gradients are computed, and whether down to the images.
     lanes : int
         How many lanes of each block can hold an image: fewer than LANES when all images are fewer.
+    training : bool
+        Whether the layers behave as in a training.
+    window, draw : int64 arrays (first, count) and (seed, pass), optional
+        Which images the batch has, and from what random numbers derive (see `layers.Wires`); made when missing.
+
+    Attributes
+    ----------
+    layer_calls : list of (name, Layer, Wires)
+        Of every layer, also of those inside of others, with its kernel calls; the name is that in `state_dict`.
     """
 
-    def __init__(self, layers, parameters, shapes, blocks, backward=True, input_gradient=True, lanes=LANES):
-        self.blocks, self.shapes = blocks, shapes
+    def __init__(self, layers, tensors, shapes, blocks, backward=True, input_gradient=True, lanes=LANES, training=True,
+                 window=None, draw=None):
+        self.blocks, self.shapes, self.lanes, self.training, self.backward = blocks, shapes, lanes, training, backward
+        self.window = np.array([0, blocks * LANES]) if window is None else window
+        self.draw = np.zeros(2, np.int64) if draw is None else draw
         self.prepare_calls, self.forward_calls, self.backward_calls, self.gradient_calls = [], [], [], []
-        fused = [isinstance(layer, ReLU) and k > 0 and layers[k - 1].applies_relu for k, layer in enumerate(layers)]
-        unfused = [k for k, skip in enumerate(fused) if not skip]
-        padding = {k: layers[k].padding_sides() for k in unfused}
-        gradient = {k: layers[k].gradient_sides(shapes[k]) for k in unfused}
-        dense = isinstance(layers[0], Flatten)
-        x = self.x = Buffer(blocks, shapes[0], padding[0], dense)
-        dx = self.dx = None
-        if backward and input_gradient:
-            dx = self.dx = Buffer(blocks, shapes[0], (0, 0, *gradient[0][0]), dense)
-        pending = False                         # whether nobody has applied yet the gradient of the last ReLU
+        self.layer_calls = []
+        border, beside, dense = _needs(layers[0], shapes[0])
+        self.x = Buffer(blocks, shapes[0], border, dense)
+        self.dx = Buffer(blocks, shapes[0], (0, 0, *beside), dense) if backward and input_gradient else None
+        self.z, self.dz = self._chain("", layers, tensors, shapes, self.x, self.dx)
+
+    def _chain(self, prefix, layers, tensors, shapes, x, dx, end=None):
+        """Lay out layers that run one after the other; returns their output and its gradient.
+
+        end : these two, when they are there already.  Other layers read the gradient, so that no ReLU may change it.
+        """
+        last = len(layers) - 1
+        fused = [isinstance(layer, ReLU) and k > 0 and layers[k - 1].applies_relu and (end is None or k < last)
+                 for k, layer in enumerate(layers)]
+        pending = None                          # the last ReLU, as long as nobody has applied its gradient
         for k, layer in enumerate(layers):
-            wires = Wires(x, x, lanes, dx, dx, parameters[k], relu_after=k + 1 < len(layers) and fused[k + 1])
+            wires = Wires(x, x, self.lanes, dx, dx, tensors[k], self.training, self.window, self.draw,
+                          len(self.layer_calls), relu_after=k < last and fused[k + 1])
+            self.layer_calls.append((f"{prefix}{k}", layer, wires))
             if fused[k]:
-                pending = True
+                pending = wires
+                continue
+            if end and k == last:
+                wires.y, wires.dy = end
             else:
-                reader = next((other for other in unfused if other > k), None)
-                border, beside = (padding[reader], gradient[reader][0]) if reader else ((0, 0, 0, 0), (0, 0))
-                beside = [max(pair) for pair in zip(gradient[k][1], beside, strict=True)]
-                dense = reader is not None and isinstance(layers[reader], Flatten)
-                self._outputs(wires, layer, shapes[k + 1], border, (0, 0, *beside) if backward else None, dense)
-                if pending and layer.masks_relu:
-                    wires.relu_before, pending = True, False
-                elif pending and not isinstance(layer, Flatten):
-                    self._mask(Wires(x, x, lanes, dx, dx))
-                    pending = False
-                layer.calls(wires)
-                self._keep(wires)
+                reader = next((j for j in range(k + 1, len(layers)) if not fused[j]), None)
+                self._outputs(wires, layer, shapes[k + 1], layer.gradient_sides(shapes[k])[1],
+                              ((0,) * 4, (0, 0), False) if reader is None else _needs(layers[reader], shapes[reader]))
+            if pending and layer.masks_relu:
+                wires.relu_before, pending = True, None
+            elif pending and not layer.reshapes:
+                self._mask(pending, x, dx)
+                pending = None
+            self._calls(f"{prefix}{k}.", layer, wires, tensors[k])
             x, dx = wires.y, wires.dy
         if pending:
-            self._mask(Wires(x, x, lanes, dx, dx))
-        self.z, self.dz = x, dx
+            self._mask(pending, x, dx)
+        return x, dx
 
-    def _outputs(self, wires, layer, shape, border, gradient_border, dense):
-        """Make y with the border that the next layer reads, and dy with the border that either of them needs."""
-        if isinstance(layer, Flatten):
+    def _outputs(self, wires, layer, shape, own, needs):
+        """Make y with the border that the next layer reads, and dy with the columns beside it that either needs."""
+        border, beside, dense = needs
+        gradient_border = (0, 0, *map(max, own, beside))
+        if layer.reshapes:
             wires.y = wires.x.flat()
-            if gradient_border:
+            if self.backward:
                 plain = wires.dx is not None and not any(wires.dx.border)
                 wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shape)
         else:
             wires.y = Buffer(self.blocks, shape, border, dense)
-            if gradient_border:
-                wires.dy = Buffer(self.blocks, shape, gradient_border, dense)
+            wires.dy = Buffer(self.blocks, shape, gradient_border, dense) if self.backward else None
 
-    def _mask(self, wires):
-        if wires.dx is not None:
-            ReLU().mask_calls(wires)
-            self._keep(wires)
-
-    def _keep(self, wires):
+    def _calls(self, prefix, layer, wires, tensors):
+        """The calls of a layer and of those inside of it, whose forward pass is before its own, and backward after."""
+        ends = layer.branch_ends(wires, Buffer) if layer.branches else ()
+        layer.calls(wires, *ends)
         self.prepare_calls += wires.prepare
-        self.forward_calls += wires.forward
         self.backward_calls[:0] = wires.backward
         self.gradient_calls += wires.gradients
+        for (name, layers), (dx, z) in zip(layer.branches.items(), ends, strict=True):
+            if layers:
+                parts = [{key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+                         for part in (f"{name}.{k}." for k in range(len(layers)))]
+                self._chain(f"{prefix}{name}.", layers, parts, infer_shapes(layers, wires.x.shape), wires.x, dx,
+                            (z, wires.dy))
+        self.forward_calls += wires.forward
+
+    def _mask(self, relu, x, dx):
+        if dx is not None:
+            relu.x, relu.y, relu.dx, relu.dy = x, x, dx, dx
+            ReLU().mask_calls(relu)
+            self.backward_calls[:0] = relu.backward
 
     def programs(self):
         """(forward pass, backward pass with all gradients)"""
         return (Program(at_once(self.prepare_calls) + in_order(self.forward_calls)),
                 Program(in_order(self.backward_calls) + at_once(self.gradient_calls)))
+
+
+def _needs(layer, shape):
+    """What a layer needs of its input: border of zeros, columns beside the gradient, whether without gaps."""
+    return layer.padding_sides(), layer.gradient_sides(shape)[0], layer.reshapes
 
 
 def infer_shapes(layers, shape):

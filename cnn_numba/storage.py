@@ -41,8 +41,8 @@ def load(path):
     Returns
     -------
     Sequential
-        Its logits are those of the saved model, to the bit; `input_shape`, `mean`, `std`, `classes` and `accuracy` are
-        what was saved with it.
+        In the mode of `model.eval()`.  Its logits are those of the saved model, to the bit; `input_shape`, `mean`,
+        `std`, `classes` and `accuracy` are what was saved with it.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def load(path):
         raise InputError(f"{path}: {shortened(str(error))}") from None
     for name, value in facts.items():
         setattr(model, name, value)
-    return model
+    return model.eval()
 
 
 def check_format(description, name, version):
@@ -74,7 +74,7 @@ def check_format(description, name, version):
 def _check_sizes(layers, state):
     """Before memory is taken for the parameters: the file must hold all of them."""
     for k, layer in enumerate(layers):
-        for name, shape in layer.parameter_shapes().items():
+        for name, shape in (layer.parameter_shapes() | layer.statistic_shapes()).items():
             there = state.get(f"{k}.{name}")
             if there is None or there.shape != shape:
                 what = "missing" if there is None else f"of shape {there.shape}"

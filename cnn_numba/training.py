@@ -42,10 +42,10 @@ class Evaluation:
 class Feed:
     """Batches of a set of images, and the sums over them: what one table of calls reads and writes besides the network.
 
-    window = (first, count) is the batch: images order[first : first + count].
+    window = (first, count) is the batch: images order[first : first + count].  draw = (seed, epoch).
     """
 
-    def __init__(self, images, labels, shape, classes, batch_size, mean, std):
+    def __init__(self, images, labels, shape, classes, batch_size, mean, std, window):
         images = np.asarray(images)
         if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "iuf":
             raise InputError(f"the images must be numbers of shape (N, {', '.join(map(str, shape))}), N at least 1, "
@@ -56,7 +56,8 @@ class Feed:
         self.labels = checked_labels(labels, len(images), classes)
         self.mean = np.asarray(mean, np.float32)
         self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
-        self.order, self.window, self.sums = np.arange(len(images)), np.zeros(2, np.int64), np.zeros(2)
+        self.order, self.window, self.sums = np.arange(len(images)), window, np.zeros(2)
+        self.draw = np.zeros(2, np.int64)
         self.blocks, self.lanes = math.ceil(batch_size / LANES), min(batch_size, LANES)
         self.losses, self.predictions = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
         self.batch_size = batch_size
@@ -132,22 +133,24 @@ class Trainer:
         self.epochs, self._seconds, self.best = 0, 0.0, None
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
         model.accuracy = None
-        feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size)
-        plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes)
+        feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
+        plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes, window=feed.window,
+                          draw=feed.draw)
         forward_and_back = [
             feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
         self._step = Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
                              + at_once(plan.gradient_calls) + at_once([*optimizer.calls(), feed.tally()]), REPLAYS)
-        self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False)
+        self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False, training=False)
         self._evaluation_program(data.test_images, data.test_labels)
         Program([])()                                               # compiles the driver
 
-    def _make_feed(self, images, labels, batch_size):
+    def _make_feed(self, images, labels, batch_size, window):
         shape = self.data.train_images.shape[1:]
-        return Feed(images, labels, shape, self.data.num_classes, batch_size, self.data.mean, self.data.std)
+        return Feed(images, labels, shape, self.data.num_classes, batch_size, self.data.mean, self.data.std, window)
 
     def _evaluation_program(self, images, labels):
-        feed, plan = self._make_feed(images, labels, EVALUATION_BATCH), self._evaluation_plan
+        plan = self._evaluation_plan
+        feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.window)
         unused = Buffer(plan.blocks, plan.shapes[-1])
         calls = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, unused)]
         return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
@@ -175,6 +178,7 @@ class Trainer:
         start = time.perf_counter()
         feed, images = self._feed, len(self._feed.images)
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
+        feed.draw[:] = self.seed, self.epochs
         feed.replay(self._step, advance, pause)
         self._seconds += time.perf_counter() - start
         if feed.done < images:

@@ -5,10 +5,15 @@ lists: what the forward pass needs of the parameters, the forward pass, the back
 parameters (which need the backward pass of all images).
 """
 from .activation import ReLU
-from .base import Layer, Wires, shape_text
+from .base import Layer, Wires, container_text, every_layer, shape_text
 from .conv import Conv2d
 from .linear import Linear
+from .norm import BatchNorm1d, BatchNorm2d
 from .pool import MaxPool2d
+from .residual import Residual
 from .shape import Flatten
 
-__all__ = ["Conv2d", "Flatten", "Layer", "Linear", "MaxPool2d", "ReLU", "Wires", "shape_text"]
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "Linear", "MaxPool2d", "ReLU", "Residual", "Wires",
+    "container_text", "every_layer", "shape_text",
+]

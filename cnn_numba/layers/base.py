@@ -13,7 +13,7 @@ class Wires:
     """What connects a layer to its neighbours in one plan: buffers (see `plan.Buffer`), parameters, and how many lanes
     of a block can hold an image.
 
-    parameters, statistics : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
+    parameters : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
     training : whether the layer is to behave as in a training
     window : int64 (first, count); the batch has `count` images, and is images first, first + 1, ... of its pass
     draw : int64 (seed, pass), from which random numbers derive, with the layer's `index` and the place in the pass
@@ -29,7 +29,6 @@ class Wires:
     dx: object = None
     dy: object = None
     parameters: dict = field(default_factory=dict)
-    statistics: dict = field(default_factory=dict)
     training: bool = True
     window: object = None
     draw: object = None
@@ -51,7 +50,8 @@ class Layer:
 
     applies_relu = False        # can apply a ReLU that follows to its output
     masks_relu = False          # can apply the gradient of a ReLU before it to its dx
-    reshapes = False            # gives the numbers of its input another shape
+    reshapes = False            # gives the numbers of its input another shape, in the same place
+    branches = {}               # {name: layers} inside of it
 
     def output_shape(self, shape):
         """The shape of one image's output for one image's input shape; InputError when they cannot meet."""
@@ -65,8 +65,14 @@ class Layer:
         """{name: shape} of what a training collects besides."""
         return {}
 
-    def reset_statistics(self, statistics):
-        """Set {name: array} to how a training starts."""
+    def reset_parameters(self, values, initialise):
+        """Set {name: array of zeros}, what is trained and what is collected, to the values that a training starts with.
+
+        initialise(name, array) : fills an array with random weights
+        """
+        for name, value in values.items():
+            if value.ndim > 1:
+                initialise(name, value)
 
     def padding_sides(self):
         """Rows and columns of zeros that its input needs: (top, bottom, left, right)."""
@@ -80,6 +86,7 @@ class Layer:
         return (0, 0), (0, 0)
 
     def calls(self, wires):
+        """Append the kernel calls to the lists of the wires."""
         raise NotImplementedError
 
     def __repr__(self):
@@ -87,6 +94,20 @@ class Layer:
 
     def extra_repr(self):
         return ""
+
+
+def container_text(name, parts):
+    """A container as PyTorch prints it; parts: (name, layer or its text)."""
+    lines = ["  ({}): {}\n".format(part, str(inside).replace("\n", "\n  ")) for part, inside in parts]
+    return f"{name}(\n{''.join(lines)})"
+
+
+def every_layer(layers):
+    """The layers, each followed by those inside of it."""
+    for layer in layers:
+        yield layer
+        for branch in layer.branches.values():
+            yield from every_layer(branch)
 
 
 def pair(owner, name, value, least=1):

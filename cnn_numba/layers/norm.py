@@ -1,0 +1,127 @@
+"""Batch normalisation."""
+import math
+
+import numpy as np
+
+from kernels import norm
+from kernels.lanes import Tile, aligned
+from kernels.program import Call
+
+from ..errors import InputError, truth_value, whole_number
+from .base import Layer, shape_text
+
+
+class _BatchNorm(Layer):
+    """Every channel (or feature) to mean 0 and variance 1 over a batch, then weight * x + bias: Ioffe and Szegedy,
+    "Batch Normalization" (2015).
+
+    In a training the statistics are those of the batch, and their running averages are collected; afterwards
+    (`model.eval()`) these are used.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels of an image, or features.
+    eps : float
+        Added to the variance.
+    momentum : float from 0 to 1, or None
+        Share of a new batch in the running averages; None: their plain average over all batches.
+    affine : bool
+        Whether there are weight and bias.
+    track_running_stats : bool
+        Whether running averages are collected; without them, the statistics are always those of the batch.
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    applies_relu = masks_relu = True
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+        name = type(self).__name__
+        self.num_features = whole_number(name, "num_features", num_features)
+        self.affine = truth_value(name, "affine", affine)
+        self.track_running_stats = truth_value(name, "track_running_stats", track_running_stats)
+        for what, value, most in ("eps", eps, math.inf), ("momentum", 0 if momentum is None else momentum, 1):
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not number or not 0 <= value <= most or value == math.inf:
+                expected = "a number of at least 0" if what == "eps" else "a number from 0 to 1, or None"
+                raise InputError(f"{name}: {what} must be {expected}, got {value!r}")
+        self.eps, self.momentum = float(eps), None if momentum is None else float(momentum)
+
+    def parameter_shapes(self):
+        return {"weight": (self.num_features,), "bias": (self.num_features,)} if self.affine else {}
+
+    def statistic_shapes(self):
+        if not self.track_running_stats:
+            return {}
+        return {"running_mean": (self.num_features,), "running_var": (self.num_features,), "num_batches_tracked": ()}
+
+    def reset_parameters(self, values, initialise):
+        for name in {"weight", "running_var"} & values.keys():
+            values[name][...] = 1
+
+    def calls(self, wires):
+        x, y, tensors, blocks, C = wires.x.image(), wires.y.image(), wires.parameters, wires.blocks, self.num_features
+        H, W = x.shape[2:4]
+        tile = Tile(1, max(k for k in range(1, 9) if W % k == 0))       # sums: enough to hide the latency
+        ones = aligned(C)
+        ones[:] = 1
+        weight = tensors["weight"].value if self.affine else ones
+        bias = tensors["bias"].value if self.affine else aligned(C)
+        scales, sums = aligned((blocks, C, 2)), aligned((blocks, C, 2), np.float64)
+        hyper = np.array([self.eps, -1 if self.momentum is None else self.momentum])
+        if self.track_running_stats:
+            means, variances, batches = (tensors[name].value.reshape(-1) for name in self.statistic_shapes())
+        else:
+            means, variances, batches = aligned(C), aligned(C), aligned(1)
+        of_batch = wires.training or not self.track_running_stats
+        if of_batch:
+            wires.forward += [
+                Call(norm.batch_norm_block, blocks, sums, x, wires.window, tile),
+                Call(norm.batch_norm_statistics, blocks, scales, means, variances, batches, sums, wires.window, H * W,
+                     hyper, after_all=True)]
+        else:
+            wires.prepare.append(Call(norm.batch_norm_running, blocks, scales, means, variances, hyper))
+        wires.forward.append(
+            Call(norm.batch_norm_forward, blocks, y, x, scales, weight, bias, int(wires.relu_after)))
+        if wires.dy is None:
+            return
+        dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
+        wires.backward.append(Call(norm.batch_norm_backward_sums, blocks, backward_sums, dy, x, scales, tile))
+        if wires.dx is not None:
+            wires.backward.append(Call(
+                norm.batch_norm_backward_input, blocks, wires.dx.image(), dy, x, weight, scales, backward_sums,
+                wires.window, int(of_batch), int(wires.relu_before), after_all=of_batch))
+        if self.affine:
+            wires.gradients.append(Call(norm.batch_norm_backward_parameters, 1, tensors["weight"].grad,
+                                        tensors["bias"].grad, backward_sums))
+
+    def extra_repr(self):
+        return (f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum}, affine={self.affine}, "
+                f"track_running_stats={self.track_running_stats}")
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = _BatchNorm.__doc__ + """
+    Shapes
+    ------
+    (num_features, H, W) -> the same; as `torch.nn.BatchNorm2d`.
+    """
+
+    def output_shape(self, shape):
+        if len(shape) != 3 or shape[0] != self.num_features:
+            raise InputError(f"BatchNorm2d expects images of {self.num_features} channels, got {shape_text(shape)}")
+        return shape
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = _BatchNorm.__doc__ + """
+    Shapes
+    ------
+    (num_features,) -> the same; as `torch.nn.BatchNorm1d` for features.
+    """
+
+    def output_shape(self, shape):
+        if tuple(shape) != (self.num_features,):
+            raise InputError(f"BatchNorm1d expects {self.num_features} features, got {shape_text(shape)}")
+        return shape
