@@ -1,0 +1,197 @@
+"""Batch normalisation and residual branches against float64 NumPy, compiled and interpreted."""
+import numpy as np
+import pytest
+
+from cnn_numba import BatchNorm1d, BatchNorm2d, Conv2d, Flatten, InputError, Linear, ReLU, Residual, Sequential
+from kernels.program import JIT, execute, execution, max_threads
+
+ROUNDING = 2.0**-24
+SMALL = 64 * ROUNDING           # of the largest number; measured: up to 12 roundings
+
+
+def batch_norm(x, weight, bias, eps=1e-5, mean=None, variance=None):
+    """y, and dy -> (dx, dweight, dbias); mean and variance of the batch unless they are given."""
+    x, axes = np.asarray(x, np.float64), (0, *range(2, np.ndim(x)))
+    of_batch, per_channel = mean is None, (-1, *(1 for _ in axes[1:]))
+    if of_batch:
+        mean, variance = x.mean(axes), x.var(axes)
+    mean, inverse, weight, bias = (
+        np.reshape(v, per_channel) for v in (mean, 1 / np.sqrt(np.asarray(variance) + eps), weight, bias))
+    normal = (x - mean) * inverse
+
+    def backward(dy):
+        d = np.asarray(dy, np.float64) * weight
+        if of_batch:
+            count = x.size // weight.size
+            d = d - d.sum(axes, keepdims=True) / count - normal * (d * normal).sum(axes, keepdims=True) / count
+        return d * inverse, (dy * normal).sum(axes), np.asarray(dy, np.float64).sum(axes)
+    return normal * weight + bias, backward
+
+
+def same(got, want, what):
+    assert got.shape == want.shape, what
+    assert np.abs(np.asarray(got) - want).max() <= SMALL * np.abs(want).max(), what
+
+
+def layer_and_batch(images, shape, **options):
+    rng = np.random.default_rng(images)
+    layer = (BatchNorm2d if len(shape) == 3 else BatchNorm1d)(shape[0], **options)
+    model = Sequential(layer)
+    for p in model.parameters():
+        p.value[:] = rng.normal(1, 0.5, p.value.shape)
+    x = rng.normal(3, 2, (images, *shape)).astype(np.float32)
+    return model, x, rng.normal(size=x.shape).astype(np.float32)
+
+
+SHAPES = (3, 4, 5), (2, 1, 1), (4, 3, 8), (5,)
+CASES = [(n, shape) for n in (1, 3, 16, 17, 40) for shape in SHAPES if n > 1 or shape[1:]]
+
+
+@pytest.mark.parametrize("images, shape", CASES)
+def test_training(images, shape):
+    model, x, dy = layer_and_batch(images, shape)
+    weight, bias = (p.value for p in model.parameters())
+    want, backward = batch_norm(x, weight, bias)
+    same(model(x), want, "output")
+    got = [model.backward(dy), *(p.grad for p in model.parameters())]
+    wanted = backward(dy)
+    for g, w, what in zip(got, wanted, ("input gradient", "weight", "bias"), strict=True):
+        if images * np.prod(shape[1:]) > 1 or what == "bias":           # one value each: the rest is 0 by nature
+            same(g, w, what)
+    with pytest.raises(AssertionError, match="output"):
+        same(model(x), batch_norm(x, weight, bias + 0.001)[0], "output")
+
+
+@pytest.mark.parametrize("momentum", (0.1, 0.7, None))
+def test_running_statistics(momentum):
+    model, x, dy = layer_and_batch(40, (3, 4, 5), momentum=momentum)
+    mean, variance = np.zeros(3), np.ones(3)
+    for step in range(1, 4):
+        share = 1 / step if momentum is None else momentum
+        batch = x[:10 * step] * step
+        mean += share * (batch.mean((0, 2, 3), dtype=np.float64) - mean)
+        variance += share * (batch.var((0, 2, 3), dtype=np.float64, ddof=1) - variance)
+        model(batch)
+    state = model.state_dict()
+    same(state["0.running_mean"], mean, "mean")
+    same(state["0.running_var"], variance, "variance")
+    assert state["0.num_batches_tracked"] == 3
+    model.eval()
+    weight, bias = (p.value for p in model.parameters())
+    want, backward = batch_norm(x, weight, bias, mean=mean, variance=variance)
+    same(model(x), want, "output")
+    for got, w in zip([model.backward(dy), *(p.grad for p in model.parameters())], backward(dy), strict=True):
+        same(got, w, "gradient")
+    assert all((value == state[name]).all() for name, value in model.state_dict().items()), "eval collects nothing"
+
+
+def test_without_weights_and_without_running_statistics():
+    model, x, dy = layer_and_batch(17, (3, 4, 5), affine=False, track_running_stats=False)
+    assert model.state_dict() == {}
+    want, backward = batch_norm(x, np.ones(3), np.zeros(3))
+    for mode in model.train(), model.eval():
+        same(mode(x), want, "output")
+        same(mode.backward(dy), backward(dy)[0], "input gradient")
+
+
+def network(seed=0):
+    """Convolutions, ReLUs on either side of the normalisation, and both kinds of short cuts."""
+    return Sequential(
+        Conv2d(2, 8, 3, padding=1, bias=False), BatchNorm2d(8), ReLU(),
+        Residual([Conv2d(8, 8, 3, padding=1, groups=2), BatchNorm2d(8), ReLU(), Conv2d(8, 8, 5, padding=2),
+                  BatchNorm2d(8)]), ReLU(),
+        Residual([Conv2d(8, 4, 3, stride=2, padding=1), ReLU(), BatchNorm2d(4)],
+                 [Conv2d(8, 4, 1, stride=2), BatchNorm2d(4, momentum=None)]),
+        Flatten(), Linear(4 * 3 * 4, 12, bias=False), BatchNorm1d(12), ReLU(), Residual([Linear(12, 12), ReLU()]),
+        Linear(12, 5), seed=seed)
+
+
+def bits_of(images, before=()):
+    """What a network gives and collects for some images, after others."""
+    model, rng = network(), np.random.default_rng(1)
+    for n in before:
+        model(9 * rng.normal(size=(n, 2, 6, 7)))
+    model.load_state_dict(network().state_dict())
+    rng = np.random.default_rng(2)
+    x, dy = rng.normal(size=(images, 2, 6, 7)), rng.normal(size=(images, 5))
+    arrays = [model(x), model.backward(dy), model.grads, *model.state_dict().values()]
+    return [np.asarray(a).tobytes() for a in arrays]
+
+
+@pytest.mark.parametrize("images", (5, 40))
+def test_lanes_without_an_image_count_for_nothing(images):
+    full = -(-images // 16) * 16
+    assert bits_of(images, before=[full]) == bits_of(images)
+    assert bits_of(images) != bits_of(images - 1), "another batch does not pass"
+
+
+@pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
+def test_serial_and_parallel_give_the_same_bits():
+    mode, threads = execution()
+    try:
+        execute("serial", 1)
+        want = bits_of(70)
+        for n in range(1, max_threads() + 1):
+            execute("parallel", n)
+            assert bits_of(70) == want, n
+    finally:
+        execute(mode, threads)
+
+
+def test_a_residual_is_the_sum_of_its_branches():
+    body, shortcut = [Conv2d(2, 4, 3, padding=1), ReLU(), Conv2d(4, 3, 1)], [Conv2d(2, 3, 1)]
+    both = Sequential(Residual(body, shortcut), seed=3)
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(19, 2, 5, 6)), rng.normal(size=(19, 3, 5, 6))
+    y, dx = both(x), both.backward(dy)
+    alone = {name: Sequential(*layers) for name, layers in (("body", body), ("shortcut", shortcut))}
+    for name, model in alone.items():
+        model.load_state_dict({key.removeprefix(f"0.{name}."): value for key, value in both.state_dict().items()
+                               if name in key})
+    same(y, sum(np.asarray(model(x), np.float64) for model in alone.values()), "output")
+    same(dx, sum(np.asarray(model.backward(dy), np.float64) for model in alone.values()), "input gradient")
+    mine = {p.name: p.grad for p in both.parameters()}
+    assert mine.keys() == {f"0.{name}.{p.name}" for name, model in alone.items() for p in model.parameters()}
+    for name, model in alone.items():
+        for p in model.parameters():
+            assert (mine[f"0.{name}.{p.name}"] == p.grad).all()
+
+
+@pytest.mark.parametrize("make, sentence", (
+    (lambda: BatchNorm2d(0), "BatchNorm2d: num_features must be a whole number of at least 1, got 0"),
+    (lambda: BatchNorm2d(3, eps=-1), "BatchNorm2d: eps must be a number of at least 0, got -1"),
+    (lambda: BatchNorm1d(3, momentum=2), "BatchNorm1d: momentum must be a number from 0 to 1, or None, got 2"),
+    (lambda: BatchNorm1d(3, affine=1), "BatchNorm1d: affine must be True or False, got 1"),
+    (lambda: BatchNorm2d(3).output_shape((2, 5, 5)), "BatchNorm2d expects images of 3 channels, got 2x5x5"),
+    (lambda: BatchNorm2d(3).output_shape((3,)), "BatchNorm2d expects images of 3 channels, got 3 features"),
+    (lambda: BatchNorm1d(3).output_shape((4,)), "BatchNorm1d expects 3 features, got 4 features"),
+    (lambda: Residual([]), "Residual: body needs at least one layer, got none"),
+    (lambda: Residual(3), "Residual: body must be a layer or a list of layers, got 3"),
+    (lambda: Residual([Flatten(), Linear(3, 3)]), "Residual: body must not begin or end in Flatten"),
+    (lambda: Residual(Conv2d(2, 3, 3)).output_shape((2, 5, 5)),
+     "Residual adds body and shortcut, which give 3x3x3 and 2x5x5, expected the same shape"),
+    (lambda: Residual([ReLU(), Conv2d(3, 3, 3)]).output_shape((2, 5, 5)),
+     "body: layer 1: Conv2d expects 3 channels, got 2 (2x5x5)"),
+))
+def test_bad_arguments(make, sentence):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value) == sentence
+
+
+def test_a_layer_inside_of_a_residual_cannot_stand_elsewhere():
+    layer = Conv2d(2, 2, 1)
+    with pytest.raises(InputError, match="stands at two places"):
+        Sequential(layer, Residual(layer))
+
+
+def test_print():
+    assert repr(Sequential(Residual([Linear(2, 2), ReLU()]))) == """Sequential(
+  (0): Residual(
+    (body): Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): ReLU()
+    )
+    (shortcut): Identity()
+  )
+)"""
