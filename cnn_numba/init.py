@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-WEIGHTS, ORDER = 0, 1       # what a stream of random numbers is for
+WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # what a stream of random numbers is for
 
 
 def stream(seed, purpose, index):

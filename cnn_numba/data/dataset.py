@@ -6,11 +6,13 @@ from functools import cached_property
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.init import HELD_OUT, stream
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images (N, C, H, W) and labels (N,) int64 of a training and a test part, and the classes.
+    """Images (N, C, H, W) and labels (N,) int64 of a training and a test part, perhaps a validation part, and the
+    classes.
 
     Images are uint8, or float32 when the source holds other numbers.  `classes` names the classes in the
     order of their labels, and is "0", "1", ... where a source has no names.
@@ -24,6 +26,8 @@ class Dataset:
     test_labels: np.ndarray
     num_classes: int
     classes: tuple[str, ...] = ()
+    validation_images: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "classes", self.classes or tuple(map(str, range(self.num_classes))))
@@ -67,3 +71,18 @@ class Dataset:
                 raise InputError(f"{part}_size must be 1 to {len(images)} for {self.name}, got {size}")
             parts |= {f"{part}_images": images[:size], f"{part}_labels": labels[:size]}
         return replace(self, **parts)
+
+    def hold_out(self, count, seed=0):
+        """The same data set with `count` training images, chosen at random from the seed, as its validation part.
+
+        Raises InputError when that would leave no training images, or takes none.
+        """
+        images = len(self.train_images)
+        if not 1 <= count < images:
+            raise InputError(f"the validation part must be 1 to {images - 1} of the {images} training images of "
+                             f"{self.name}, got {count}")
+        chosen = np.zeros(images, bool)
+        chosen[stream(seed, HELD_OUT, 0).permutation(images)[:count]] = True
+        return replace(
+            self, train_images=self.train_images[~chosen], train_labels=self.train_labels[~chosen],
+            validation_images=self.train_images[chosen], validation_labels=self.train_labels[chosen])
