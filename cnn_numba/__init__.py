@@ -11,7 +11,7 @@ _MODULES = {
     "errors": ("InputError",),
     "execution": ("describe", "set_execution"),
     "layers": ("BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Linear", "MaxPool2d", "ReLU", "Residual"),
-    "losses": ("CrossEntropyLoss",),
+    "losses": ("CrossEntropyLoss", "MSELoss"),
     "model": ("Parameter", "Sequential"),
     "optim": ("SGD",),
     "presets": ("PRESETS",),

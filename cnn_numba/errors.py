@@ -1,4 +1,7 @@
 """The one exception that bad input raises, and the checks that several modules make."""
+from numbers import Real
+
+MOST = 3.4028234663852886e38            # the largest float32 number
 
 
 class InputError(ValueError):
@@ -10,6 +13,20 @@ def whole_number(owner, name, value, least=1):
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise InputError(f"{owner}: {name} must be a whole number of at least {least}, got {value!r}")
     return value.__index__()
+
+
+def number(owner, name, value, least=0.0, most=MOST):
+    """The value as a float; InputError unless it is a number (not a bool) from least to most."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
+        raise InputError(f"{owner}: {name} must be a number from {least:.2g} to {most:.2g}, got {value!r}")
+    return float(value)
+
+
+def choice(owner, name, value, *choices):
+    """The value; InputError unless it is one of the choices."""
+    if value not in choices:
+        raise InputError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
 
 
 def truth_value(owner, name, value):

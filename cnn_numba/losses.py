@@ -7,7 +7,7 @@ from kernels import loss as kernels
 from kernels.lanes import LANES
 from kernels.program import Call, Program, in_order
 
-from .errors import InputError
+from .errors import InputError, number
 from .model import Output
 from .plan import Buffer
 
@@ -24,11 +24,8 @@ def checked_labels(labels, count, classes):
     return np.ascontiguousarray(labels, np.int64)
 
 
-class CrossEntropyLoss:
-    """Mean over the images of -log softmax(logits)[label], as `torch.nn.CrossEntropyLoss`.
-
-    `loss = CrossEntropyLoss()(logits, labels); loss.backward()`
-    """
+class ClassLoss:
+    """What the losses of class scores have in common: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
 
     def __call__(self, logits, labels):
         """The loss of a batch.
@@ -46,7 +43,7 @@ class CrossEntropyLoss:
         """
         values = np.asarray(logits, np.float32)
         if values.ndim != 2 or not len(values):
-            raise InputError(f"CrossEntropyLoss: expected logits (N, classes), got shape {values.shape}")
+            raise InputError(f"{type(self).__name__}: expected logits (N, classes), got shape {values.shape}")
         n, classes = values.shape
         labels = checked_labels(labels, n, classes)
         z, dz = (Buffer(math.ceil(n / LANES), (classes,)) for _ in range(2))
@@ -55,10 +52,62 @@ class CrossEntropyLoss:
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
         return Loss(float(losses.mean(dtype=np.float64)), dz.get(n), logits)
 
-    @staticmethod
-    def call(dz, losses, predictions, z, labels, order, window):
-        """The kernel call for buffers z, dz (see `kernels.loss.cross_entropy`)."""
-        return Call(kernels.cross_entropy, z.blocks, dz.array, losses, predictions, z.array, labels, order, window)
+    def call(self, dz, losses, predictions, z, labels, order, window):
+        """The kernel call for buffers z, dz (see `kernels.loss`).
+
+        The mean of all `losses`, in the order of all `labels`, is the loss of all these images.
+        """
+        return Call(self.kernel, z.blocks, dz.array, losses, predictions, z.array, labels, order, window)
+
+
+class CrossEntropyLoss(ClassLoss):
+    """Mean over the images of -log softmax(logits)[label], as `torch.nn.CrossEntropyLoss`.
+
+    Parameters
+    ----------
+    weight : array (classes,), optional
+        How much an image of each class counts; the mean is then divided by the sum of the labels' weights.  A trainer
+        divides each batch's gradient by that sum over the batch, and the loss that it reports by that over all images.
+    label_smoothing : float, 0 to 1
+        This part of the target is spread evenly over all classes: Szegedy et al., "Rethinking the Inception
+        architecture for computer vision" (2016).
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    kernel = staticmethod(kernels.cross_entropy)
+
+    def __init__(self, weight=None, label_smoothing=0.0):
+        if weight is not None:
+            try:
+                weight = np.array(weight, np.float32)
+            except (TypeError, ValueError):
+                raise InputError(f"CrossEntropyLoss: weight must be an array of numbers, got {weight!r}") from None
+            if weight.ndim != 1 or not (np.isfinite(weight) & (weight >= 0)).all():
+                raise InputError("CrossEntropyLoss: weight must be finite numbers of at least 0, one for each class, "
+                                 f"got {weight.tolist()}")
+        self.weight = weight
+        self.label_smoothing = number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
+
+    def call(self, dz, losses, predictions, z, labels, order, window):
+        if self.weight is None and not self.label_smoothing:
+            return super().call(dz, losses, predictions, z, labels, order, window)
+        classes, = z.shape
+        weight = np.ones(classes, np.float32) if self.weight is None else self.weight
+        if len(weight) != classes:
+            raise InputError(f"CrossEntropyLoss: weight has {len(weight)} numbers, expected {classes}, one for each "
+                             "class")
+        soft = (weight * (self.label_smoothing / classes)).astype(np.float32)
+        hard = (weight * (1 - self.label_smoothing)).astype(np.float32)
+        usual = weight[labels].mean(dtype=np.float64, keepdims=True).astype(np.float32)
+        return Call(kernels.cross_entropy_weighted, z.blocks, dz.array, losses, predictions, z.array, labels, order,
+                    window, hard, soft, weight, usual)
+
+
+class MSELoss(ClassLoss):
+    """Mean over images and classes of (outputs - onehot(label))**2, as `torch.nn.MSELoss` with one-hot targets."""
+
+    kernel = staticmethod(kernels.squared_error)
 
 
 class Loss(float):

@@ -11,7 +11,7 @@ from kernels.program import Call, Program, at_once, in_order
 
 from .errors import InputError, whole_number
 from .init import ORDER, stream
-from .losses import CrossEntropyLoss, checked_labels
+from .losses import ClassLoss, CrossEntropyLoss, checked_labels
 from .plan import Buffer
 
 EVALUATION_BATCH = 128
@@ -95,8 +95,8 @@ class Feed:
             batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale,
             self.lanes)
 
-    def cross_entropy(self, plan, dz):
-        return CrossEntropyLoss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
+    def loss(self, loss, plan, dz):
+        return loss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
 
     def tally(self):
         return Call(loss.tally, 1, self.sums, self.losses, self.predictions, self.labels, self.order, self.window)
@@ -116,12 +116,14 @@ class Trainer:
         Images per update; a last short batch is trained on too.
     seed : int
         The order of the images derives from it and the number of the epoch.
+    loss : CrossEntropyLoss or MSELoss, optional
+        CrossEntropyLoss() unless given.
 
     Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or
     the network does not fit the images.
     """
 
-    def __init__(self, model, data, optimizer, batch_size=64, seed=0):
+    def __init__(self, model, data, optimizer, batch_size=64, seed=0, loss=None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if optimizer.model is not model:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -130,6 +132,9 @@ class Trainer:
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
         self.model, self.data, self.optimizer, self.batch_size, self.seed = model, data, optimizer, batch_size, seed
+        self.loss = CrossEntropyLoss() if loss is None else loss
+        if not isinstance(self.loss, ClassLoss):
+            raise InputError(f"Trainer: the loss must be a CrossEntropyLoss or an MSELoss, got {loss!r}")
         self.epochs, self._seconds, self.best = 0, 0.0, None
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
         model.accuracy = None
@@ -137,7 +142,7 @@ class Trainer:
         plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes, window=feed.window,
                           draw=feed.draw)
         forward_and_back = [
-            feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, plan.dz), *plan.backward_calls]
+            feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, plan.dz), *plan.backward_calls]
         self._step = Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
                              + at_once(plan.gradient_calls) + at_once([*optimizer.calls(), feed.tally()]), REPLAYS)
         self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False, training=False)
@@ -152,7 +157,7 @@ class Trainer:
         plan = self._evaluation_plan
         feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.window)
         unused = Buffer(plan.blocks, plan.shapes[-1])
-        calls = [feed.gather(plan), *plan.forward_calls, feed.cross_entropy(plan, unused)]
+        calls = [feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, unused)]
         return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
                              + at_once([feed.tally()]), REPLAYS)
 

@@ -120,15 +120,28 @@ def relu_gradient(dy, x):
     return np.where(np.asarray(x) > 0, dy, 0.0)
 
 
-def cross_entropy(z, labels):
-    """The mean of -log softmax(z)[label], and its gradient."""
+def cross_entropy(z, labels, weight=None, label_smoothing=0.0):
+    """The mean of -log softmax(z)[label], and its gradient.
+
+    With class weights, each image counts as the weight of its label does; with smoothing, a part of every image's loss
+    is the mean over all classes of -weight log softmax(z).
+    """
     z = np.asarray(z, np.float64)
     z = z - z.max(1, keepdims=True)
-    softmax = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    images = np.arange(len(z))
-    loss = (np.log(np.exp(z).sum(1)) - z[images, labels]).mean()
-    softmax[images, labels] -= 1
-    return loss, softmax / len(z)
+    sums = np.exp(z).sum(1, keepdims=True)
+    images, classes = np.arange(len(z)), z.shape[1]
+    weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    target = np.tile(label_smoothing / classes * weight, (len(z), 1))
+    target[images, labels] += (1 - label_smoothing) * weight[labels]
+    loss = target * (np.log(sums) - z)
+    gradient = target.sum(1, keepdims=True) * np.exp(z) / sums - target
+    return loss.sum() / weight[labels].sum(), gradient / weight[labels].sum()
+
+
+def squared_error(z, labels):
+    """The mean of (z - onehot)**2 over images and classes, and its gradient."""
+    difference = np.asarray(z, np.float64) - np.eye(np.shape(z)[1])[labels]
+    return (difference**2).mean(), 2 * difference / difference.size
 
 
 def sgd(value, grad, velocity, lr, momentum=0.0, weight_decay=0.0):
