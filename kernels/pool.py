@@ -1,25 +1,32 @@
-"""Max pooling on lanes."""
+"""Max and average pooling on lanes."""
+import numpy as np
 from numba import njit
 
 from .lanes import ZERO, load, maximum, splat, store, where
 from .program import KERNEL
 
+LEAST = np.float32(-np.inf)
+
 
 @njit(**KERNEL)
 def max_pool2d_forward(n, call):
-    """y[c, i, j] = the maximum of x over the window T.rows x T.cols at (i*stride - top, j*stride - left); places
-    outside of x never win.  Block n; y (N, C, OH, OW) is overwritten."""
-    y, x, stride_h, stride_w, top, left, T = call[0]
+    """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the places p, q
+    of the window that lie in x; -inf if there are none.
+
+    Block n; y (N, C, OH, OW) is overwritten.  T: the window, T.step = dilation along a row.
+    """
+    y, x, stride_h, stride_w, top, left, dilation_h, T = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
                 row, col = i * stride_h - top, j * stride_w - left
-                best = load(x, (n, c, max(row, 0), max(col, 0)))
+                best = splat(LEAST)
                 for p in range(T.rows):
                     for q in range(T.cols):
-                        if 0 <= row + p < H and 0 <= col + q < W:
-                            best = maximum(best, load(x, (n, c, row + p, col + q)))
+                        r, s = row + p * dilation_h, col + q * T.step
+                        if 0 <= r < H and 0 <= s < W:
+                            best = maximum(best, load(x, (n, c, r, s)))
                 store(y, (n, c, i, j), best)
 
 
@@ -31,7 +38,7 @@ def max_pool2d_backward(n, call):
     Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
     positive.
     """
-    dx, dy, y, x, stride_h, stride_w, top, left, tiled, relu, T = call[0]
+    dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T = call[0]
     _, C, H, W = x.shape[:4]
     none = splat(ZERO)
     for c in range(C):
@@ -47,11 +54,88 @@ def max_pool2d_backward(n, call):
                     left_over = where(best > none, left_over, none)
                 for p in range(T.rows):
                     for q in range(T.cols):
-                        if 0 <= row + p < H and 0 <= col + q < W:
-                            place = (n, c, row + p, col + q)
+                        r, s = row + p * dilation_h, col + q * T.step
+                        if 0 <= r < H and 0 <= s < W:
+                            place = (n, c, r, s)
                             here = load(x, place) == best
                             given = where(here, left_over, none)
                             if not tiled:
                                 given = given + load(dx, place)
                             store(dx, place, given)
                             left_over = where(here, none, left_over)
+
+
+@njit(**KERNEL)
+def max_pool2d_indices(n, call):
+    """index[c, i, j] = row * W + column of the first place of the window that holds its maximum (of the last NaN where
+    there is one, -1 where no place lies in x), as a float32.
+
+    The arguments of max_pool2d_forward; index (N, C, OH, OW) is overwritten.
+    """
+    index, x, stride_h, stride_w, top, left, dilation_h, T = call[0]
+    _, C, H, W = x.shape[:4]
+    for c in range(C):
+        for i in range(index.shape[2]):
+            for j in range(index.shape[3]):
+                row, col = i * stride_h - top, j * stride_w - left
+                best, found, empty = splat(LEAST), splat(np.float32(-1)), True
+                for p in range(T.rows):
+                    for q in range(T.cols):
+                        r, s = row + p * dilation_h, col + q * T.step
+                        if 0 <= r < H and 0 <= s < W:
+                            v, here = load(x, (n, c, r, s)), splat(np.float32(r * W + s))
+                            if empty:
+                                found, empty = here, False
+                            found = where(v > best, here, where(v == v, found, here))
+                            best = maximum(best, v)
+                store(index, (n, c, i, j), found)
+
+
+@njit(**KERNEL)
+def avg_pool2d_forward(n, call):
+    """y[c, i, j] = scale[i, j] * the sum of x[c] over the window rows[i, 0] <= row < rows[i, 1], and so for columns.
+
+    Block n; y (N, C, OH, OW) is overwritten.  T: the size of most windows, whose loops the compiler unrolls.
+    """
+    y, x, rows, cols, scale, T = call[0]
+    for c in range(x.shape[1]):
+        for i in range(y.shape[2]):
+            for j in range(y.shape[3]):
+                acc = splat(ZERO)
+                if rows[i, 1] - rows[i, 0] == T.rows and cols[j, 1] - cols[j, 0] == T.cols:
+                    for p in range(T.rows):
+                        for q in range(T.cols):
+                            acc = acc + load(x, (n, c, rows[i, 0] + p, cols[j, 0] + q))
+                else:
+                    for row in range(rows[i, 0], rows[i, 1]):
+                        for col in range(cols[j, 0], cols[j, 1]):
+                            acc = acc + load(x, (n, c, row, col))
+                store(y, (n, c, i, j), acc * splat(scale[i, j]))
+
+
+@njit(**KERNEL)
+def avg_pool2d_backward(n, call):
+    """dx[c, row, col] = the sum of scale[i, j] * dy[c, i, j] over the windows that the place lies in.
+
+    Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
+    positive; the rest as in avg_pool2d_forward.
+    """
+    dx, dy, x, rows, cols, scale, tiled, relu = call[0]
+    _, C, H, W = x.shape[:4]
+    none = splat(ZERO)
+    for c in range(C):
+        if not tiled:
+            for row in range(H):
+                for col in range(W):
+                    store(dx, (n, c, row, col), none)
+        for i in range(dy.shape[2]):
+            for j in range(dy.shape[3]):
+                share = load(dy, (n, c, i, j)) * splat(scale[i, j])
+                for row in range(rows[i, 0], rows[i, 1]):
+                    for col in range(cols[j, 0], cols[j, 1]):
+                        place, given = (n, c, row, col), share
+                        if relu:
+                            given = where(load(x, place) > none, given, none)
+                        if not tiled:
+                            given = given + load(dx, place)
+                        store(dx, place, given)

@@ -14,6 +14,7 @@ def layer(name, *args, **options):
 
 
 conv, pool, linear = (partial(layer, name) for name in ("Conv2d", "MaxPool2d", "Linear"))
+avg, adaptive = partial(layer, "AvgPool2d"), partial(layer, "AdaptiveAvgPool2d")
 relu, flatten = layer("ReLU"), layer("Flatten")
 
 
@@ -95,8 +96,15 @@ def _random_conv(rng, shape):
 
 
 def _random_pool(rng, shape):
-    kernel = _pick(rng, 2, 3, (2, 3))
-    return pool(kernel, stride=_pick(rng, None, 1, 2, (1, 2)), padding=_pick(rng, 0, 0, 1))
+    kernel, ceil_mode = _pick(rng, 2, 3, (2, 3)), bool(rng.random() < 0.3)
+    stride, padding = _pick(rng, None, 1, 2, (1, 2)), _pick(rng, 0, 0, 1)
+    kind = rng.random()
+    if kind < 0.5:
+        return pool(kernel, stride=stride, padding=padding, dilation=_pick(rng, 1, 1, 2, (1, 2)), ceil_mode=ceil_mode)
+    if kind < 0.8:
+        return avg(kernel, stride=stride, padding=padding, ceil_mode=ceil_mode,
+                   count_include_pad=bool(rng.random() < 0.5))
+    return adaptive(output_size=_pick(rng, 2, 3, (4, 3), (None, 2)))
 
 
 def _random_fit(rng, choose, shape):

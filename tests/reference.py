@@ -61,43 +61,117 @@ def conv2d_gradients(dy, x, weight, stride=1, padding=0, dilation=1, groups=1):
 
 
 # ---- pooling -------------------------------------------------------------------------------------
-def pool_windows(shape, kernel, stride, padding):
-    """For every output place: (i, j), and the first row, end row, first column, end column of its window."""
-    (kh, kw), (sh, sw), (ph, pw) = pair(kernel), pair(kernel if stride is None else stride), pair(padding)
-    H, W = shape[2:]
-    for i, j in np.ndindex((H + 2 * ph - kh) // sh + 1, (W + 2 * pw - kw) // sw + 1):
-        row, col = i * sh - ph, j * sw - pw
-        yield (i, j), (max(row, 0), min(row + kh, H), max(col, 0), min(col + kw, W))
+def pool_axis(size, kernel, stride, padding, dilation, ceil_mode):
+    """Along one axis, for every window: the places of the image in it, and how many places it has, padding counted."""
+    windows, start, span = [], -padding, dilation * (kernel - 1) + 1
+    while start + span <= size + padding or (
+            ceil_mode and start - stride + span < size + padding and start < size):
+        places = [k for k in range(start, start + span, dilation) if 0 <= k < size]
+        windows.append((places, min(start + span, size + padding) - start))
+        start += stride
+    return windows
 
 
-def max_pool2d(x, kernel, stride=None, padding=0):
+def pool_windows(shape, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """For every output place: (i, j), the index of its window, and how many places this has, padding counted."""
+    axes = zip(shape[2:], *map(pair, (kernel, kernel if stride is None else stride, padding, dilation)), strict=True)
+    rows, cols = (pool_axis(*numbers, ceil_mode) for numbers in axes)
+    for i, j in np.ndindex(len(rows), len(cols)):
+        yield (i, j), (slice(None), slice(None), *np.ix_(rows[i][0], cols[j][0])), rows[i][1] * cols[j][1]
+
+
+def adaptive_windows(shape, output_size):
+    """The same for windows that share out the image: the pixels that overlap the i-th of equal parts."""
+    axes = []
+    for size, count in zip(shape[2:], pair(output_size), strict=True):
+        count = count or size
+        axes.append([[k for k in range(size) if (k + 1) * count > i * size and k * count < (i + 1) * size]
+                     for i in range(count)])
+    for i, j in np.ndindex(*map(len, axes)):
+        rows, cols = axes[0][i], axes[1][j]
+        yield (i, j), (slice(None), slice(None), *np.ix_(rows, cols)), len(rows) * len(cols)
+
+
+def pool_output(shape, windows):
+    return np.zeros((*shape[:2], *(k + 1 for k in windows[-1][0])))
+
+
+def max_pool2d(x, *args, **options):
     x = np.asarray(x, np.float64)
-    places = list(pool_windows(x.shape, kernel, stride, padding))
-    y = np.zeros((*x.shape[:2], *(k + 1 for k in places[-1][0])))
-    for (i, j), (r0, r1, c0, c1) in places:
-        y[:, :, i, j] = x[:, :, r0:r1, c0:c1].max((2, 3))
+    windows = list(pool_windows(x.shape, *args, **options))
+    y = pool_output(x.shape, windows)
+    for (i, j), window, _ in windows:
+        y[:, :, i, j] = x[window].max((2, 3))
     return y
 
 
-def max_pool2d_gradient(dy, x, kernel, stride=None, padding=0):
+def max_pool2d_indices(x, *args, **options):
+    """row * W + column of the first maximum of every window."""
+    windows = list(pool_windows(x.shape, *args, **options))
+    indices = pool_output(x.shape, windows)
+    numbers = np.broadcast_to(np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:]), x.shape)
+    for (i, j), window, _ in windows:
+        values, places = (a[window].reshape(*x.shape[:2], -1) for a in (x, numbers))
+        indices[:, :, i, j] = np.take_along_axis(places, values.argmax(-1)[..., None], -1)[..., 0]
+    return indices.astype(np.int64)
+
+
+def max_pool2d_gradient(dy, x, *args, **options):
     """dx: each dy goes to the first maximum of its window, row by row."""
-    dx = np.zeros(x.shape)
-    N, C = x.shape[:2]
-    for (i, j), (r0, r1, c0, c1) in pool_windows(x.shape, kernel, stride, padding):
-        first = x[:, :, r0:r1, c0:c1].reshape(N, C, -1).argmax(-1)
-        n, c = np.indices((N, C))
-        dx[n, c, r0 + first // (c1 - c0), c0 + first % (c1 - c0)] += dy[:, :, i, j]
-    return dx
+    dx = np.zeros((*x.shape[:2], x.shape[2] * x.shape[3]))
+    indices = max_pool2d_indices(x, *args, **options)
+    n, c = np.indices(x.shape[:2])
+    for i, j in np.ndindex(indices.shape[2:]):
+        dx[n, c, indices[:, :, i, j]] += dy[:, :, i, j]
+    return dx.reshape(x.shape)
 
 
-def pool_margin(x, kernel, stride=None, padding=0):
+def pool_margin(x, *args, **options):
     """The smallest distance of a maximum from the next smaller number of its window, relative to the largest number."""
     smallest = np.inf
-    for _, (r0, r1, c0, c1) in pool_windows(x.shape, kernel, stride, padding):
-        window = x[:, :, r0:r1, c0:c1].reshape(*x.shape[:2], -1)
+    for _, place, _ in pool_windows(x.shape, *args, **options):
+        window = x[place].reshape(*x.shape[:2], -1)
         top = window.max(-1, keepdims=True)
         smallest = min(smallest, (top - np.where(window < top, window, -np.inf).max(-1, keepdims=True)).min())
     return smallest / np.abs(x).max()
+
+
+def averages(shape, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
+    """For every output place: (i, j), the index of its window, and what its sum is divided by."""
+    for place, window, count in pool_windows(shape, kernel, stride, padding, 1, ceil_mode):
+        inside = window[2].size * window[3].size
+        yield place, window, divisor_override or (count if count_include_pad else inside)
+
+
+def average(x, windows):
+    x = np.asarray(x, np.float64)
+    y = pool_output(x.shape, windows)
+    for (i, j), window, divisor in windows:
+        y[:, :, i, j] = x[window].sum((2, 3)) / divisor
+    return y
+
+
+def average_gradient(dy, x, windows):
+    dx = np.zeros(x.shape)
+    for (i, j), window, divisor in windows:
+        dx[window] += dy[:, :, i, j, None, None] / divisor
+    return dx
+
+
+def avg_pool2d(x, *args, **options):
+    return average(x, list(averages(x.shape, *args, **options)))
+
+
+def avg_pool2d_gradient(dy, x, *args, **options):
+    return average_gradient(dy, x, list(averages(x.shape, *args, **options)))
+
+
+def adaptive_avg_pool2d(x, output_size):
+    return average(x, list(adaptive_windows(x.shape, output_size)))
+
+
+def adaptive_avg_pool2d_gradient(dy, x, output_size):
+    return average_gradient(dy, x, list(adaptive_windows(x.shape, output_size)))
 
 
 # ---- the rest ------------------------------------------------------------------------------------
@@ -150,7 +224,31 @@ def sgd(value, grad, velocity, lr, momentum=0.0, weight_decay=0.0):
     return value - lr * velocity, velocity
 
 
+def relu_margin(x):
+    """The smallest distance from 0 of a number that is not 0, relative to the largest."""
+    return np.abs(x[x != 0]).min(initial=np.inf) / np.abs(x).max()
+
+
+def flatten(x):
+    return np.reshape(x, (len(x), -1))
+
+
+def flatten_gradient(dy, x):
+    return np.reshape(dy, x.shape)
+
+
 # ---- networks ------------------------------------------------------------------------------------
+# For layers without parameters: y from x, and dx from dy and x, with the arguments of the layer
+PLAIN = {
+    "MaxPool2d": (max_pool2d, max_pool2d_gradient),
+    "AvgPool2d": (avg_pool2d, avg_pool2d_gradient),
+    "AdaptiveAvgPool2d": (adaptive_avg_pool2d, adaptive_avg_pool2d_gradient),
+    "ReLU": (relu, relu_gradient),
+    "Flatten": (flatten, flatten_gradient),
+}
+MARGINS = {"MaxPool2d": pool_margin, "ReLU": relu_margin}
+
+
 class Network:
     """The layers of a `networks` list with the given parameters ({"0.weight": ...}), in float64.
 
@@ -182,14 +280,10 @@ class Network:
                 of = linear if name == "Linear" else partial(conv2d, **without_bias(options))
                 self._note(of(abs(x), abs(weight), None if bias is None else abs(bias)))
                 x = of(x, weight, bias)
-            elif name == "MaxPool2d":
-                self.margin = min(self.margin, pool_margin(x, *args, **options))
-                x = max_pool2d(x, *args, **options)
-            elif name == "ReLU":
-                self.margin = min(self.margin, np.abs(x[x != 0]).min(initial=np.inf) / np.abs(x).max())
-                x = relu(x)
-            elif name == "Flatten":
-                x = x.reshape(len(x), -1)
+            else:
+                if name in MARGINS:
+                    self.margin = min(self.margin, MARGINS[name](x, *args, **options))
+                x = PLAIN[name][0](x, *args, **options)
         return x
 
     def backward(self, dy):
@@ -204,12 +298,8 @@ class Network:
                 dy, gradients[f"{k}.weight"], dbias = of(dy, x, weight)
                 if bias is not None:
                     gradients[f"{k}.bias"] = dbias
-            elif name == "MaxPool2d":
-                dy = max_pool2d_gradient(dy, x, *args, **options)
-            elif name == "ReLU":
-                dy = relu_gradient(dy, x)
-            elif name == "Flatten":
-                dy = dy.reshape(x.shape)
+            else:
+                dy = PLAIN[name][1](dy, x, *args, **options)
         return dy, gradients
 
 

@@ -9,11 +9,11 @@ from .base import Layer, Wires, container_text, every_layer, shape_text
 from .conv import Conv2d
 from .linear import Linear
 from .norm import BatchNorm1d, BatchNorm2d
-from .pool import MaxPool2d
+from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .residual import Residual
 from .shape import Flatten
 
 __all__ = [
-    "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "Linear", "MaxPool2d", "ReLU", "Residual", "Wires",
-    "container_text", "every_layer", "shape_text",
+    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "Linear",
+    "MaxPool2d", "ReLU", "Residual", "Wires", "container_text", "every_layer", "shape_text",
 ]

@@ -17,6 +17,7 @@ class Wires:
     training : whether the layer is to behave as in a training
     window : int64 (first, count); the batch has `count` images, and is images first, first + 1, ... of its pass
     draw : int64 (seed, pass), from which random numbers derive, with the layer's `index` and the place in the pass
+    indices : Buffer of y's shape for where the maxima of y stand, where somebody can take a second result
 
     dx and dy are None in a plan without backward pass; dx also where nobody needs it.  `relu_after`: the next layer is
     a ReLU that this one applies on its way; `relu_before`: x comes from such a ReLU, whose gradient this layer applies.
@@ -33,6 +34,7 @@ class Wires:
     window: object = None
     draw: object = None
     index: int = 0
+    indices: object = None
     relu_after: bool = False
     relu_before: bool = False
     prepare: list = field(default_factory=list)
@@ -118,6 +120,17 @@ def pair(owner, name, value, least=1):
     return tuple(whole_number(owner, name, v, least) for v in both)
 
 
+def one_or_pair(owner, name, value, least=1):
+    """The number or the pair as it came, which is how PyTorch keeps and prints it, checked as in `pair`."""
+    checked = pair(owner, name, value, least)
+    return checked if isinstance(value, (tuple, list)) else checked[0]
+
+
+def both(value):
+    """(rows, columns) of a value from `one_or_pair`."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def image_shape(owner, shape):
     if len(shape) != 3:
         raise InputError(f"{owner} expects images (channels, rows, columns), got {shape_text(shape)}")
@@ -126,8 +139,3 @@ def image_shape(owner, shape):
 
 def shape_text(shape):
     return "x".join(map(str, shape)) + (" features" if len(shape) == 1 else "")
-
-
-def short(both):
-    """A pair as PyTorch prints it: one number where they are equal."""
-    return both[0] if both[0] == both[1] else both

@@ -20,3 +20,6 @@ class Flatten(Layer):
         if wires.dx is not None and wires.dy.array.base is not wires.dx.array.base:
             dx = wires.dx.inner
             wires.backward.append(Call(activation.copy, wires.blocks, dx, wires.dy.array.reshape(dx.shape)))
+
+    def extra_repr(self):
+        return "start_dim=1, end_dim=-1"

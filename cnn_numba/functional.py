@@ -1,0 +1,43 @@
+"""Operations on ordinary arrays, without a model, as in `torch.nn.functional`."""
+import math
+
+import numpy as np
+
+from kernels.lanes import LANES
+from kernels.program import Program, in_order
+
+from .errors import InputError
+from .layers import MaxPool2d, Wires
+from .plan import Buffer
+
+
+def max_pool2d(images, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """The maximum over a window, as `torch.nn.functional.max_pool2d`.
+
+    Parameters
+    ----------
+    images : array (N, C, H, W), taken as float32
+    return_indices : bool
+    others : as in `MaxPool2d`
+
+    Returns
+    -------
+    float32 (N, C, rows, columns); with return_indices also int64 of that shape: row * W + column of each maximum
+
+    Raises InputError (a ValueError) when an argument is out of range or the window does not fit.
+    """
+    layer = MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+    try:
+        images = np.asarray(images, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"max_pool2d: the images must be an array of numbers, got {type(images).__name__}") from None
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"max_pool2d: expected images (N, C, H, W), got shape {images.shape}")
+    blocks, shape = math.ceil(len(images) / LANES), layer.output_shape(images.shape[1:])
+    x, y, indices = Buffer(blocks, images.shape[1:]), Buffer(blocks, shape), Buffer(blocks, shape)
+    x.put(images)
+    wires = Wires(x, y, LANES, indices=indices)
+    layer.calls(wires)
+    Program(in_order(wires.forward))()
+    y = y.get(len(images))
+    return (y, indices.get(len(images)).astype(np.int64)) if return_indices else y
