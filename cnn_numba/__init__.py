@@ -11,7 +11,7 @@ _MODULES = {
     "errors": ("InputError",),
     "execution": ("describe", "set_execution"),
     "layers": ("AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Linear",
-               "MaxPool2d", "ReLU", "Residual"),
+               "MaxPool2d", "ReLU", "Reshape", "Residual"),
     "losses": ("CrossEntropyLoss", "MSELoss"),
     "model": ("Parameter", "Sequential"),
     "optim": ("SGD",),

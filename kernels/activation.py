@@ -1,4 +1,4 @@
-"""Activations that no neighbour computes on its way, and the copy of an activation to a buffer of another shape."""
+"""Activations that no neighbour computes on its way."""
 from numba import njit
 
 from .lanes import ZERO, load, maximum, splat, store, where
@@ -24,13 +24,3 @@ def relu_backward(n, call):
             for j in range(y.shape[3]):
                 place = (n, c, i, j)
                 store(dx, place, where(load(y, place) > splat(ZERO), load(dy, place), splat(ZERO)))
-
-
-@njit(**KERNEL)
-def copy(n, call):
-    """y = x.  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x = call[0]
-    for c in range(x.shape[1]):
-        for i in range(x.shape[2]):
-            for j in range(x.shape[3]):
-                store(y, (n, c, i, j), load(x, (n, c, i, j)))

@@ -15,6 +15,7 @@ def layer(name, *args, **options):
 
 conv, pool, linear = (partial(layer, name) for name in ("Conv2d", "MaxPool2d", "Linear"))
 avg, adaptive = partial(layer, "AvgPool2d"), partial(layer, "AdaptiveAvgPool2d")
+reshape = partial(layer, "Reshape")
 relu, flatten = layer("ReLU"), layer("Flatten")
 
 

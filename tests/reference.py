@@ -233,7 +233,11 @@ def flatten(x):
     return np.reshape(x, (len(x), -1))
 
 
-def flatten_gradient(dy, x):
+def reshape(x, shape):
+    return np.reshape(x, (len(x), *(shape if isinstance(shape, tuple) else (shape,))))
+
+
+def reshape_gradient(dy, x, *_):
     return np.reshape(dy, x.shape)
 
 
@@ -244,7 +248,8 @@ PLAIN = {
     "AvgPool2d": (avg_pool2d, avg_pool2d_gradient),
     "AdaptiveAvgPool2d": (adaptive_avg_pool2d, adaptive_avg_pool2d_gradient),
     "ReLU": (relu, relu_gradient),
-    "Flatten": (flatten, flatten_gradient),
+    "Flatten": (flatten, reshape_gradient),
+    "Reshape": (reshape, reshape_gradient),
 }
 MARGINS = {"MaxPool2d": pool_margin, "ReLU": relu_margin}
 

@@ -6,8 +6,22 @@ of their absolute sum.
 import numpy as np
 import pytest
 import reference
-from networks import adaptive, avg, build_normal, conv, decided, make, pool, relu, whole
-from test_kernels import NETWORK, ROUNDING, check, named, rejected, same
+from networks import (
+    adaptive,
+    avg,
+    build,
+    build_normal,
+    conv,
+    decided,
+    flatten,
+    linear,
+    make,
+    pool,
+    relu,
+    reshape,
+    whole,
+)
+from test_kernels import NETWORK, ROUNDING, TOOM, check, named, rejected, same
 
 import cnn_numba
 from cnn_numba import InputError, Sequential, functional
@@ -142,6 +156,34 @@ def test_pooling_among_others(layers):
         rejected(got[what], 1.001 * want, tolerance)
 
 
+# ---- shapes --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("layers, shape", named(
+    ("image to image", [reshape((4, 3, 5))], (3, 4, 5)),
+    ("image to image, one size left open", [reshape((6, -1, 2))], (3, 4, 5)),
+    ("image to features", [reshape(60)], (3, 4, 5)),
+    ("features to image", [reshape((2, 3, -1))], (24,)),
+    ("features to features", [reshape(-1)], (24,)),
+    ("between convolutions", [conv(2, 4, 3), reshape((3, 4, 4)), conv(3, 5, 2, padding=1)], (2, 6, 5)),
+    ("between dense layers", [linear(10, 24), relu, reshape((2, 3, 4)), avg((1, 2)), flatten, linear(12, 3)], (10,)),
+    ("direct convolution, flatten", [conv(2, 3, 2), relu, flatten], (2, 5, 6)),
+))
+@pytest.mark.parametrize("images", (3, 17))
+def test_reshape(layers, shape, images):
+    """Whole numbers and powers of two: exact, but for Cook-Toom products."""
+    rng = np.random.default_rng(0)
+    model = build(layers, rng)
+    network = reference.Network(layers, model.state_dict())
+    x = whole(rng, (images, *shape))
+    y = model(x)
+    dy = whole(rng, y.shape)
+    want = network.forward(x)
+    tolerance = TOOM * np.abs(want).max()
+    same(y, want, "output", tolerance)
+    rejected(y, np.roll(want, 1, axis=1), tolerance)
+    dx, (want, _) = model.backward(dy), network.backward(dy)
+    same(dx, want, "gradient", TOOM * np.abs(want).max())
+
+
 # ---- what a user gets wrong ----------------------------------------------------------------------
 @pytest.mark.parametrize("layer, what", (
     (pool(2, dilation=0), "MaxPool2d: dilation"),
@@ -157,6 +199,11 @@ def test_pooling_among_others(layers):
     (adaptive(0), "AdaptiveAvgPool2d: output_size"),
     (adaptive((1, 2, None)), "AdaptiveAvgPool2d: output_size"),
     (adaptive("1"), "AdaptiveAvgPool2d: output_size"),
+    (reshape(0), "Reshape: each size must be a whole number of at least 1, got 0"),
+    (reshape((2, 3.0, 1)), "Reshape: each size"),
+    (reshape((2, 3)), r"Reshape: shape must be .* got \(2, 3\)"),
+    (reshape((-1, -1, 2)), "Reshape: shape must be .* at most one -1"),
+    (reshape(()), "Reshape: shape must be"),
 ))
 def test_bad_arguments(layer, what):
     with pytest.raises(InputError, match=what) as error:
@@ -170,6 +217,8 @@ def test_bad_arguments(layer, what):
     ([relu, avg(3)], (1, 2, 5), "layer 1: AvgPool2d with a 3x3 window does not fit on an image of 2x5"),
     ([avg(3)], (9,), "layer 0: AvgPool2d expects images"),
     ([adaptive(1)], (9,), "layer 0: AdaptiveAvgPool2d expects images"),
+    ([reshape((2, 3, 4))], (1, 5, 5), r"layer 0: Reshape to \(2, 3, 4\) needs as many numbers, got 1x5x5"),
+    ([relu, reshape((-1, 3, 3))], (15,), r"layer 1: Reshape to \(-1, 3, 3\) needs as many numbers, got 15 features"),
     ([pool(2, return_indices=True), relu], (1, 4, 4), "two results.*functional.max_pool2d"),
 ))
 def test_layers_that_cannot_meet(layers, shape, what):

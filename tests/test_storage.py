@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import adaptive, avg, build_normal, conv, flatten, linear, make, pool, random_layers, relu
+from networks import adaptive, avg, build_normal, conv, flatten, linear, make, pool, random_layers, relu, reshape
 
 import cnn_numba
 from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, archive, cli, load
@@ -127,7 +127,8 @@ def test_every_layer_keeps_its_arguments_as_attributes():
     examples = make([conv(4, 8, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2, bias=False),
                      conv(1, 1, 3, padding="same"), relu, flatten, linear(3, 4),
                      pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
-                     avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2)])
+                     avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
+                     reshape((2, -1, 3)), reshape(12)])
     assert {type(layer).__name__ for layer in examples} == set(TYPES)
     again = build_layers(json.loads(json.dumps(describe_layers(examples))))
     assert list(map(repr, again)) == list(map(repr, examples))

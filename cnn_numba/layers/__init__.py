@@ -11,9 +11,9 @@ from .linear import Linear
 from .norm import BatchNorm1d, BatchNorm2d
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .residual import Residual
-from .shape import Flatten
+from .shape import Flatten, Reshape
 
 __all__ = [
     "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "Linear",
-    "MaxPool2d", "ReLU", "Residual", "Wires", "container_text", "every_layer", "shape_text",
+    "MaxPool2d", "ReLU", "Reshape", "Residual", "Wires", "container_text", "every_layer", "shape_text",
 ]

@@ -1,10 +1,11 @@
 """Layers that change the shape of an image and not its numbers."""
 import math
 
-from kernels import activation
+from kernels import shape as kernel
 from kernels.program import Call
 
-from .base import Layer
+from ..errors import InputError, whole_number
+from .base import Layer, shape_text
 
 
 class Flatten(Layer):
@@ -18,8 +19,40 @@ class Flatten(Layer):
     def calls(self, wires):
         """A plan makes y a view of x.  dy is a view of dx too, unless dx has a margin: then it is copied."""
         if wires.dx is not None and wires.dy.array.base is not wires.dx.array.base:
-            dx = wires.dx.inner
-            wires.backward.append(Call(activation.copy, wires.blocks, dx, wires.dy.array.reshape(dx.shape)))
+            wires.backward.append(Call(kernel.reshape, wires.blocks, wires.dx.image(), wires.dy.image()))
 
     def extra_repr(self):
         return "start_dim=1, end_dim=-1"
+
+
+class Reshape(Layer):
+    """Another shape for each image's numbers, in their order: `torch.reshape` without the axis of the images.
+
+    Parameters
+    ----------
+    shape : int, (K,) or (C, H, W)
+        One of the sizes can be -1: what the others leave.
+
+    Raises InputError (a ValueError) when the shape is none, or has other than as many numbers as an image.
+    """
+
+    def __init__(self, shape):
+        sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+        self.shape = tuple(size if size == -1 else whole_number("Reshape", "each size", size) for size in sizes)
+        if len(sizes) not in (1, 3) or sizes.count(-1) > 1:
+            raise InputError(f"Reshape: shape must be (features,) or (channels, rows, columns) with at most one -1, "
+                             f"got {shape!r}")
+
+    def output_shape(self, shape):
+        known, size = math.prod(s for s in self.shape if s != -1), math.prod(shape)
+        if size % known or (-1 not in self.shape and size != known):
+            raise InputError(f"Reshape to {self.shape} needs as many numbers, got {shape_text(shape)}")
+        return tuple(size // known if s == -1 else s for s in self.shape)
+
+    def calls(self, wires):
+        wires.forward.append(Call(kernel.reshape, wires.blocks, wires.y.image(), wires.x.image()))
+        if wires.dx is not None:
+            wires.backward.append(Call(kernel.reshape, wires.blocks, wires.dx.image(), wires.dy.image()))
+
+    def extra_repr(self):
+        return f"shape={self.shape}"
