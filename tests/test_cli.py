@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_numba import SGD, InputError, cli, optim, presets, training
+from cnn_numba import SGD, cli, optim, training
 from kernels import cache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -420,23 +420,3 @@ def test_an_edit_of_any_kernel_file_leads_to_another_cache_folder(monkeypatch, c
     finally:
         path.write_text(source)
     assert cache.sources_hash() == before
-
-
-# ---- presets -----------------------------------------------------------------------------------------------
-def test_lenet5_has_the_known_number_of_parameters():
-    model = presets.lenet5((1, 28, 28), 10)
-    assert sum(p.value.size for p in model.parameters()) == 61_706
-
-
-@pytest.mark.parametrize("image_shape", [(1, 28, 28), (1, 8, 8), (3, 9, 5)])
-def test_two_conv_fits_any_image(image_shape):
-    channels, rows, columns = image_shape
-    model = presets.two_conv(image_shape, 7)
-    count = 8 * (channels * 9 + 1) + 16 * (8 * 9 + 1) + 7 * (16 * (rows // 4) * (columns // 4) + 1)
-    assert sum(p.value.size for p in model.parameters()) == count
-
-
-@pytest.mark.parametrize("build", presets.PRESETS.values(), ids=presets.PRESETS.keys())
-def test_images_too_small_for_a_preset_are_refused(build):
-    with pytest.raises(InputError):
-        build((1, 2, 2), 10)

@@ -34,7 +34,7 @@ def _classifier(features, image_shape, num_classes):
     return nn.Sequential(*features, nn.Linear(infer_shapes(features, image_shape)[-1][0], num_classes))
 
 
-NETWORKS = {**PRESETS, "online": online, "plain8": plain8}
+NETWORKS = {"two-conv": PRESETS["two-conv"], "lenet5": PRESETS["lenet5"], "online": online, "plain8": plain8}
 IMAGE_SHAPES = {"plain8": (3, 32, 32)}          # of random images; (1, 28, 28) for the others
 
 
