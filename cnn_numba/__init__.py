@@ -14,6 +14,7 @@ _MODULES = {
                "MaxPool2d", "ReLU", "Reshape", "Residual"),
     "losses": ("CrossEntropyLoss", "MSELoss"),
     "model": ("Parameter", "Sequential"),
+    "network_file": ("read_network",),
     "optim": ("SGD",),
     "presets": ("PRESETS",),
     "storage": ("load",),

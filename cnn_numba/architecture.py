@@ -1,19 +1,31 @@
 """Layers as JSON values, [{"type": "Conv2d", "params": {"in_channels": 1, ...}}, ...], and layers from such values.
 
-The parameters are the arguments of the layer's constructor, which also checks them.
+The parameters are the arguments of the layer's constructor, which also checks them; those that are lists of layers are
+described in the same way.  This is the form in files of this program; `network_file` reads what people write.
 """
 import inspect
 import math
+from contextlib import contextmanager
 
 from . import layers as known
 from .errors import InputError, shortened
-from .layers import Layer, shape_text
-from .plan import infer_shapes
+from .layers import Layer, every_layer, shape_text
 
 TYPES = {name: value for name, value in vars(known).items()
          if isinstance(value, type) and issubclass(value, Layer) and value is not Layer}
-MOST_LAYERS = 1000
-MOST_VALUES = 1 << 26       # of one image between two layers
+BRANCHES = "body", "shortcut"   # arguments that are lists of layers
+MOST_LAYERS = 1000              # in all, also of those inside of others
+DEEPEST = 8                     # layers in layers in ...
+MOST_VALUES = 1 << 26           # of one image between two layers
+
+
+@contextmanager
+def naming(place):
+    """The place in front of the sentence of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def describe_layers(layers):
@@ -26,61 +38,111 @@ def describe_layers(layers):
         name = type(layer).__name__
         if TYPES.get(name) is not type(layer):
             raise InputError(f"layer {k}: {name} is no layer of this library, so that it cannot be saved")
-        params = {argument: getattr(layer, argument) for argument in _arguments(TYPES[name])}
-        description.append({"type": name, "params": {
-            argument: list(value) if isinstance(value, tuple) else value for argument, value in params.items()}})
+        params = {}
+        for argument in arguments(TYPES[name]):
+            value = getattr(layer, argument)
+            if argument in layer.branches:
+                with naming(f"layer {k}: {argument}"):
+                    params[argument] = describe_layers(value) or None
+            else:
+                params[argument] = list(value) if isinstance(value, tuple) else value
+        description.append({"type": name, "params": params})
     return description
 
 
 def build_layers(description):
-    """New layers from what `describe_layers` gave, or what somebody wrote by hand or sent.
+    """New layers from what `describe_layers` gave, or what somebody sent.
 
     Raises InputError, naming the layer, for unknown types and parameters and for values that a layer refuses.
     """
-    if not isinstance(description, list) or not 1 <= len(description) <= MOST_LAYERS:
-        raise InputError(f"layers: expected a list of 1 to {MOST_LAYERS} layers")
+    try:
+        layers = _build(description, 0)
+        check_count(layers)
+    except InputError as error:
+        raise InputError(shortened(str(error))) from None
+    return layers
+
+
+def _build(description, depth):
     built = []
-    for k, entry in enumerate(description):
-        try:
-            built.append(_layer(entry))
-        except InputError as error:
-            raise InputError(f"layer {k}: {shortened(str(error))}") from None
+    for k, entry in enumerate(checked_list(description, depth)):
+        with naming(f"layer {k}"):
+            name, params = checked_entry(entry)
+            kind = TYPES.get(name)
+            if kind is None:
+                raise InputError(f"the type must be one of {', '.join(sorted(TYPES))}, got {name!r}")
+            for branch in BRANCHES:
+                if branch in arguments(kind) and params.get(branch) is not None:
+                    with naming(branch):
+                        params[branch] = _build(params[branch], depth + 1)
+            built.append(construct(kind, params))
     return built
 
 
-def _layer(entry):
+def checked_list(description, depth):
+    """A list of layers that stands in so many layers; InputError unless it is one, of a sensible length and depth."""
+    if not isinstance(description, list) or not 1 <= len(description) <= MOST_LAYERS:
+        raise InputError(f"layers: expected a list of 1 to {MOST_LAYERS} layers")
+    if depth > DEEPEST:
+        raise InputError(f"layers: more than {DEEPEST} of them in each other")
+    return description
+
+
+def checked_entry(entry):
+    """(name, {parameter: value}) of {"type": name, "params": {...}}; InputError when it is something else."""
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str) or not {"type"} <= set(entry) <= {
             "type", "params"}:
         raise InputError('expected {"type": name, "params": {...}}')
-    kind, params = TYPES.get(entry["type"]), entry.get("params", {})
-    if kind is None:
-        raise InputError(f"the type must be one of {', '.join(sorted(TYPES))}, got {entry['type']!r}")
+    params = entry.get("params", {})
     if not isinstance(params, dict):
         raise InputError(f"{entry['type']}: the parameters must be {{name: value}}, got {params!r}")
-    arguments = _arguments(kind)
-    for name in params:
-        if name not in arguments:
-            raise InputError(f"{entry['type']} has the parameters {', '.join(arguments) or 'none'}, got {name!r}")
-    for name, argument in arguments.items():
-        if argument.default is argument.empty and name not in params:
-            raise InputError(f"{entry['type']} needs {name}")
+    return entry["type"], dict(params)
+
+
+def construct(kind, params):
+    """A layer of a class; InputError for parameters that it does not have, or needs."""
+    name, allowed = kind.__name__, arguments(kind)
+    for param in params:
+        if param not in allowed:
+            raise InputError(f"{name} has the parameters {', '.join(allowed) or 'none'}, got {param!r}")
+    for param, argument in allowed.items():
+        if argument.default is argument.empty and param not in params:
+            raise InputError(f"{name} needs {param}")
     return kind(**params)
 
 
-def _arguments(kind):
+def arguments(kind):
     """{name: inspect.Parameter} of a layer's constructor."""
     return dict(inspect.signature(kind).parameters)
 
 
+def check_count(layers):
+    """InputError when these layers are too many."""
+    if sum(1 for _ in every_layer(layers)) > MOST_LAYERS:
+        raise InputError(f"layers: expected 1 to {MOST_LAYERS} layers, also counting those inside of others")
+
+
 def check_image_shape(layers, shape):
     """The number of outputs for images of a shape, (C, H, W) or (K,); InputError unless they fit, and memory too."""
-    shapes = infer_shapes(layers, shape)
-    for k, (layer, before, after) in enumerate(zip(layers, shapes, shapes[1:], strict=False)):
-        top, bottom, left, right = layer.padding_sides()
-        channels, rows, cols = before if len(before) == 3 else (*before, 1, 1)
-        if max(channels * (rows + top + bottom) * (cols + left + right), math.prod(after)) > MOST_VALUES:
-            raise InputError(f"layer {k}: {shape_text(before)} to {shape_text(after)} takes too much memory, "
-                             f"expected at most {MOST_VALUES:,} numbers")
-    if len(shapes[-1]) != 1:
-        raise InputError(f"the last layer must give one number for each class, it gives {shape_text(shapes[-1])}")
-    return shapes[-1][0]
+    for k, layer in enumerate(layers):
+        with naming(f"layer {k}"):
+            shape = checked_output_shape(layer, shape)
+    if len(shape) != 1:
+        raise InputError(f"the last layer must give one number for each class, it gives {shape_text(shape)}")
+    return shape[0]
+
+
+def checked_output_shape(layer, shape):
+    """The layer's output shape; InputError also when it takes too much memory, or a layer inside of it does."""
+    after = tuple(layer.output_shape(shape))
+    for name, inside in layer.branches.items():
+        between = shape
+        for k, other in enumerate(inside):
+            with naming(f"{name}: layer {k}"):
+                between = checked_output_shape(other, between)
+    top, bottom, left, right = layer.padding_sides()
+    channels, rows, cols = shape if len(shape) == 3 else (*shape, 1, 1)
+    if max(channels * (rows + top + bottom) * (cols + left + right), math.prod(after)) > MOST_VALUES:
+        raise InputError(f"{shape_text(shape)} to {shape_text(after)} takes too much memory, "
+                         f"expected at most {MOST_VALUES:,} numbers")
+    return after

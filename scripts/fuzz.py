@@ -41,6 +41,7 @@ from cnn_numba.data.folder import read_image  # noqa: E402
 from cnn_numba.data.idx import read_idx  # noqa: E402
 from cnn_numba.data.npz import parts_of_npz, read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
+from cnn_numba.network_file import read_layers  # noqa: E402
 
 try:
     import resource
@@ -150,6 +151,18 @@ def damage_archive(rng, contents, words):
     return sealed(file.getvalue()[:-SEAL])
 
 
+def damage_json(rng, contents, words):
+    """Damage the text, or some of its values."""
+    content = rng.choice(contents)
+    if rng.randrange(2):
+        return damaged(rng, content, words)
+    value = json.loads(content)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        if value:
+            change_value(rng, value)
+    return json.dumps(value).encode()
+
+
 def change_value(rng, value):
     """Change, delete or double one value somewhere in a JSON value."""
     while True:
@@ -167,7 +180,8 @@ def change_value(rng, value):
             value[key] = inner + rng.choice((-1, 1, 0.5, 2**31, 10**17))
         case _:
             value[key] = rng.choice((None, True, 0, -1, 3, 2**31, 10**17, 1e300, "", "same", "x" * 5000, [], [1, 2],
-                                     [[]], {}, {"type": "Linear"}, "Conv2d", "0.weight", "__import__('os')"))
+                                     [[]], {}, {"type": "Linear"}, "Conv2d", "Residual", "0.weight",
+                                     "__import__('os')"))
 
 
 # ---- valid files -------------------------------------------------------------------------------------------
@@ -216,6 +230,18 @@ def small_training():
     images, labels = np.arange(6 * 16).reshape(6, 1, 4, 4).astype(np.uint8), np.arange(6) % 3
     model = Sequential(Conv2d(1, 2, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(8, 3))
     return model, Trainer(model, Dataset("six", images, labels, images, labels, 3), SGD(model, lr=0.1), batch_size=4)
+
+
+def network_files():
+    def entry(kind, **params):
+        return {"type": kind, "params": params}
+
+    conv = entry("conv", filters=4, kernel_size=3, pad=1)
+    lists = [[conv, entry("BN"), entry("ReLU"), entry("maxpool", pool_size=2), entry("fc", units=16), entry("fc")],
+             [entry("Conv2d", in_channels=1, out_channels=2, kernel_size=[3, 3], padding="same", groups=1, bias=True),
+              entry("Residual", body=[conv, entry("residual", body=[entry("relu")])], shortcut=[conv]),
+              entry("flatten"), entry("Linear", in_features=256, out_features=3), entry("cross_entropy")]]
+    return [json.dumps(lists[0], indent=1).encode(), json.dumps({"layers": lists[1]}).encode()]
 
 
 def npy(array):
@@ -267,6 +293,10 @@ def resume(path):
 trainers = []
 
 
+def read_network(path):
+    return read_layers(path, image_shape=(1, 8, 8), num_classes=3)
+
+
 @dataclass(frozen=True)
 class Parser:
     """How a format is fuzzed.
@@ -303,6 +333,9 @@ PARSERS = {
                      read_folder),
     "model": Parser("npz", model_files, damage_archive, ARCHIVE_WORDS, load),
     "checkpoint": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, resume),
+    "network": Parser("json", network_files, damage_json,
+                      [*ARCHIVE_WORDS, b'"conv"', b'"residual"', b'"body"', b'"cross_entropy"', b'"units"', b"[]",
+                       b"{}", b'{"type": "fc"},', b"\xef\xbb\xbf"], read_network),
 }
 
 
