@@ -1,0 +1,58 @@
+"""The log of a training: a file with one JSON object in each line."""
+import json
+import math
+import os
+from datetime import datetime
+
+from .errors import InputError
+
+
+class RunLog:
+    """Appends lines to a file.
+
+    Parameters
+    ----------
+    path : path of the file; one that is there, as of a training that is resumed, keeps its lines
+
+    Raises InputError, at once and from `write`, when the file cannot be written.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._append(b"")                       # before the work, not after it
+
+    def write(self, **fields):
+        """Append {"time": local time with its offset from UTC, **fields}, and hand it to the operating system.
+
+        Values may be NumPy's; NaN and infinity, which JSON lacks, become null.
+        """
+        line = {"time": datetime.now().astimezone().isoformat(timespec="seconds")} | fields
+        self._append(json.dumps(_strict(line), allow_nan=False).encode() + b"\n")
+
+    def _append(self, line):
+        try:
+            if line and os.path.isfile(self.path) and not _ends_in_newline(self.path):
+                line = b"\n" + line             # after what a killed process, or a full disk, left of a line
+            with open(self.path, "ab") as file:
+                file.write(line)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror})") from None
+
+
+def _ends_in_newline(path):
+    """Whether the next line starts on a line of its own."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
+
+
+def _strict(value):
+    """The value as JSON can say it."""
+    if isinstance(value, dict):
+        return {name: _strict(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _strict(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
