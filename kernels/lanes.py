@@ -96,6 +96,9 @@ if config.DISABLE_JIT:
     def fma(a, b, c):
         return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 
+    def sqrt(a):
+        return np.sqrt(a)
+
     def maximum(a, b):
         return np.where((b > a) | (b != b), b, a)
 
@@ -289,6 +292,10 @@ else:
         return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), name),
                             [a, b, c])
 
+    def _sqrt(builder, a):
+        kind = ir.FunctionType(VECTOR, [VECTOR])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32"), [a])
+
     def _maximum(builder, a, b):
         larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)         # one instruction; keeps a NaN in a
         return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
@@ -372,6 +379,7 @@ else:
 
     splat = _elementwise(V(types.float32), _splat)                  # all lanes s
     fma = _elementwise(V(V, V, V), _fma)                            # a * b + c
+    sqrt = _elementwise(V(V), _sqrt)
     maximum = _elementwise(V(V, V), _maximum)                       # a NaN in either stays
     where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
     total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
@@ -395,6 +403,7 @@ else:
     _operator(operator.add, "f", lambda builder, a, b: builder.fadd(a, b))
     _operator(operator.sub, "f", lambda builder, a, b: builder.fsub(a, b))
     _operator(operator.mul, "f", lambda builder, a, b: builder.fmul(a, b))
+    _operator(operator.truediv, "f", lambda builder, a, b: builder.fdiv(a, b))
     _operator(operator.gt, "m", lambda builder, a, b: builder.fcmp_ordered(">", a, b))
     _operator(operator.eq, "m", lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 

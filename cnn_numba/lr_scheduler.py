@@ -1,0 +1,407 @@
+"""Learning rates that change during a training, with PyTorch's names, arguments and defaults.
+
+The rate is a function of the number of steps and of the rate at the start, so that a table of the next steps' rates can
+be handed to the kernels (`LRScheduler.rates`); two schedulers of one optimizer therefore do not multiply.
+"""
+import math
+from bisect import bisect_right
+
+import numpy as np
+
+from .errors import InputError, choice, number, truth_value, whole_number
+from .optim import Optimizer
+
+
+def _checked_optimizer(owner, optimizer):
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"{owner}: expected an optimizer, got {type(optimizer).__name__}")
+    return optimizer
+
+
+def _checked_state(owner, state, names):
+    if not isinstance(state, dict) or state.keys() != set(names):
+        raise InputError(f"{owner}: expected a state with exactly {', '.join(names)}")
+    return state
+
+
+def _get_momentum(optimizer):
+    """The momentum, or the first beta."""
+    return optimizer.betas[0] if hasattr(optimizer, "betas") else optimizer.momentum
+
+
+def _set_momentum(optimizer, value):
+    if hasattr(optimizer, "betas"):
+        optimizer.betas = value, optimizer.betas[1]
+    else:
+        optimizer.momentum = value
+
+
+class LRScheduler:
+    """A schedule whose rate follows from the number of steps.  Making one sets the optimizer's rate to the first.
+
+    Attributes
+    ----------
+    per : "epoch" or "step"
+        What `step` is to be called after: an epoch, or every update.
+    last_epoch : int
+        How often `step` was called.
+    base_lr : float
+        The optimizer's rate when the scheduler was made.
+    total_steps : int or infinity
+        How many steps there are.
+
+    Raises InputError (a ValueError) for anything that is no optimizer, and for arguments that are out of range.
+    """
+
+    per = "epoch"
+    total_steps = math.inf
+    names = ("last_epoch", "base_lr")
+
+    def __init__(self, optimizer):
+        self.optimizer = _checked_optimizer(self._owner, optimizer)
+        self.base_lr, self.last_epoch = optimizer.lr, 0
+        self._set()
+
+    _owner = property(lambda self: type(self).__name__)
+
+    def lr(self, step):
+        """The rate after so many steps."""
+        raise NotImplementedError
+
+    def momentum(self, step):
+        """The momentum, or Adam's first beta, after so many steps: here, what it is."""
+        return _get_momentum(self.optimizer)
+
+    def _set(self):
+        self.optimizer.lr = self.lr(self.last_epoch)
+
+    def step(self):
+        """Set the optimizer to the rate of the next epoch, or update."""
+        self.advance(1)
+
+    def advance(self, count):
+        """`step`, `count` times."""
+        self.last_epoch = self._after(count)
+        self._set()
+
+    def _after(self, count):
+        step = self.last_epoch + whole_number(self._owner, "count", count, 0)
+        if step > self.total_steps:
+            raise InputError(f"{self._owner}: the schedule has {self.total_steps} steps, got step {step}")
+        return step
+
+    def rates(self, count):
+        """The rates of the next updates, for `Optimizer.rate_call`; no step is taken.
+
+        Parameters
+        ----------
+        count : int, at least 0
+
+        Returns
+        -------
+        float32 (count, 2) : learning rate, and momentum or first beta
+        """
+        steps = range(self.last_epoch, self._after(count))
+        return np.array([(self.lr(k), self.momentum(k)) for k in steps], np.float32).reshape(count, 2)
+
+    def get_last_lr(self):
+        """[the rate that was set last]"""
+        return [self.lr(self.last_epoch)]
+
+    def state_dict(self):
+        """{name: number or None}: what the schedule has come to."""
+        return {name: getattr(self, name) for name in self.names}
+
+    def load_state_dict(self, state):
+        """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
+
+        Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
+        """
+        state = _checked_state(self._owner, state, self.names)
+        last_epoch = whole_number(self._owner, "last_epoch", state["last_epoch"], 0)
+        if last_epoch > self.total_steps:
+            raise InputError(f"{self._owner}: the schedule has {self.total_steps} steps, got a state of {last_epoch}")
+        self.base_lr = number(self._owner, "base_lr", state["base_lr"])
+        self.last_epoch = last_epoch
+
+
+class LinearLR(LRScheduler):
+    """From start_factor to end_factor times the optimizer's rate in total_iters steps, then constant.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    start_factor : float, more than 0 to 1
+    end_factor : float, 0 to 1
+    total_iters : int, at least 1
+    """
+
+    def __init__(self, optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+        self.start_factor = number(self._owner, "start_factor", start_factor, 0, 1)
+        if not self.start_factor:
+            raise InputError("LinearLR: start_factor must be more than 0, got 0")
+        self.end_factor = number(self._owner, "end_factor", end_factor, 0, 1)
+        self.total_iters = whole_number(self._owner, "total_iters", total_iters)
+        super().__init__(optimizer)
+
+    def lr(self, step):
+        share = min(step, self.total_iters) / self.total_iters
+        return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
+
+
+class StepLR(LRScheduler):
+    """The rate times gamma after every step_size steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    step_size : int, at least 1
+    gamma : float, at least 0
+    """
+
+    def __init__(self, optimizer, step_size, gamma=0.1):
+        self.step_size = whole_number(self._owner, "step_size", step_size)
+        self.gamma = number(self._owner, "gamma", gamma)
+        super().__init__(optimizer)
+
+    def lr(self, step):
+        return self.base_lr * self.gamma ** (step // self.step_size)
+
+
+class MultiStepLR(LRScheduler):
+    """The rate times gamma at each of the milestones.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    milestones : list of int, at least 0
+        Numbers of steps, in any order; one that stands twice counts twice.
+    gamma : float, at least 0
+    """
+
+    def __init__(self, optimizer, milestones, gamma=0.1):
+        if not isinstance(milestones, (list, tuple)):
+            raise InputError(f"MultiStepLR: milestones must be a list of whole numbers, got {milestones!r}")
+        self.milestones = sorted(whole_number(self._owner, "a milestone", step, 0) for step in milestones)
+        self.gamma = number(self._owner, "gamma", gamma)
+        super().__init__(optimizer)
+
+    def lr(self, step):
+        return self.base_lr * self.gamma ** bisect_right(self.milestones, step)
+
+
+class ExponentialLR(LRScheduler):
+    """The rate times gamma after every step.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    gamma : float, at least 0
+    """
+
+    def __init__(self, optimizer, gamma):
+        self.gamma = number(self._owner, "gamma", gamma)
+        super().__init__(optimizer)
+
+    def lr(self, step):
+        return self.base_lr * self.gamma**step
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Half a wave from the optimizer's rate down to eta_min in T_max steps, then up again (Loshchilov and Hutter,
+    arXiv:1608.03983, 2016).
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    T_max : int, at least 1
+    eta_min : float, at least 0
+    """
+
+    def __init__(self, optimizer, T_max, eta_min=0.0):
+        self.T_max = whole_number(self._owner, "T_max", T_max)
+        self.eta_min = number(self._owner, "eta_min", eta_min)
+        super().__init__(optimizer)
+
+    def lr(self, step):
+        return self.eta_min + (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+
+
+def _cosine(start, end, share):
+    return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
+
+
+def _linear(start, end, share):
+    return (end - start) * share + start
+
+
+class OneCycleLR(LRScheduler):
+    """Up from max_lr / div_factor to max_lr and down to that start / final_div_factor, once per training, while the
+    momentum goes down and up (Smith and Topin, arXiv:1708.07120, 2017).  `step` is for every update.
+
+    PyTorch's numbers, but for two cases: where its rate is 0 / 0 because a phase lasts no step (total_steps=10,
+    pct_start=0.1), this is the phase's end; and after the last update, where it runs on to rates below 0, this stays.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    max_lr : float, at least 0
+    total_steps, or epochs and steps_per_epoch : int, at least 1
+    pct_start : float, 0 to 1
+        The share of the steps that the rate goes up.
+    anneal_strategy : "cos" or "linear"
+    cycle_momentum : bool
+        Whether the momentum (Adam: the first beta) goes from max_momentum to base_momentum and back.
+    base_momentum, max_momentum : float, 0 to less than 1
+    div_factor, final_div_factor : float, more than 0
+    three_phase : bool
+        Down to the start in as many steps as up, and further in the rest.
+    """
+
+    per = "step"
+
+    def __init__(self, optimizer, max_lr, total_steps=None, epochs=None, steps_per_epoch=None, pct_start=0.3,
+                 anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85, max_momentum=0.95, div_factor=25.0,
+                 final_div_factor=1e4, three_phase=False):
+        owner = self._owner
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise InputError("OneCycleLR needs total_steps, or epochs and steps_per_epoch")
+            total_steps = (whole_number(owner, "epochs", epochs)
+                           * whole_number(owner, "steps_per_epoch", steps_per_epoch))
+        self.total_steps = total = whole_number(owner, "total_steps", total_steps)
+        pct_start = number(owner, "pct_start", pct_start, 0, 1)
+        self._anneal = {"cos": _cosine, "linear": _linear}[
+            choice(owner, "anneal_strategy", anneal_strategy, "cos", "linear")]
+        self.cycle_momentum = truth_value(owner, "cycle_momentum", cycle_momentum)
+        momenta = {"base_momentum": base_momentum, "max_momentum": max_momentum}
+        for name, value in momenta.items():
+            if number(owner, name, value, 0, 1) == 1:
+                raise InputError(f"{owner}: {name} must be less than 1, got {value!r}")
+        for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not number(owner, name, value):
+                raise InputError(f"{owner}: {name} must be more than 0, got {value!r}")
+        top = number(owner, "max_lr", max_lr)
+        start, low, high = top / div_factor, base_momentum, max_momentum
+        end = start / final_div_factor
+        warm_up, last = (pct_start * total - 1, start, top, high, low), total - 1
+        if truth_value(owner, "three_phase", three_phase):
+            self._phases = [warm_up, (2 * pct_start * total - 2, top, start, low, high),
+                            (last, start, end, high, high)]
+        else:
+            self._phases = [warm_up, (last, top, end, low, high)]
+        super().__init__(optimizer)
+
+    def _place(self, step):
+        """The phase of a step, and how much of it is through."""
+        step, begin = min(step, self.total_steps - 1), 0.0
+        for phase in self._phases:
+            end = phase[0]
+            if step <= end or phase is self._phases[-1]:
+                return phase, (step - begin) / (end - begin) if end != begin else 1.0
+            begin = end
+
+    def lr(self, step):
+        (_, start, end, *_), share = self._place(step)
+        return self._anneal(start, end, share)
+
+    def momentum(self, step):
+        if not self.cycle_momentum:
+            return super().momentum(step)
+        (*_, start, end), share = self._place(step)
+        return self._anneal(start, end, share)
+
+    def _set(self):
+        super()._set()
+        _set_momentum(self.optimizer, self.momentum(self.last_epoch))
+
+
+class ReduceLROnPlateau:
+    """The rate times factor when a metric has not become better for more than `patience` epochs.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    mode : "min" or "max"
+        Whether less or more is better.
+    factor : float, 0 to less than 1
+    patience : int, at least 0
+    threshold : float, at least 0
+        How much better counts: by this share of the best ("rel"), or by this much ("abs").
+    threshold_mode : "rel" or "abs"
+    cooldown : int, at least 0
+        Epochs after a reduction that are not judged.
+    min_lr : float, at least 0
+    eps : float, at least 0
+        A smaller change of the rate is not made.
+
+    Raises InputError (a ValueError) for anything that is no optimizer, and for arguments that are out of range.
+    """
+
+    per = "epoch"
+    names = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
+
+    def __init__(self, optimizer, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel", cooldown=0,
+                 min_lr=0.0, eps=1e-8):
+        owner = type(self).__name__
+        self.optimizer = _checked_optimizer(owner, optimizer)
+        self.mode = choice(owner, "mode", mode, "min", "max")
+        self.factor = number(owner, "factor", factor, 0, 1)
+        if self.factor == 1:
+            raise InputError(f"{owner}: factor must be less than 1, got {factor!r}")
+        self.patience = whole_number(owner, "patience", patience, 0)
+        self.threshold = number(owner, "threshold", threshold)
+        self.threshold_mode = choice(owner, "threshold_mode", threshold_mode, "rel", "abs")
+        self.cooldown = whole_number(owner, "cooldown", cooldown, 0)
+        self.min_lr, self.eps = number(owner, "min_lr", min_lr), number(owner, "eps", eps)
+        self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
+        self.best = None                        # as long as no metric was finite
+
+    def _better(self, metric):
+        if self.best is None:
+            return math.isfinite(metric)
+        relative = self.threshold_mode == "rel"
+        if self.mode == "min":
+            return metric < (self.best * (1 - self.threshold) if relative else self.best - self.threshold)
+        return metric > (self.best * (1 + self.threshold) if relative else self.best + self.threshold)
+
+    def step(self, metric):
+        """Judge the metric of an epoch, and set the optimizer's rate; InputError unless it is a number (NaN is one)."""
+        if isinstance(metric, bool) or not isinstance(metric, (int, float, np.number)):
+            raise InputError(f"ReduceLROnPlateau: the metric must be a number, got {metric!r}")
+        self.last_epoch += 1
+        if self._better(float(metric)):
+            self.best, self.num_bad_epochs = float(metric), 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            rate = max(self.optimizer.lr * self.factor, self.min_lr)
+            if self.optimizer.lr - rate > self.eps:
+                self.optimizer.lr = rate
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def get_last_lr(self):
+        """[the optimizer's rate]"""
+        return [self.optimizer.lr]
+
+    def state_dict(self):
+        """{name: number or None}: what the schedule has come to."""
+        return {name: getattr(self, name) for name in self.names}
+
+    def load_state_dict(self, state):
+        """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
+
+        Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
+        """
+        owner = type(self).__name__
+        state = _checked_state(owner, state, self.names)
+        best = state["best"]
+        if best is not None:
+            best = number(owner, "best", best, -math.inf, math.inf)
+        counts = [whole_number(owner, name, state[name], 0)
+                  for name in ("last_epoch", "num_bad_epochs", "cooldown_counter")]
+        self.best = best
+        self.last_epoch, self.num_bad_epochs, self.cooldown_counter = counts
