@@ -5,6 +5,7 @@
     block                           a pack of a window of them, along two axes
     repeat, added                   a pack of one vector n times; the sum of the vectors of a pack
     first_lanes                     the mask of the lanes that hold an image
+    integers, counters, unit        vectors of whole numbers from 0 to 2**32 - 1, for random numbers (see `random`)
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
@@ -108,6 +109,15 @@ if config.DISABLE_JIT:
     def first_lanes(count):
         return np.arange(LANES) < count
 
+    def integers(s):
+        return np.full(LANES, int(s) & 0xFFFFFFFF, np.uint32)
+
+    def counters(first):
+        return integers(first) + np.arange(LANES, dtype=np.uint32)
+
+    def unit(v):
+        return (v >> 8).astype(np.float32) * np.float32(2**-24)
+
     def repeat(v, n):
         return np.broadcast_to(v, (n, LANES)).copy()
 
@@ -200,11 +210,13 @@ else:
     )
 
     I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-    VECTOR, MASK = ir.VectorType(F32, LANES), ir.VectorType(I1, LANES)
+    VECTOR, MASK, WHOLE = (ir.VectorType(kind, LANES) for kind in (F32, I1, I32))
+    COUNT = ir.Constant(WHOLE, list(range(LANES)))
 
     # ---- types ------------------------------------------------------------------------------------------------------
     class Lanes(types.Type):
-        """kind 'f': LANES floats, 'm': LANES booleans; shape (): one of them, (n,): a pack, (rows, cols): a tile."""
+        """LANES numbers of a kind, 'f': float32, 'm': booleans, 'i': uint32; shape (): one vector, (n,): a pack,
+        (rows, cols): a tile."""
 
         def __init__(self, kind, shape=()):
             self.kind, self.shape = kind, shape
@@ -213,7 +225,7 @@ else:
     @register_model(Lanes)
     class LanesModel(models.PrimitiveModel):
         def __init__(self, manager, ty):
-            one = VECTOR if ty.kind == "f" else MASK
+            one = {"f": VECTOR, "m": MASK, "i": WHOLE}[ty.kind]
             super().__init__(manager, ty, ir.ArrayType(one, int(np.prod(ty.shape))) if ty.shape else one)
 
     class TileType(types.Type):
@@ -221,7 +233,7 @@ else:
             self.rows, self.cols, self.step = rows, cols, step
             super().__init__(name=f"Tile({rows}x{cols}/{step})")
 
-    V, M = Lanes("f"), Lanes("m")
+    V, M, I = Lanes("f"), Lanes("m"), Lanes("i")
     register_model(TileType)(models.OpaqueModel)
     typeof_impl.register(Tile)(lambda value, context: TileType(value.rows, value.cols, value.step))
     lower_constant(TileType)(lambda context, builder, ty, value: context.get_dummy_value())
@@ -282,7 +294,7 @@ else:
         builder.store(value, pointer).align = 4
 
     def _splat(builder, s):
-        undefined = ir.Constant(VECTOR, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(s.type, LANES), ir.Undefined)
         return builder.shuffle_vector(builder.insert_element(undefined, s, I32(0)), undefined,
                                       ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
 
@@ -332,12 +344,7 @@ else:
 
     def _first(builder, count):
         """The mask of the first `count` lanes."""
-        count = builder.trunc(count, I32)
-        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
-        spread_count = builder.shuffle_vector(
-            builder.insert_element(ir.Constant(lanes.type, ir.Undefined), count, I32(0)),
-            ir.Constant(lanes.type, ir.Undefined), ir.Constant(lanes.type, [0] * LANES))
-        return builder.icmp_signed("<", lanes, spread_count)
+        return builder.icmp_signed("<", COUNT, _splat(builder, builder.trunc(count, I32)))
 
     def _pack(builder, values):
         out = ir.Constant(ir.ArrayType(VECTOR, len(values)), ir.Undefined)
@@ -384,8 +391,8 @@ else:
     where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
     total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
 
-    def _operator(symbol, kind, emit):
-        """a symbol b for two vectors, packs or tiles; the result is of a kind, 'f' or 'm'."""
+    def _operator(symbol, kind, emit, of="f"):
+        """a symbol b for two vectors, packs or tiles of the kind `of`; the result is of a kind, 'f', 'm' or 'i'."""
         @intrinsic
         def call(typing, a, b):
             def code(context, builder, sig, args):
@@ -397,7 +404,7 @@ else:
 
         @overload(symbol)
         def implement(a, b):
-            if isinstance(a, Lanes) and a == b and a.kind == "f":
+            if isinstance(a, Lanes) and a == b and a.kind == of:
                 return lambda a, b: call(a, b)
 
     _operator(operator.add, "f", lambda builder, a, b: builder.fadd(a, b))
@@ -406,6 +413,17 @@ else:
     _operator(operator.truediv, "f", lambda builder, a, b: builder.fdiv(a, b))
     _operator(operator.gt, "m", lambda builder, a, b: builder.fcmp_ordered(">", a, b))
     _operator(operator.eq, "m", lambda builder, a, b: builder.fcmp_ordered("==", a, b))
+    _operator(operator.add, "i", lambda builder, a, b: builder.add(a, b), of="i")
+    _operator(operator.mul, "i", lambda builder, a, b: builder.mul(a, b), of="i")
+    _operator(operator.xor, "i", lambda builder, a, b: builder.xor(a, b), of="i")
+    _operator(operator.rshift, "i", lambda builder, a, b: builder.lshr(a, b), of="i")
+
+    # the last 32 bits of s in all lanes; s, s + 1, ...; the first 24 bits of each as a fraction, in [0, 1)
+    integers = _elementwise(I(types.uint64), lambda builder, s: _splat(builder, builder.trunc(s, I32)))
+    counters = _elementwise(I(types.uint64), lambda builder, s: builder.add(
+        _splat(builder, builder.trunc(s, I32)), COUNT))
+    unit = _elementwise(V(I), lambda builder, v: builder.fmul(
+        builder.uitofp(builder.lshr(v, _splat(builder, I32(8))), VECTOR), _splat(builder, F32(2**-24))))
 
     @intrinsic
     def first_lanes(typing, count):

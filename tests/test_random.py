@@ -1,0 +1,167 @@
+"""The random numbers of the kernels: the published generator, the same bits in every way to run, and no pattern."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from kernels.lanes import LANES, aligned, store
+from kernels.program import JIT, KERNEL, Call, Program, at_once
+from kernels.random import bits, fraction, lane_fractions, lane_keys, word
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBERS = 4000 if JIT else 600
+SURE = 6                        # standard errors: one good generator in 10**7 tests is further off
+
+
+@njit(**KERNEL)
+def words(n, call):
+    """Row n: the numbers of the key seeds[n]; and those of its pass `n` as fractions."""
+    out, fractions, seeds = call[0]
+    key = word(seeds[n])
+    for k in range(out.shape[1]):
+        out[n, k] = bits(key, k)
+        fractions[n, k] = fraction(bits(key, n), k)
+
+
+@njit(**KERNEL)
+def lanes(n, call):
+    """Block n: the numbers of its images."""
+    out, draw = call[0]
+    keys = lane_keys(bits(word(draw[0]), draw[1]), n * LANES)
+    for k in range(out.shape[1]):
+        store(out, (n, k), lane_fractions(keys, k))
+
+
+def scalar_numbers(seeds, count=NUMBERS):
+    seeds = np.asarray(seeds)
+    out, fractions = np.zeros((len(seeds), count), np.uint64), np.zeros((len(seeds), count))
+    Program(at_once([Call(words, len(seeds), out, fractions, seeds)]))()
+    return out, fractions
+
+
+def lane_numbers(seed, number, blocks=4, count=NUMBERS):
+    """(images, numbers) as fractions."""
+    out = aligned((blocks, count, LANES))
+    Program(at_once([Call(lanes, blocks, out, np.array([seed, number]))]))()
+    return np.moveaxis(out, -1, 1).reshape(blocks * LANES, count)
+
+
+def test_published_numbers():
+    """The first five of splitmix64.c for the seed 1234567."""
+    assert scalar_numbers([1234567], 5)[0][0].tolist() == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+
+
+def splitmix(key, k):
+    """The same for arrays of keys, in NumPy."""
+    x = key + (k + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def test_numbers_of_any_key():
+    seeds = np.array([0, 1, 2**62, 2**63 - 1, -1, -2**63])
+    out, fractions = scalar_numbers(seeds, 20)
+    k, keys = np.arange(20, dtype=np.uint64), seeds.astype(np.uint64)[:, None]
+    assert np.array_equal(out, splitmix(keys, k))
+    keys = splitmix(keys, np.arange(6, dtype=np.uint64)[:, None])
+    assert np.array_equal(fractions, (splitmix(keys, k) >> np.uint64(11)) * 2.0**-53)
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+import numpy as np
+from test_random import JIT, lane_numbers, scalar_numbers
+assert not JIT
+np.savez({file!r}, a=scalar_numbers([3, -5], 50)[0], b=lane_numbers(3, 2, 2, 50))
+"""
+
+
+@pytest.mark.skipif(not JIT, reason="compares with the compiled kernels")
+def test_interpreted_gives_the_same_bits(tmp_path):
+    """And warns of no overflow."""
+    file = str(tmp_path / "interpreted.npz")
+    script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], file=file)
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True,
+                   env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
+    with np.load(file) as interpreted:
+        assert np.array_equal(interpreted["a"], scalar_numbers([3, -5], 50)[0])
+        assert np.array_equal(interpreted["b"], lane_numbers(3, 2, 2, 50))
+
+
+# ---- no pattern ---------------------------------------------------------------------------------------------------
+def deviations(u):
+    """{what: how many standard errors from that of independent numbers, at most} for rows of fractions."""
+    v = (u - 0.5) * np.sqrt(12)                                     # mean 0, variance 1, kurtosis 9/5
+
+    def score(x, spread=1.0):
+        return abs(x.mean()) * np.sqrt(x.size) / spread
+
+    counts, _ = np.histogram(u, 64, (0, 1))
+    found = {"mean": score(v), "variance": score(v**2 - 1, np.sqrt(4 / 5)),
+             "histogram": (((counts - u.size / 64)**2).sum() / (u.size / 64) - 63) / np.sqrt(126)}
+    for lag in 1, 2, 3, 16:
+        found[f"numbers {lag} apart"] = score(v[:, lag:] * v[:, :-lag])
+        if lag < len(v):
+            found[f"rows {lag} apart"] = score(v[lag:] * v[:-lag])
+            found[f"rows {lag} apart, shifted"] = score(v[lag:, 1:] * v[:-lag, :-1])
+    last = (u * 2**16 % 1 - 0.5) * np.sqrt(12)                      # the less significant bits
+    return found | {"last bits": score(last), "last bits apart": score(last[:, 1:] * last[:, :-1])}
+
+
+def worst(u):
+    found = deviations(u)
+    what = max(found, key=found.get)
+    return found[what], what
+
+
+@pytest.mark.parametrize("seed, number", ((0, 0), (0, 1), (1, 0), (2**40, 7), (-1, 2**33)))
+def test_lanes_look_independent(seed, number):
+    off, what = worst(lane_numbers(seed, number))
+    assert off < SURE, what
+
+
+@pytest.mark.parametrize("seeds", (range(64), range(0, 640, 10), [2**k for k in range(63)]))
+def test_fractions_look_independent(seeds):
+    off, what = worst(scalar_numbers(np.array(seeds))[1])
+    assert off < SURE, what
+
+
+def test_neighbouring_keys_have_unlike_numbers():
+    """Passes, seeds, and both swapped."""
+    base = (lane_numbers(5, 6) - 0.5) * np.sqrt(12)
+    for key in (5, 7), (6, 6), (6, 5), (5, 6 + 2**32), (5 + 2**32, 6):
+        other = (lane_numbers(*key) - 0.5) * np.sqrt(12)
+        assert abs((base * other).mean()) * np.sqrt(base.size) < SURE
+
+
+def test_negative_controls():
+    """What the tests above must notice: counters that are not mixed enough, rows that repeat, numbers below 0.98."""
+    assert worst(lane_numbers(5, 6))[0] < SURE
+    n, k = np.arange(64)[:, None], np.arange(NUMBERS)
+    assert worst((n * 0.7548776662 + k * 0.6180339887) % 1)[0] > 10 * SURE
+    line = np.zeros((64, NUMBERS), np.uint32)
+    x = (n.ravel() * 7919 + 1).astype(np.uint32)
+    for i in range(NUMBERS):
+        line[:, i] = x = x * np.uint32(65539)                       # RANDU
+    assert worst(line % 2**31 / 2**31)[0] > SURE
+    u = lane_numbers(5, 6).astype(np.float64)
+    u[32:] = u[:32]
+    assert worst(u[[0, 32, 1, 33]])[1] == "rows 1 apart"
+    assert worst(lane_numbers(5, 6) * 0.98)[0] > SURE
+
+
+def test_a_key_decides_each_bit_of_each_number():
+    """A changed bit of seed or counter changes half of the bits."""
+    seeds = np.array([12345] + [12345 ^ 1 << k for k in range(63)])
+    out, _ = scalar_numbers(seeds, 200)
+    changed = np.unpackbits((out[1:] ^ out[:1]).view(np.uint8)).reshape(63, -1).mean(1)
+    assert np.abs(changed - 0.5).max() < SURE * 0.5 / np.sqrt(200 * 64)
+    after = np.unpackbits((out[:, 1:] ^ out[:, :-1]).view(np.uint8)).mean()
+    assert abs(after - 0.5) < SURE * 0.5 / np.sqrt(64 * 199 * 64)
