@@ -31,7 +31,7 @@ class Classifier:
                              "and std, which a Trainer tells it")
         self.shape, self.mean = model.input_shape, model.mean
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
-        self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), backward=False, training=False)
+        self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), logits=True, backward=False, training=False)
         self._forward, _ = self._plan.programs()
         outputs, = self._plan.z.shape
         self.classes = model.classes or tuple(map(str, range(outputs)))

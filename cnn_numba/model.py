@@ -8,7 +8,7 @@ import numpy as np
 from kernels.lanes import LANES, aligned
 
 from .errors import InputError, whole_number
-from .init import xavier_uniform
+from .init import INITS, init_name
 from .layers import Layer, container_text, every_layer, shape_text
 from .plan import Plan, infer_shapes
 
@@ -54,7 +54,9 @@ class Sequential:
     ----------
     *layers : Layer
     seed : int
-        Weights start Xavier-uniform from this seed, biases zero; dropout derives from it too.
+        Weights derive from this seed; dropout does so too.
+    init : str
+        How weights start, one of `init.INITS`; biases start as zero.
 
     Attributes
     ----------
@@ -75,7 +77,7 @@ class Sequential:
     input_shape = mean = std = classes = accuracy = None
     training = True
 
-    def __init__(self, *layers, seed=0):
+    def __init__(self, *layers, seed=0, init="xavier_uniform"):
         for k, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
@@ -85,7 +87,7 @@ class Sequential:
                 raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
-        self.seed = whole_number("Sequential", "seed", seed, 0)
+        self.seed, self.init = whole_number("Sequential", "seed", seed, 0), init_name("Sequential", init)
         self._build(layers)
 
     def add(self, layer):
@@ -93,7 +95,7 @@ class Sequential:
 
         Returns the model.  Raises InputError when it is not a layer, or stands in the model already.
         """
-        Sequential.__init__(self, *self.layers, layer, seed=self.seed)
+        Sequential.__init__(self, *self.layers, layer, seed=self.seed, init=self.init)
         return self
 
     def _build(self, layers):
@@ -111,8 +113,8 @@ class Sequential:
         for k, (layer, tensors) in enumerate(zip(layers, self._tensors(), strict=True)):
             layer.reset_parameters(
                 {name: p.value for name, p in tensors.items()},
-                lambda name, value, k=k: value.__setitem__(
-                    ..., xavier_uniform(value.shape, self.seed, index[f"{k}.{name}"])))
+                lambda name, value, init, k=k: value.__setitem__(
+                    ..., INITS[init or self.init](value.shape, self.seed, index[f"{k}.{name}"])))
         self._plans, self._last, self._passes = OrderedDict(), None, 0
 
     def _tensors(self):
@@ -173,9 +175,14 @@ class Sequential:
         """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
         return infer_shapes(self.layers, shape)[-1]
 
-    def plan(self, shape, blocks, **options):
-        """A new layout of this network (see `plan.Plan`) for images of a shape."""
-        return Plan(self.layers, self._tensors(), infer_shapes(self.layers, shape), blocks, **options)
+    def plan(self, shape, blocks, logits=False, **options):
+        """A new layout of this network (see `plan.Plan`) for images of a shape.
+
+        logits : whether to leave out a Softmax or LogSoftmax at the end
+        """
+        cut = logits and self.layers[-1].takes_logits and len(self.layers) > 1
+        layers = self.layers[:-1] if cut else self.layers
+        return Plan(layers, self._tensors(), infer_shapes(layers, shape), blocks, **options)
 
     def __call__(self, images):
         """The forward pass.
@@ -246,7 +253,7 @@ class Sequential:
         """Copies and pickles are built anew, so that their parameters are views of their own vectors."""
         facts = {name: vars(self)[name] for name in (
             "input_shape", "mean", "std", "classes", "accuracy", "training", "_passes") if name in vars(self)}
-        return _restored, (self.layers, self.seed, self.values.copy(), self.statistics.copy()), facts
+        return _restored, (self.layers, self.seed, self.init, self.values.copy(), self.statistics.copy()), facts
 
     def __repr__(self):
         return container_text("Sequential", enumerate(self.layers))
@@ -286,7 +293,7 @@ def _part(flat, place):
     return flat[place.start:place.start + math.prod(place.shape)].reshape(place.shape)
 
 
-def _restored(layers, seed, values, statistics):
-    model = Sequential(*layers, seed=seed)
+def _restored(layers, seed, init, values, statistics):
+    model = Sequential(*layers, seed=seed, init=init)
     model.values[...], model.statistics[...] = values, statistics
     return model

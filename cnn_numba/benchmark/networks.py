@@ -40,7 +40,12 @@ IMAGE_SHAPES = {"plain8": (3, 32, 32)}          # of random images; (1, 28, 28) 
 
 def description(model):
     """[(PyTorch's name of a layer, {argument: value})], from which every contender builds the same network."""
-    return [(type(layer).__name__, vars(layer)) for layer in model.layers]
+    return [(type(layer).__name__, arguments(layer)) for layer in model.layers]
+
+
+def arguments(layer):
+    """{argument: value}, as PyTorch's layer of that name takes them."""
+    return {name: value for name, value in vars(layer).items() if name != "init"}
 
 
 def multiply_adds(layers, shape):

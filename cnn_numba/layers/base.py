@@ -53,6 +53,8 @@ class Layer:
     applies_relu = False        # can apply a ReLU that follows to its output
     masks_relu = False          # can apply the gradient of a ReLU before it to its dx
     reshapes = False            # gives the numbers of its input another shape, in the same place
+    init = None                 # the initialisation of its weights, when it is not the model's
+    takes_logits = False        # turns logits into probabilities or their logarithms
     branches = {}               # {name: layers} inside of it
 
     def output_shape(self, shape):
@@ -70,11 +72,11 @@ class Layer:
     def reset_parameters(self, values, initialise):
         """Set {name: array of zeros}, what is trained and what is collected, to the values that a training starts with.
 
-        initialise(name, array) : fills an array with random weights
+        initialise(name, array, init) : fills an array with random weights; init None: in the way of the model
         """
         for name, value in values.items():
             if value.ndim > 1:
-                initialise(name, value)
+                initialise(name, value, self.init)
 
     def padding_sides(self):
         """Rows and columns of zeros that its input needs: (top, bottom, left, right)."""

@@ -7,6 +7,7 @@ from kernels.program import Call
 from kernels.toom import Toom
 
 from ..errors import InputError, truth_value, whole_number
+from ..init import init_name
 from .base import WIDE, Layer, image_shape, pair, shape_text
 
 # Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
@@ -25,6 +26,8 @@ class Conv2d(Layer):
     groups : int
         Divides both channel counts; filter group g sees channel group g only.
     bias : bool
+    init : str, optional
+        How the weights start, one of `init.INITS`; default: as the model says.
 
     Shapes
     ------
@@ -36,7 +39,8 @@ class Conv2d(Layer):
 
     applies_relu = masks_relu = True
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
+                 init=None):
         self.in_channels = whole_number("Conv2d", "in_channels", in_channels)
         self.out_channels = whole_number("Conv2d", "out_channels", out_channels)
         self.kernel_size = pair("Conv2d", "kernel_size", kernel_size)
@@ -44,6 +48,7 @@ class Conv2d(Layer):
         self.dilation = pair("Conv2d", "dilation", dilation)
         self.groups = whole_number("Conv2d", "groups", groups)
         self.bias = truth_value("Conv2d", "bias", bias)
+        self.init = None if init is None else init_name("Conv2d", init)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise InputError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
                              f"out_channels={out_channels}")

@@ -6,6 +6,7 @@ from kernels.lanes import LANES, Tile, aligned, fit, planes
 from kernels.program import Call
 
 from ..errors import InputError, truth_value, whole_number
+from ..init import init_name
 from .base import WIDE, Layer, shape_text
 
 
@@ -16,6 +17,8 @@ class Linear(Layer):
     ----------
     in_features, out_features : int
     bias : bool
+    init : str, optional
+        How the weights start, one of `init.INITS`; default: as the model says.
 
     Shapes
     ------
@@ -26,10 +29,11 @@ class Linear(Layer):
 
     applies_relu = masks_relu = True
 
-    def __init__(self, in_features, out_features, bias=True):
+    def __init__(self, in_features, out_features, bias=True, init=None):
         self.in_features = whole_number("Linear", "in_features", in_features)
         self.out_features = whole_number("Linear", "out_features", out_features)
         self.bias = truth_value("Linear", "bias", bias)
+        self.init = None if init is None else init_name("Linear", init)
 
     def output_shape(self, shape):
         if tuple(shape) != (self.in_features,):

@@ -68,7 +68,7 @@ class Residual(Layer):
                 part = f"{branch}.{k}."
                 layer.reset_parameters(
                     {name.removeprefix(part): value for name, value in values.items() if name.startswith(part)},
-                    lambda name, value, part=part, **options: initialise(part + name, value, **options))
+                    lambda name, value, init, part=part: initialise(part + name, value, init))
 
     def padding_sides(self):
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
