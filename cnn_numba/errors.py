@@ -1,4 +1,4 @@
-"""The one exception that bad input raises, and the checks that several modules make."""
+"""The exceptions, and the checks that several modules make."""
 from numbers import Real
 
 MOST = 3.4028234663852886e38            # the largest float32 number
@@ -6,6 +6,17 @@ MOST = 3.4028234663852886e38            # the largest float32 number
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is the sentence that says what came and what was expected."""
+
+
+class Diverged(ArithmeticError):
+    """The loss, or a weight, is no longer finite; the model has the weights from before that epoch again.
+
+    epoch, step : from 1; the step of the epoch at which it was noticed
+    """
+
+    def __init__(self, epoch, step, what):
+        super().__init__(f"{what} at step {step} of epoch {epoch}")
+        self.epoch, self.step = epoch, step
 
 
 def whole_number(owner, name, value, least=1):

@@ -9,9 +9,11 @@ from kernels import batch, loss
 from kernels.lanes import LANES
 from kernels.program import Call, Program, at_once, in_order
 
-from .errors import InputError, whole_number
+from .errors import Diverged, InputError, whole_number
 from .init import ORDER, stream
 from .losses import ClassLoss, CrossEntropyLoss, checked_labels
+from .lr_scheduler import ReduceLROnPlateau
+from .optim import GradientNorm
 from .plan import Buffer
 
 EVALUATION_BATCH = 128
@@ -21,22 +23,38 @@ CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the p
 
 
 @dataclass(frozen=True)
-class EpochResult:
-    """loss: mean over the images; accuracy: per cent, each image judged when it was trained on; seconds; images."""
-
-    loss: float
-    accuracy: float
-    seconds: float
-    images: int
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """loss: mean over the images; accuracy: per cent; predictions: int64 (N,)."""
 
     loss: float
     accuracy: float
     predictions: np.ndarray
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch of training gave.
+
+    loss, accuracy : mean over the images, and per cent, each image judged when it was trained on
+    seconds : of the training, without the validation
+    images, steps : how many
+    learning_rate : of the last step
+    gradient_norm : mean over the steps, before clipping; None when it was not measured
+    validation : Evaluation of the validation part; None without one
+    """
+
+    loss: float
+    accuracy: float
+    seconds: float
+    images: int
+    steps: int
+    learning_rate: float
+    gradient_norm: float | None = None
+    validation: Evaluation | None = None
+
+    @property
+    def images_per_second(self):
+        return self.images / self.seconds
 
 
 class Feed:
@@ -108,9 +126,11 @@ class Trainer:
     Parameters
     ----------
     model : Sequential
+        A Softmax or LogSoftmax at its end is left out when the loss is the cross-entropy, which has its own.
     data : Dataset
-        Its training part is shuffled anew for every epoch; its mean and standard deviation normalise all images.
-    optimizer : SGD
+        Its training part is shuffled anew for every epoch; its mean and standard deviation normalise all images.  Where
+        it has a validation part, every epoch ends with a look at it, and the best weights are kept (`restore_best`).
+    optimizer : Optimizer
         Of this model.
     batch_size : int
         Images per update; a last short batch is trained on too.
@@ -118,34 +138,62 @@ class Trainer:
         The order of the images derives from it and the number of the epoch.
     loss : CrossEntropyLoss or MSELoss, optional
         CrossEntropyLoss() unless given.
+    scheduler : of `lr_scheduler`, optional
+        Of this optimizer; changes the learning rate after every epoch or, where it is made for that, every step.
+    max_norm : float, optional
+        The longest gradient (2-norm over all parameters) that is not scaled down to it.
+    measure_norm : bool
+        Whether the norm of the gradient is measured for the results of the epochs.
+
+    Attributes
+    ----------
+    epochs : int
+        How many are done.
+    best : dict or None
+        {"epoch", "loss", "accuracy"} of the best epoch so far: the one of the highest accuracy on the validation part
+        (of the least loss, among equals) or, without such a part, of the least loss in training.
 
     Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or
     the network does not fit the images.
     """
 
-    def __init__(self, model, data, optimizer, batch_size=64, seed=0, loss=None):
+    def __init__(self, model, data, optimizer, batch_size=64, seed=0, loss=None, scheduler=None, max_norm=None,
+                 measure_norm=False):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if optimizer.model is not model:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
+        if scheduler is not None and scheduler.optimizer is not optimizer:
+            raise InputError("Trainer: the scheduler belongs to another optimizer than the one that updates the model")
+        if loss is not None and not isinstance(loss, ClassLoss):
+            raise InputError(f"Trainer: the loss must be a CrossEntropyLoss or an MSELoss, got {loss!r}")
         shape = data.train_images.shape[1:]
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
         self.model, self.data, self.optimizer, self.batch_size, self.seed = model, data, optimizer, batch_size, seed
-        self.loss = CrossEntropyLoss() if loss is None else loss
-        if not isinstance(self.loss, ClassLoss):
-            raise InputError(f"Trainer: the loss must be a CrossEntropyLoss or an MSELoss, got {loss!r}")
-        self.epochs, self._seconds, self.best = 0, 0.0, None
+        self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
+        self.epochs, self._seconds, self.best, self._best_tensors = 0, 0.0, None, None
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
         model.accuracy = None
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
-        plan = model.plan(shape, feed.blocks, input_gradient=False, lanes=feed.lanes, window=feed.window,
-                          draw=feed.draw)
+        logits = isinstance(self.loss, CrossEntropyLoss)
+        plan = model.plan(shape, feed.blocks, logits=logits, input_gradient=False, lanes=feed.lanes,
+                          window=feed.window, draw=feed.draw)
+        self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
+        self._steps = math.ceil(len(feed.images) / batch_size)
+        self._rates = np.zeros((self._steps, 2), np.float32)
+        by_step = scheduler is not None and scheduler.per == "step"
+        rate_calls = [optimizer.rate_call(self._rates, feed.window, batch_size)] if by_step else []
         forward_and_back = [
             feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, plan.dz), *plan.backward_calls]
-        self._step = Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
-                             + at_once(plan.gradient_calls) + at_once([*optimizer.calls(), feed.tally()]), REPLAYS)
-        self._evaluation_plan = model.plan(shape, EVALUATION_BATCH // LANES, backward=False, training=False)
+        self._step = Program(
+            at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
+            + at_once([*plan.gradient_calls, feed.tally(), *rate_calls])
+            + in_order([*(self._norm.calls() if self._norm else []), *optimizer.calls()]), REPLAYS)
+        self._evaluation_plan = model.plan(
+            shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
+        self._validation = None if data.validation_images is None else self._evaluation_program(
+            data.validation_images, data.validation_labels)
         self._evaluation_program(data.test_images, data.test_labels)
         Program([])()                                               # compiles the driver
 
@@ -179,33 +227,84 @@ class Trainer:
         Returns
         -------
         EpochResult, or None when it stopped
+
+        Raises Diverged when the loss is no longer finite; the training then stands where this call began.
         """
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.state()
         feed, images = self._feed, len(self._feed.images)
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
         feed.draw[:] = self.seed, self.epochs
-        feed.replay(self._step, advance, pause)
+        if self.scheduler is not None and self.scheduler.per == "step":
+            self._rates[:] = self.scheduler.rates(self._steps)
+        feed.replay(self._step, advance, lambda: not math.isfinite(feed.sums[0]) or (pause is not None and pause()))
+        self._check_finite(before)
         self._seconds += time.perf_counter() - start
         if feed.done < images:
             return None
         loss, right = feed.sums / images
-        result = EpochResult(float(loss), 100 * float(right), self._seconds, images)
+        rate = self._rates[-1, 0] if self.scheduler is not None and self.scheduler.per == "step" else self.optimizer.lr
+        validation = self._evaluation(*self._validation) if self._validation else None
+        result = EpochResult(float(loss), 100 * float(right), self._seconds, images, self._steps, float(rate),
+                             float(self._norm.norms[1]) / self._steps if self._norm else None, validation)
         self.epochs += 1
-        if math.isfinite(result.loss) and (self.best is None or result.loss < self.best["loss"]):
-            self.best = {"epoch": self.epochs, "loss": result.loss, "accuracy": result.accuracy}
+        self._keep_best(result)
+        self._advance_scheduler(result)
         self._seconds = 0.0
         feed.start()
+        if self._norm:
+            self._norm.reset()
         return result
+
+    def _check_finite(self, before):
+        """Diverged, and back to the state before, unless loss and weights are finite."""
+        feed = self._feed
+        losses = feed.losses[feed.order[:feed.done]]
+        if not math.isfinite(feed.sums[0]):
+            image = int(np.argmin(np.isfinite(losses)))
+            what, step = f"the loss became {losses[image]}", image // self.batch_size + 1
+        elif not (np.isfinite(self.model.values).all() and np.isfinite(self.model.statistics).all()):
+            what, step = "the weights are no longer finite", self.step
+        else:
+            return
+        self.load_state(before)
+        raise Diverged(self.epochs + 1, step, what)
+
+    def _keep_best(self, result):
+        validation = result.validation
+        judged = result if validation is None else validation
+        key = (0 if validation is None else -validation.accuracy), judged.loss
+        if math.isfinite(judged.loss) and (self.best is None or key < (
+                0 if validation is None else -self.best["accuracy"], self.best["loss"])):
+            self.best = {"epoch": self.epochs, "loss": judged.loss, "accuracy": judged.accuracy}
+            self._best_tensors = None if validation is None else self.model.state_dict()
+
+    def _advance_scheduler(self, result):
+        if self.scheduler is None:
+            return
+        if self.scheduler.per == "step":
+            self.scheduler.advance(self._steps)
+        elif isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(result.loss if result.validation is None else result.validation.loss)
+        else:
+            self.scheduler.step()
+
+    def restore_best(self):
+        """Give the model the weights that were best on the validation part; without one, it keeps those it has."""
+        if self._best_tensors is not None:
+            self.model.load_state_dict(self._best_tensors)
 
     def state(self):
         """{name: array, number, or list or dict of them}: all that the rest of the training depends on, but the data.
 
-        The order of the images derives from the seed and the number of the epoch; best is the epoch of the least loss.
+        The order of the images derives from the seed and the number of the epoch.
         """
+        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                   "best": self._best_tensors or {}}
         return {"batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs, "step": self.step,
                 "sums": self._feed.sums.tolist(), "seconds": self._seconds, "best": self.best,
-                **{f"model.{name}": value for name, value in self.model.state_dict().items()},
-                **{f"optimizer.{name}": value for name, value in self.optimizer.state_dict().items()}}
+                "norms": self._norm.norms.tolist() if self._norm else None,
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                **{f"{part}.{name}": value for part, state in tensors.items() for name, value in state.items()}}
 
     def load_state(self, state):
         """Go on where another trainer of the same model, data, batch size and seed gave its `state`, to the same bits.
@@ -220,15 +319,26 @@ class Trainer:
         if step * self.batch_size >= len(self._feed.images):
             raise InputError(f"step {step} is past the {len(self._feed.images)} images of an epoch")
         numbers, best = [state.get("seconds")], state.get("best")
-        numbers += state["sums"] if isinstance(state.get("sums"), list) and len(state["sums"]) == 2 else [None]
+        for name, size in ("sums", 2), ("norms", 3) if self._norm else ("sums", 2):
+            numbers += state[name] if isinstance(state.get(name), list) and len(state[name]) == size else [None]
         if best is not None:
             numbers += [best.get(name) for name in ("epoch", "loss", "accuracy")] if isinstance(best, dict) else [None]
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
             raise InputError("the sums, the seconds or the best epoch are no finite numbers")
+        for name, mine in ("norms", self._norm), ("scheduler", self.scheduler):
+            if (state.get(name) is None) != (mine is None):
+                raise InputError(f"the training was one {'without' if mine else 'with'} {name}")
         parts = {part: {name.removeprefix(f"{part}."): value for name, value in state.items()
-                        if name.startswith(f"{part}.")} for part in ("model", "optimizer")}
+                        if name.startswith(f"{part}.")} for part in ("model", "optimizer", "best")}
+        if parts["best"]:
+            self.model.load_state_dict(parts["best"])               # checks them
+        self._best_tensors = parts["best"] or None
         self.model.load_state_dict(parts["model"])
         self.optimizer.load_state_dict(parts["optimizer"])
+        if self._norm:
+            self._norm.norms[:] = state["norms"]
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
         self.epochs, self._seconds, self.best = epochs, float(state["seconds"]), best
         self._feed.window[:] = 0, step * self.batch_size
         self._feed.sums[:] = state["sums"]
@@ -238,8 +348,11 @@ class Trainer:
 
         Raises InputError when labels or images are out of range.
         """
-        feed, program = self._evaluation_program(images, labels)
+        return self._evaluation(*self._evaluation_program(images, labels))
+
+    @staticmethod
+    def _evaluation(feed, program):
         feed.start()
         feed.replay(program)
         loss, right = feed.sums / len(feed.images)
-        return Evaluation(float(loss), 100 * float(right), feed.predictions)
+        return Evaluation(float(loss), 100 * float(right), feed.predictions.copy())
