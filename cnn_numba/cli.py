@@ -5,13 +5,28 @@ Commands import NumPy, Numba and requests when they run, so that `--help` and a 
 import argparse
 import math
 import os
-import re
 import sys
 import time
 
-from cnn_numba.errors import InputError, shortened
+from cnn_numba import recipe
+from cnn_numba.errors import Diverged, InputError, shortened
+from cnn_numba.flags import (
+    COUNT,
+    COUNT_OR_NONE,
+    DATASET,
+    DATASETS,
+    IMAGE_SHAPE,
+    IMAGE_SIZE,
+    PART,
+    PLACE,
+    POSITIVE,
+    SEED,
+    bounded,
+)
 from cnn_numba.interrupt import Interruption, Terminated
 from cnn_numba.presets import PRESETS
+
+DIVERGED = 1        # exit code
 
 
 def main(argv=None):
@@ -73,38 +88,8 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def bounded(convert, accepts, expected):
-    """An argparse type: the converted text if `accepts` it, else the sentence with what was `expected`."""
-    def read(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
-    return read
-
-
-def sizes(text):
-    """The numbers in "3x32x32", each from 1 to 99999."""
-    if not re.fullmatch("[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})*", text):
-        raise ValueError
-    return tuple(map(int, text.split("x")))
-
-
-COUNT = bounded(int, lambda n: n >= 1, "a whole number of at least 1")
-COUNT_OR_NONE = bounded(int, lambda n: n >= 0, "a whole number of at least 0")
-SEED = bounded(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
-POSITIVE = bounded(float, lambda x: 0 < x < math.inf, "a number above 0")
-FROM_ZERO = bounded(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
-DATASETS = "mnist", "fashion-mnist", "kmnist", "digits"
-DATASET = bounded(str, lambda name: name in DATASETS or os.path.exists(name),
-                  f"one of {', '.join(DATASETS)}, or the path of a file or folder")
-PLACE = bounded(str, os.path.exists, "the path of a file or folder")
-IMAGE_SHAPE = bounded(sizes, lambda shape: len(shape) == 3, "CHANNELSxROWSxCOLUMNS, such as 3x32x32")
-IMAGE_SIZE = bounded(sizes, lambda size: len(size) == 2, "ROWSxCOLUMNS, such as 28x28")
-BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+MODEL = bounded(str, lambda name: name in PRESETS or name.lower().endswith(".json"),
+                f"one of {', '.join(PRESETS)}, or a .json file")
 
 
 def add_data_flags(parser):
@@ -146,23 +131,22 @@ def train(parser):
     """Train a convolutional network on MNIST."""
     add_data_flags(parser)
     group = parser.add_argument_group("network and training")
-    group.add_argument("--model", choices=tuple(PRESETS), default="two-conv",
-                       help="network (default: %(default)s)")
+    group.add_argument("--model", type=MODEL, default="two-conv", metavar="NAME|FILE",
+                       help=f"network: {', '.join(PRESETS)}, or a .json file that describes one (default: %(default)s)")
+    group.add_argument("--init", choices=recipe.INITS, default=recipe.INITS[0],
+                       help="how weights start (default: %(default)s)")
     group.add_argument("--epochs", type=COUNT, default=5, metavar="N",
                        help="passes over the training images (default: %(default)s)")
     group.add_argument("--batch-size", type=COUNT, default=64, metavar="N",
                        help="images per step (default: %(default)s)")
-    group.add_argument("--lr", type=POSITIVE, default=0.03, metavar="X",
-                       help="learning rate of the first epoch (default: %(default)s)")
-    group.add_argument("--schedule", choices=("linear", "constant"), default="linear",
-                       help="linear: the learning rate falls in equal steps, to 0 after the last epoch "
-                            "(default: %(default)s)")
-    group.add_argument("--momentum", type=BELOW_ONE, default=0.9, metavar="X",
-                       help="momentum of SGD (default: %(default)s)")
-    group.add_argument("--weight-decay", type=FROM_ZERO, default=1e-4, metavar="X",
-                       help="L2 penalty (default: %(default)s)")
     group.add_argument("--seed", type=SEED, default=0, metavar="N",
                        help="seed of everything random (default: %(default)s)")
+    group.add_argument("--validation", type=PART, metavar="N|SHARE",
+                       help="training images to hold out, chosen at random; the weights of the epoch that is best on "
+                            "them are the result (default: none)")
+    group.add_argument("--early-stopping", type=COUNT, metavar="N",
+                       help="end after N epochs that were no better on these (default: never)")
+    recipe.add_flags(parser)
     add_execution_flags(parser)
 
     group = parser.add_argument_group("files")
@@ -182,20 +166,22 @@ def train(parser):
     group = parser.add_argument_group("output")
     group.add_argument("--predictions", type=COUNT_OR_NONE, default=10, metavar="N",
                        help="how many predictions on test images to print (default: %(default)s)")
+    group.add_argument("--log", metavar="FILE",
+                       help="append the numbers of every epoch to a file, one JSON object a line (default: no)")
     group.add_argument("--quiet", action="store_true", help="print the test accuracy only (default: no)")
     return run_train
 
 
 # Flags that say how and where to run, but not what is trained: a resumed training may have others.
-AROUND = {"run", "parse", "argv", "data_dir", "mirror", "jit", "mode", "threads", "predictions", "quiet", "save",
+AROUND = {"run", "parse", "argv", "data_dir", "mirror", "jit", "mode", "threads", "predictions", "quiet", "log", "save",
           "checkpoint", "resume", "checkpoint_minutes", "checkpoint_steps"}
 
 
 def settings(args, data):
     """The flags that decide what is trained, as {name: list of words}, for the checkpoints."""
     words = {name: [str(word) for word in value] if isinstance(value, list)
-             else ["x".join(map(str, value))] if isinstance(value, tuple) else [str(value)]
-             for name, value in vars(args).items() if name not in AROUND and value is not None}
+             else ["x".join(map(str, value))] if isinstance(value, tuple) else [] if value is True else [str(value)]
+             for name, value in vars(args).items() if name not in AROUND and value not in (None, False)}
     return {"dataset": [data.name], **words}
 
 
@@ -216,7 +202,7 @@ def as_before(args, checkpoint):
         raise InputError(shortened(f"{checkpoint.path} cannot go on: {error}")) from None
     merged = vars(args.parse([*words, *args.argv]))
     for name in before.keys() - AROUND:
-        longer = name == "epochs" and before["schedule"] == "constant"      # changes nothing of what is trained
+        longer = name == "epochs" and before["schedule"] in recipe.OPEN_END     # changes nothing of what is trained
         if merged[name] != before[name] and not longer:
             raise InputError(f"argument --{name.replace('_', '-')}: the training in {args.resume} has "
                              f"{' '.join(checkpoint.settings.get(name, ['none']))}, which cannot be changed")
@@ -252,33 +238,29 @@ def run_train(args, started):
     def warn(line):
         print(line, file=sys.stderr if args.quiet else sys.stdout, flush=True)
 
+    if not args.resume:
+        recipe.complete(args)
     choose_execution(args)
     from cnn_numba import archive
     from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
     from cnn_numba.execution import describe
-    from cnn_numba.optim import SGD
-    from cnn_numba.training import Trainer
+    from cnn_numba.runlog import RunLog
 
     checkpoint = newest_checkpoint(args.resume, report=warn) if args.resume else None
     if checkpoint:
         args = as_before(args, checkpoint)
+        recipe.complete(args)
     if args.save:
         archive.check_writable(args.save)               # before the work, not after it
+    log = RunLog(args.log) if args.log else None
     say(describe())
-    data = read_data(args, warn)
-    image_shape = data.train_images.shape[1:]
-    say(f"Data set {data.name}: {len(data.train_images)} training and {len(data.test_images)} test images "
-        f"of {' x '.join(map(str, image_shape))}, {data.num_classes} classes")
-    model = PRESETS[args.model](image_shape, data.num_classes, seed=args.seed)
-    say(f"Network {args.model}: {sum(p.value.size for p in model.parameters())} parameters")
-    compiling = time.perf_counter()
-    optimizer = SGD(model, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    trainer = Trainer(model, data, optimizer, batch_size=args.batch_size, seed=args.seed)
-    say(f"Kernels ready in {time.perf_counter() - compiling:.2f} seconds")
+    compiling, trainer = make_trainer(args, warn, say)
+    say(f"Kernels ready in {compiling:.2f} seconds")
 
     checkpoints = None
     if folder := args.checkpoint or args.resume:
-        checkpoints = Checkpoints(folder, trainer, settings(args, data), args.checkpoint_minutes, args.checkpoint_steps)
+        checkpoints = Checkpoints(
+            folder, trainer, settings(args, trainer.data), args.checkpoint_minutes, args.checkpoint_steps)
         checkpoints.resume(checkpoint) if checkpoint else checkpoints.start()
     if checkpoint:
         say(f"Resumed from {checkpoint.path}, in epoch {trainer.epochs + 1} after {trainer.step} steps" + (
@@ -287,22 +269,61 @@ def run_train(args, started):
             raise InputError(f"argument --epochs: the training in {args.resume} has run {trainer.epochs} epochs, "
                              f"got {args.epochs}")
 
-    code = train_epochs(args, trainer, checkpoints, say)
+    code = train_epochs(args, trainer, checkpoints, log, say)
+    if code == DIVERGED and trainer.epochs and args.save:
+        finish(args, trainer, lambda line: print(line, file=sys.stderr))
     if code:
         return code
+    finish(args, trainer, say)
+    say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
+    return 0
+
+
+def make_trainer(args, warn, say):
+    """(seconds that compiling took, Trainer)"""
+    from cnn_numba.network_file import build_network
+    from cnn_numba.training import Trainer
+
+    data = read_data(args, warn)
+    if args.validation:
+        count = args.validation if isinstance(args.validation, int) else round(
+            args.validation * len(data.train_images))
+        data = data.hold_out(count, args.seed)
+    image_shape = data.train_images.shape[1:]
+    parts = [(data.train_images, "training"), (data.validation_images, "validation"), (data.test_images, "test")]
+    sizes = [f"{len(images)} {part}" for images, part in parts if images is not None]
+    say(f"Data set {data.name}: {', '.join(sizes[:-1])} and {sizes[-1]} images "
+        f"of {' x '.join(map(str, image_shape))}, {data.num_classes} classes")
+    model = build_network(args.model, image_shape, data.num_classes, seed=args.seed, init=args.init)
+    say(f"Network {args.model}: {sum(p.value.size for p in model.parameters())} parameters")
+    start = time.perf_counter()
+    optimizer = recipe.make_optimizer(args, model)
+    steps = math.ceil(len(data.train_images) / args.batch_size)
+    trainer = Trainer(
+        model, data, optimizer, batch_size=args.batch_size, seed=args.seed, loss=recipe.make_loss(args, data),
+        scheduler=recipe.make_scheduler(args, optimizer, steps), max_norm=args.clip_norm,
+        measure_norm=bool(args.log))
+    return time.perf_counter() - start, trainer
+
+
+def finish(args, trainer, say):
+    """Test the model, with the weights that were best on the validation part, and save it."""
+    data = trainer.data
+    if data.validation_images is not None and trainer.best is not None:
+        trainer.restore_best()
+        say("Best epoch on the validation images: {epoch} Loss= {loss:.6f} Acc= {accuracy:.2f} %".format(
+            **trainer.best))
     test = trainer.evaluate(data.test_images, data.test_labels)
     print(f"Test accuracy: {test.accuracy:.2f} %", flush=True)
     for image in range(min(args.predictions, len(data.test_labels))):
         predicted, true = (data.classes[label[image]] for label in (test.predictions, data.test_labels))
         say(f"pred: {predicted}  true: {true}")
     if args.save:
-        model.save(args.save, accuracy=test.accuracy)
+        trainer.model.save(args.save, accuracy=test.accuracy)
         say(f"Saved {args.save}")
-    say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
-    return 0
 
 
-def train_epochs(args, trainer, checkpoints, say):
+def train_epochs(args, trainer, checkpoints, log, say):
     """The epochs that are left; returns the exit code, 0 unless the loss or a signal ended them."""
     with Interruption() as interruption:
         def pause():
@@ -310,24 +331,47 @@ def train_epochs(args, trainer, checkpoints, say):
                 keep(checkpoints.save_if_due)
             return interruption.noted()
 
-        for epoch in range(trainer.epochs + 1, args.epochs + 1):
-            if args.schedule == "linear":   # ends 0.2 % better on MNIST than a constant rate, for every seed tried
-                trainer.optimizer.lr = args.lr * (1 - (epoch - 1) / args.epochs)
-            result = train_epoch(trainer, pause, quiet=args.quiet)
+        while trainer.epochs < args.epochs and not enough(args, trainer):
+            try:
+                result = train_epoch(trainer, pause, quiet=args.quiet)
+            except Diverged as error:
+                print(f"error: {error}: use an --lr below {args.lr:g}; the weights are back to those "
+                      + (f"after epoch {trainer.epochs}" if trainer.epochs else "from the start"), file=sys.stderr)
+                return DIVERGED
             if result is not None:
-                if not math.isfinite(result.loss):
-                    print(f"error: the loss became {result.loss} in epoch {epoch}: use an --lr below {args.lr:g}",
-                          file=sys.stderr)
-                    return 1
-                say(f"Epoch {epoch} Loss= {result.loss:.6f} Acc= {result.accuracy:.2f} % "
-                    f"Run in: {result.seconds:.2f} seconds")
+                say(epoch_line(trainer.epochs, result))
+                if log:
+                    keep_log(log, trainer, result)
             if checkpoints:
                 keep(checkpoints.save)
             if interruption.noted():
                 how = f": --resume {checkpoints.folder} goes on from {checkpoints.last.name}" if checkpoints else ""
                 print(f"Interrupted{how}", file=sys.stderr)
                 return 128 + interruption.number
+    if trainer.epochs < args.epochs:
+        say(f"Stopped after epoch {trainer.epochs}: {args.early_stopping} epochs no better on the validation images")
     return 0
+
+
+def enough(args, trainer):
+    """Whether the last epochs were no better on the validation part."""
+    return bool(args.early_stopping and trainer.best and trainer.epochs - trainer.best["epoch"] >= args.early_stopping)
+
+
+def epoch_line(epoch, result):
+    line = (f"Epoch {epoch} Loss= {result.loss:.6f} Acc= {result.accuracy:.2f} % "
+            f"Run in: {result.seconds:.2f} seconds, {result.images_per_second:,.0f} images/s")
+    if result.validation:
+        line += f", validation Loss= {result.validation.loss:.6f} Acc= {result.validation.accuracy:.2f} %"
+    return line
+
+
+def keep_log(log, trainer, result):
+    validation = result.validation
+    log.write(epoch=trainer.epochs, loss=result.loss, accuracy=result.accuracy, seconds=result.seconds,
+              images=result.images, images_per_second=result.images_per_second, steps=result.steps,
+              learning_rate=result.learning_rate, gradient_norm=result.gradient_norm,
+              validation_loss=validation and validation.loss, validation_accuracy=validation and validation.accuracy)
 
 
 def train_epoch(trainer, pause, quiet):
