@@ -490,4 +490,43 @@ def benchmark(parser):
     return command.run
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "benchmark": benchmark}
+def add_random_network_flags(parser, batch_size):
+    group = parser.add_argument_group("network and its random images")
+    group.add_argument("--model", choices=tuple(PRESETS), default="lenet5", help="network (default: %(default)s)")
+    group.add_argument("--image-shape", type=IMAGE_SHAPE, default=(1, 28, 28), metavar="CxHxW",
+                       help="channels, rows and columns of an image (default: 1x28x28)")
+    group.add_argument("--classes", type=COUNT, default=10, metavar="N", help="outputs (default: %(default)s)")
+    group.add_argument("--batch-size", type=COUNT, default=batch_size, metavar="N",
+                       help="images at a time (default: %(default)s)")
+    group.add_argument("--seed", type=SEED, default=0, metavar="N",
+                       help="seed of everything random (default: %(default)s)")
+
+
+def random_network(args):
+    return PRESETS[args.model](args.image_shape, args.classes, seed=args.seed)
+
+
+def check_gradients(parser):
+    """Compare the gradients of every layer and parameter of a network with central differences in float64."""
+    add_random_network_flags(parser, batch_size=4)
+    group = parser.add_argument_group("comparison")
+    group.add_argument("--samples", type=COUNT_OR_NONE, default=20, metavar="N",
+                       help="elements of each gradient, the largest among them; 0 for all (default: %(default)s)")
+    group.add_argument("--tolerance", type=POSITIVE, default=1e-3, metavar="X",
+                       help="largest error, relative to the largest element (default: %(default)s)")
+    add_execution_flags(parser)
+    return run_check_gradients
+
+
+def run_check_gradients(args, _started):
+    choose_execution(args)
+    from cnn_numba.execution import describe
+    from cnn_numba.gradcheck import run
+
+    print(describe(), flush=True)
+    return run(random_network(args), args.image_shape, args.classes, args.batch_size, args.seed, args.samples,
+               args.tolerance)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "benchmark": benchmark,
+            "check-gradients": check_gradients}
