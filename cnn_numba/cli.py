@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 
 from cnn_numba import recipe
 from cnn_numba.errors import Diverged, InputError, shortened
@@ -141,6 +142,9 @@ def train(parser):
                        help="images per step (default: %(default)s)")
     group.add_argument("--seed", type=SEED, default=0, metavar="N",
                        help="seed of everything random (default: %(default)s)")
+    group.add_argument("--normalize", choices=("standard", "unit", "none"), default="standard",
+                       help="pixels: less their mean and divided by their deviation, divided by 255, or as they are "
+                            "(default: %(default)s)")
     group.add_argument("--validation", type=PART, metavar="N|SHARE",
                        help="training images to hold out, chosen at random; the weights of the epoch that is best on "
                             "them are the result (default: none)")
@@ -289,6 +293,7 @@ def make_trainer(args, warn, say):
         count = args.validation if isinstance(args.validation, int) else round(
             args.validation * len(data.train_images))
         data = data.hold_out(count, args.seed)
+    data = replace(data, normalize=args.normalize)
     image_shape = data.train_images.shape[1:]
     parts = [(data.train_images, "training"), (data.validation_images, "validation"), (data.test_images, "test")]
     sizes = [f"{len(images)} {part}" for images, part in parts if images is not None]

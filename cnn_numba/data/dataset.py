@@ -8,6 +8,8 @@ import numpy as np
 from cnn_numba.errors import InputError
 from cnn_numba.init import HELD_OUT, stream
 
+NORMALIZE = {"standard": None, "unit": 255, "none": 1}          # what pixels are divided by
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -16,7 +18,8 @@ class Dataset:
 
     Images are uint8, or float32 when the source holds other numbers.  `classes` names the classes in the
     order of their labels, and is "0", "1", ... where a source has no names.
-    `mean` and `std` are the statistics of the training images per channel, float32 (C,), in raw pixel units.
+    `mean` and `std` normalise images, float32 (C,), in raw pixel units.  `normalize` says what they are: "standard",
+    the statistics of the training images per channel; "unit", 0 and 255; "none", 0 and 1.
     """
 
     name: str
@@ -28,22 +31,28 @@ class Dataset:
     classes: tuple[str, ...] = ()
     validation_images: np.ndarray | None = None
     validation_labels: np.ndarray | None = None
+    normalize: str = "standard"
 
     def __post_init__(self):
+        if self.normalize not in NORMALIZE:
+            raise InputError(f"Dataset: normalize must be one of {', '.join(NORMALIZE)}, got {self.normalize!r}")
         object.__setattr__(self, "classes", self.classes or tuple(map(str, range(self.num_classes))))
 
     @property
     def mean(self):
-        """Mean of the training pixels of each channel."""
+        """What each channel is shifted by: by default, the mean of its training pixels."""
         return self._statistics[0]
 
     @property
     def std(self):
-        """Standard deviation of the training pixels of each channel, 0 for a constant one."""
+        """What each channel is divided by: by default, their standard deviation, 0 for a constant one."""
         return self._statistics[1]
 
     @cached_property
     def _statistics(self):
+        if self.normalize != "standard":
+            mean = np.zeros(self.train_images.shape[1], np.float32)
+            return mean, mean + np.float32(NORMALIZE[self.normalize])
         # Blocks of images that stay in the cache, exact integer sums: 30 ms for MNIST, `np.std` takes 850 ms.
         images = self.train_images
         wide, exact = (np.uint16, np.uint64) if images.dtype == np.uint8 else (np.float64, np.float64)
