@@ -125,8 +125,14 @@ class Checkpoints:
 
         Raises InputError when that was another network, other images, or another batch size or seed.
         """
-        for k in range(max(len(self._layers), len(checkpoint.layers))):
-            mine, other = ((layers[k:] or [None])[0] for layers in (self._layers, checkpoint.layers))
+        from .architecture import build_layers, describe_layers
+
+        try:
+            others = describe_layers(build_layers(checkpoint.layers))   # with the arguments that are new since then
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}: {error}") from None
+        for k in range(max(len(self._layers), len(others))):
+            mine, other = ((layers[k:] or [None])[0] for layers in (self._layers, others))
             if mine != other:
                 raise InputError(shortened(f"{checkpoint.path} is of another network: its layer {k} is "
                                            f"{_text(other, mine)}, expected {_text(mine, other)}"))

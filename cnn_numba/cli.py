@@ -234,6 +234,18 @@ def read_data(args, report, **options):
                         train_size=args.train_size, test_size=args.test_size, report=report, **options)
 
 
+def network(args, checkpoint, image_shape, num_classes):
+    """The network to train: that of the checkpoint, whatever became of the file that it was read from, or a new one."""
+    from cnn_numba.network_file import build_network, rebuild_network
+
+    if checkpoint is None:
+        return build_network(args.model, image_shape, num_classes, seed=args.seed, init=args.init)
+    try:
+        return rebuild_network(checkpoint.layers, image_shape, num_classes, seed=args.seed, init=args.init)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from None
+
+
 def run_train(args, started):
     def say(line):
         if not args.quiet:
@@ -258,7 +270,7 @@ def run_train(args, started):
         archive.check_writable(args.save)               # before the work, not after it
     log = RunLog(args.log) if args.log else None
     say(describe())
-    compiling, trainer = make_trainer(args, warn, say)
+    compiling, trainer = make_trainer(args, checkpoint, warn, say)
     say(f"Kernels ready in {compiling:.2f} seconds")
 
     checkpoints = None
@@ -283,9 +295,8 @@ def run_train(args, started):
     return 0
 
 
-def make_trainer(args, warn, say):
+def make_trainer(args, checkpoint, warn, say):
     """(seconds that compiling took, Trainer)"""
-    from cnn_numba.network_file import build_network
     from cnn_numba.training import Trainer
 
     data = read_data(args, warn)
@@ -299,7 +310,7 @@ def make_trainer(args, warn, say):
     sizes = [f"{len(images)} {part}" for images, part in parts if images is not None]
     say(f"Data set {data.name}: {', '.join(sizes[:-1])} and {sizes[-1]} images "
         f"of {' x '.join(map(str, image_shape))}, {data.num_classes} classes")
-    model = build_network(args.model, image_shape, data.num_classes, seed=args.seed, init=args.init)
+    model = network(args, checkpoint, image_shape, data.num_classes)
     say(f"Network {args.model}: {sum(p.value.size for p in model.parameters())} parameters")
     start = time.perf_counter()
     optimizer = recipe.make_optimizer(args, model)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import conv, flatten, layer, linear, make, pool, relu
+from networks import adaptive, avg, conv, flatten, layer, linear, make, pool, relu, reshape
 
 import cnn_numba as nn
 from cnn_numba import InputError, Sequential
@@ -34,7 +34,10 @@ def examples():
     """A layer of each type, with other arguments than the defaults where it has some."""
     block = nn.Residual([nn.Conv2d(4, 6, 1), nn.Residual(nn.ReLU())], [nn.Conv2d(4, 6, 1, bias=False)])
     return [*make([conv(4, 8, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2, bias=False),
-                   conv(1, 1, 3, padding="same"), pool(3, stride=(2, 1), padding=1), relu, flatten, linear(3, 4),
+                   conv(1, 1, 3, padding="same"), relu, flatten, linear(3, 4),
+                   pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
+                   avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
+                   reshape((2, -1, 3)), reshape(12),
                    layer("BatchNorm2d", 3, eps=1e-3, momentum=None, affine=False),
                    layer("BatchNorm1d", 3, momentum=0.3, track_running_stats=False)]), block, nn.Residual(nn.ReLU())]
 
@@ -117,8 +120,8 @@ BN_CNN = [entry("conv", kernel_size=3, in_ch_size=1, out_ch_size=32, pad_size=0)
           entry("bn1d", num_features=128, momentum=0.1), entry("relu"), entry("fc", input_size=128, output_size=10),
           entry("cross_entropy")]
 KERAS = [entry("Conv_2D", filters=32, kernel=[3, 3], strides=1, pad=0, use_bias=True),
-         entry("Batch-Normalization", epsilon=1e-5), entry("Re_LU"), entry("Max Pooling2D", poolSize=[2, 2]),
-         entry("Dense", units=128), entry("BN"), entry("RELU", ), entry("DENSE", units=10)]
+         entry("Batch-Normalization", epsilon=1e-5), entry("Re_LU"), entry("Max Pooling2D", poolSize=2),
+         entry("Dense", units=128), entry("BN"), entry("RELU"), entry("DENSE", units=10)]
 
 
 @pytest.mark.parametrize("written, preset", [

@@ -14,6 +14,7 @@ import pytest
 from networks import conv, flatten, linear, make, pool, relu
 
 from cnn_numba import SGD, Dataset, InputError, Sequential, Trainer, archive, cli, interrupt
+from cnn_numba.architecture import describe_layers
 from cnn_numba.checkpoints import Checkpoints, list_checkpoints, newest_checkpoint, read_checkpoint
 from kernels.program import JIT
 
@@ -385,6 +386,53 @@ def test_the_program_goes_on_with_its_flags_to_the_same_bits(tmp_path, reference
     assert weights(path) == reference
     assert cli.main(["--serial", "--resume", folder, "--quiet", "--save", path]) == 0       # nothing is left to do
     assert weights(path) == reference
+
+
+NETWORK = ('{"layers": [{"type": "conv", "params": {"filters": 4, "kernel_size": 3}}, {"type": "relu"}, '
+           '{"type": "maxpool", "params": {"pool_size": 2}}, {"type": "fc"}]}')
+
+
+@pytest.mark.parametrize("then", [None, "no JSON", '[{"type": "fc"}]'])
+def test_a_training_goes_on_with_its_network_whatever_becomes_of_the_file(tmp_path, capsys, then):
+    file, folder, path = tmp_path / "net.json", str(tmp_path / "run"), tmp_path / "m.npz"
+    file.write_text(NETWORK)
+    flags = *RUN, "--quiet", "--model", str(file), "--schedule", "constant"
+    assert cli.main([*flags, "--epochs", "2", "--save", str(path)]) == 0
+    reference = weights(path)
+    assert cli.main([*flags, "--epochs", "1", "--checkpoint", folder]) == 0
+    file.unlink()
+    if then:
+        file.write_text(then)
+    resumed = "--serial", "--quiet", "--resume", folder, "--epochs", "2"
+    assert cli.main([*resumed, "--save", str(path)]) == 0
+    assert weights(path) == reference
+    capsys.readouterr()
+    assert cli.main([*resumed, "--model", str(tmp_path / "other.json")]) == 2
+    assert re.fullmatch(r"error: argument --model: the training in .* has .*net.json, which cannot be changed\n",
+                        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("layers, sentence", [
+    (LAYERS[:4], r"\.npz: layer 0: Conv2d expects 2 channels, got 1"),
+    ([flatten, linear(64, 5)], r"\.npz: the network has 5 outputs, expected one for each of the 10 classes")])
+def test_the_network_of_a_checkpoint_is_not_trusted(layers, sentence, finished, tmp_path, capsys):
+    content = archive.read(newest_checkpoint(finished).path, "checkpoint")
+    description = content[0] | {"layers": describe_layers(make(layers))}
+    (tmp_path / "checkpoint-000002-00000000.npz").write_bytes(archive.pack(description, content[1]))
+    assert cli.main(["--serial", "--resume", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", err) and re.search(sentence, err), err
+
+
+def test_arguments_that_are_new_since_then_have_their_defaults(tmp_path):
+    trainer = trainer_of()
+    checkpoints = Checkpoints(tmp_path, trainer)
+    checkpoints.start()
+    content = archive.read(checkpoints.last, "checkpoint")
+    for entry in content[0]["layers"]:
+        entry["params"].pop("dilation", None)
+    checkpoints.last.write_bytes(archive.pack(*content))
+    Checkpoints(tmp_path, trainer_of()).resume(newest_checkpoint(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cnn_numba import SGD, cli, optim, training
+from cnn_numba.presets import PRESETS
 from kernels import cache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -269,6 +270,8 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--image-shape", "28x28"], "argument --image-shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, "
                                  "got '28x28'"),
     (["--image-size", "0x28"], "argument --image-size: expected ROWSxCOLUMNS, such as 28x28, got '0x28'"),
+    (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, or the path of a .json file, "
+                         "got 'vgg'"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
     (["learn"], f"unknown command 'learn': expected one of {', '.join(cli.COMMANDS)}, or flags only"),
     (["train", "digits"], "unrecognized arguments: digits"),
@@ -279,15 +282,16 @@ def test_a_wrong_flag_gives_one_sentence(capsys, flags, sentence):
 
 
 def test_a_wrong_choice_names_the_right_ones(capsys):
-    assert cli.main(["--model", "vgg"]) == 2
+    assert cli.main(["--schedule", "never"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"error: argument --model: invalid choice: 'vgg' \(choose from .+\)\n", err)
+    assert re.fullmatch(r"error: argument --schedule: invalid choice: 'never' \(choose from .+\)\n", err)
 
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--threads", "4096"], "4096"),
     (["--model", "lenet5"], "Conv2d"),          # 8x8 images are too small for it
+    (["--model", "nowhere.json"], "nowhere.json: cannot be read"),
     (["--train-size", "10000"], "10000"),
     (["--test-size", "10000"], "10000"),
 ])
