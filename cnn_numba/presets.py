@@ -18,9 +18,18 @@ def two_conv(image_shape, num_classes, **options):
 
 def lenet5(image_shape, num_classes, **options):
     """LeNet-5 (LeCun et al. 1998) as it is built today: ReLU, maximum pooling, fully connected maps."""
+    return _lenet5(lambda: (nn.ReLU(), nn.MaxPool2d(2)), image_shape, num_classes, options)
+
+
+def lenet5_avg(image_shape, num_classes, **options):
+    """LeNet-5 with average pooling before the ReLU, as the original has its subsampling before the sigmoid."""
+    return _lenet5(lambda: (nn.AvgPool2d(2), nn.ReLU()), image_shape, num_classes, options)
+
+
+def _lenet5(shrink, image_shape, num_classes, options):
     features = (
-        nn.Conv2d(image_shape[0], 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(image_shape[0], 6, 5, padding=2), *shrink(),
+        nn.Conv2d(6, 16, 5), *shrink(),
         nn.Flatten(),
     )
     return nn.Sequential(
@@ -59,6 +68,26 @@ def two_conv_bn(image_shape, num_classes, **options):
     )
 
 
+def resnet8(image_shape, num_classes, **options):
+    """The smallest residual network for small images: He et al., "Deep Residual Learning for Image Recognition" (2015),
+    section 4.2, with n = 1 and projections where the shape changes."""
+    def conv(before, channels, kernel_size, stride=1):
+        return (nn.Conv2d(before, channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+                nn.BatchNorm2d(channels))
+
+    def block(before, channels, stride):
+        body = *conv(before, channels, 3, stride), nn.ReLU(), *conv(channels, channels, 3)
+        shortcut = conv(before, channels, 1, stride) if before != channels else None
+        return nn.Residual(body, shortcut), nn.ReLU()
+
+    return nn.Sequential(
+        *conv(image_shape[0], 16, 3), nn.ReLU(),
+        *block(16, 16, 1), *block(16, 32, 2), *block(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
+        **options,
+    )
+
+
 def _size(features, image_shape):
     """Number of values per image that come out of layers that end in Flatten."""
     # Imported here, because it needs Numba, which `--help` does without.
@@ -67,4 +96,5 @@ def _size(features, image_shape):
     return infer_shapes(features, image_shape)[-1][0]
 
 
-PRESETS = {"two-conv": two_conv, "lenet5": lenet5, "bn-cnn": bn_cnn, "two-conv-bn": two_conv_bn}
+PRESETS = {"two-conv": two_conv, "lenet5": lenet5, "lenet5-avg": lenet5_avg, "bn-cnn": bn_cnn,
+           "two-conv-bn": two_conv_bn, "resnet8": resnet8}

@@ -24,9 +24,12 @@ def dense(inputs, outputs):
 @pytest.mark.parametrize("name, image_shape, parameters", [
     ("two-conv", (1, 28, 28), 8 * (9 + 1) + 16 * (8 * 9 + 1) + dense(16 * 7 * 7, 10)),
     ("lenet5", (1, 28, 28), 61_706),
+    ("lenet5-avg", (1, 28, 28), 61_706),
     ("bn-cnn", (1, 28, 28), 694_282),
     ("two-conv-bn", (1, 28, 28), 5 * (25 + 1) + 2 * 5 + 5 * (5 * 9 + 1) + 2 * 5 + dense(245, 256) + 2 * 256
      + dense(256, 256) + 2 * 256 + dense(256, 10)),
+    ("resnet8", (3, 32, 32), 78_042),
+    ("resnet8", (1, 28, 28), 78_042 - 2 * 9 * 16),
 ])
 def test_the_number_of_parameters_is_known(name, image_shape, parameters):
     assert count(PRESETS[name](image_shape, 10)) == parameters
@@ -63,10 +66,24 @@ def test_two_conv_fits_any_image(image_shape):
     assert count(presets.two_conv(image_shape, 7)) == parameters
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "resnet8"])
 def test_images_too_small_for_a_preset_are_refused(name):
     with pytest.raises(InputError):
         PRESETS[name]((1, 2, 2), 10)
+
+
+def test_resnet8_takes_every_image():
+    assert PRESETS["resnet8"]((1, 1, 1), 10).output_shape((1, 1, 1)) == (10,)
+
+
+def test_resnet8_has_the_shapes_of_the_paper():
+    layers = PRESETS["resnet8"]((3, 32, 32), 10).layers
+    blocks = [layer for layer in layers if layer.branches]
+    assert [bool(block.shortcut) for block in blocks] == [False, True, True]
+    shape = (16, 32, 32)
+    for block, want in zip(blocks, [(16, 32, 32), (32, 16, 16), (64, 8, 8)], strict=True):
+        shape = block.output_shape(shape)
+        assert shape == want
 
 
 def test_their_names_are_known_without_numba():
