@@ -185,7 +185,8 @@ def settings(args, data):
     """The flags that decide what is trained, as {name: list of words}, for the checkpoints."""
     words = {name: [str(word) for word in value] if isinstance(value, list)
              else ["x".join(map(str, value))] if isinstance(value, tuple) else [] if value is True else [str(value)]
-             for name, value in vars(args).items() if name not in AROUND and value not in (None, False)}
+             for name, value in vars(args).items()
+             if name not in AROUND and value is not None and value is not False}
     return {"dataset": [data.name], **words}
 
 

@@ -326,7 +326,7 @@ class Trainer:
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
             raise InputError("the sums, the seconds or the best epoch are no finite numbers")
         for name, mine in ("norms", self._norm), ("scheduler", self.scheduler):
-            if (state.get(name) is None) != (mine is None):
+            if name not in state or (state[name] is None) != (mine is None):
                 raise InputError(f"the training was one {'without' if mine else 'with'} {name}")
         parts = {part: {name.removeprefix(f"{part}."): value for name, value in state.items()
                         if name.startswith(f"{part}.")} for part in ("model", "optimizer", "best")}

@@ -108,7 +108,7 @@ def test_the_file_is_an_ordinary_npz(model, saved):
     assert description["library"] == cnn_numba.__version__
     assert description["layers"][0] == {"type": "Conv2d", "params": {
         "in_channels": 2, "out_channels": 4, "kernel_size": [3, 3], "stride": [1, 1], "padding": [1, 1],
-        "dilation": [1, 1], "groups": 1, "bias": True}}
+        "dilation": [1, 1], "groups": 1, "bias": True, "init": None}}
 
 
 @pytest.mark.parametrize("seed", range(20))
