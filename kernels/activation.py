@@ -1,8 +1,14 @@
 """Activations that no neighbour computes on its way."""
+import math
+
+import numpy as np
 from numba import njit
 
-from .lanes import ZERO, load, maximum, splat, store, where
+from .exponential import exp, sigmoid, tanh
+from .lanes import LANES, ZERO, load, maximum, splat, store, where
 from .program import KERNEL
+
+ONE = np.float32(1)
 
 
 @njit(**KERNEL)
@@ -24,3 +30,136 @@ def relu_backward(n, call):
             for j in range(y.shape[3]):
                 place = (n, c, i, j)
                 store(dx, place, where(load(y, place) > splat(ZERO), load(dy, place), splat(ZERO)))
+
+
+@njit(**KERNEL)
+def leaky_relu_forward(n, call):
+    """y = x where x is positive, else slope[0] x.  Block n; x, y (N, C, H, W); y is overwritten."""
+    y, x, slope = call[0]
+    for c in range(x.shape[1]):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                v = load(x, (n, c, i, j))
+                store(y, (n, c, i, j), where(v > splat(ZERO), v, splat(slope[0]) * v))
+
+
+@njit(**KERNEL)
+def leaky_relu_backward(n, call):
+    """dx = dy where x is positive, else slope[0] dy.  Block n; all (N, C, H, W); dx is overwritten."""
+    dx, dy, x, slope = call[0]
+    for c in range(x.shape[1]):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                place = (n, c, i, j)
+                d = load(dy, place)
+                store(dx, place, where(load(x, place) > splat(ZERO), d, splat(slope[0]) * d))
+
+
+@njit(**KERNEL)
+def tanh_forward(n, call):
+    """y = tanh(x).  Block n; x, y (N, C, H, W); y is overwritten."""
+    y, x = call[0]
+    for c in range(x.shape[1]):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                store(y, (n, c, i, j), tanh(load(x, (n, c, i, j))))
+
+
+@njit(**KERNEL)
+def tanh_backward(n, call):
+    """dx = dy (1 - y^2).  Block n; all (N, C, H, W); dx is overwritten."""
+    dx, dy, y = call[0]
+    for c in range(y.shape[1]):
+        for i in range(y.shape[2]):
+            for j in range(y.shape[3]):
+                v = load(y, (n, c, i, j))
+                store(dx, (n, c, i, j), load(dy, (n, c, i, j)) * (splat(ONE) - v * v))
+
+
+@njit(**KERNEL)
+def sigmoid_forward(n, call):
+    """y = 1 / (1 + exp(-x)).  Block n; x, y (N, C, H, W); y is overwritten."""
+    y, x = call[0]
+    for c in range(x.shape[1]):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                store(y, (n, c, i, j), sigmoid(load(x, (n, c, i, j))))
+
+
+@njit(**KERNEL)
+def sigmoid_backward(n, call):
+    """dx = dy y (1 - y).  Block n; all (N, C, H, W); dx is overwritten."""
+    dx, dy, y = call[0]
+    for c in range(y.shape[1]):
+        for i in range(y.shape[2]):
+            for j in range(y.shape[3]):
+                v = load(y, (n, c, i, j))
+                store(dx, (n, c, i, j), load(dy, (n, c, i, j)) * ((splat(ONE) - v) * v))
+
+
+@njit(**KERNEL)
+def softmax_forward(n, call):
+    """y[c] = exp(x[c]) / the sum of exp(x[k]) over k, at every i, j; each x less the largest of them, so that exp
+    cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
+    y, x = call[0]
+    _, C, H, W = x.shape[:4]
+    for i in range(H):
+        for j in range(W):
+            top, scale = load(x, (n, 0, i, j)), splat(ZERO)
+            for c in range(1, C):
+                top = maximum(top, load(x, (n, c, i, j)))
+            for c in range(C):
+                e = exp(load(x, (n, c, i, j)) - top)
+                scale = scale + e
+                store(y, (n, c, i, j), e)
+            for c in range(C):
+                store(y, (n, c, i, j), load(y, (n, c, i, j)) / scale)
+
+
+@njit(**KERNEL)
+def softmax_backward(n, call):
+    """dx[c] = y[c] (dy[c] - the sum of dy[k] y[k] over k).  Block n; all (N, C, H, W); dx is overwritten."""
+    dx, dy, y = call[0]
+    _, C, H, W = y.shape[:4]
+    for i in range(H):
+        for j in range(W):
+            mean = splat(ZERO)
+            for c in range(C):
+                mean = mean + load(dy, (n, c, i, j)) * load(y, (n, c, i, j))
+            for c in range(C):
+                store(dx, (n, c, i, j), load(y, (n, c, i, j)) * (load(dy, (n, c, i, j)) - mean))
+
+
+@njit(**KERNEL)
+def log_softmax_forward(n, call):
+    """y[c] = x[c] - log(the sum of exp(x[k]) over k), at every i, j; each x less the largest of them, so that exp
+    cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
+    y, x = call[0]
+    _, C, H, W = x.shape[:4]
+    for i in range(H):
+        for j in range(W):
+            top, scale = load(x, (n, 0, i, j)), splat(ZERO)
+            for c in range(1, C):
+                top = maximum(top, load(x, (n, c, i, j)))
+            for c in range(C):
+                scale = scale + exp(load(x, (n, c, i, j)) - top)
+            store(y, (n, 0, i, j), scale)
+            for l in range(LANES):
+                y[n, 0, i, j, l] = math.log(y[n, 0, i, j, l])
+            scale = load(y, (n, 0, i, j))
+            for c in range(C):
+                store(y, (n, c, i, j), load(x, (n, c, i, j)) - top - scale)
+
+
+@njit(**KERNEL)
+def log_softmax_backward(n, call):
+    """dx[c] = dy[c] - exp(y[c]) * the sum of dy[k] over k.  Block n; all (N, C, H, W); dx is overwritten."""
+    dx, dy, y = call[0]
+    _, C, H, W = y.shape[:4]
+    for i in range(H):
+        for j in range(W):
+            sum_of_dy = splat(ZERO)
+            for c in range(C):
+                sum_of_dy = sum_of_dy + load(dy, (n, c, i, j))
+            for c in range(C):
+                store(dx, (n, c, i, j), load(dy, (n, c, i, j)) - exp(load(y, (n, c, i, j))) * sum_of_dy)

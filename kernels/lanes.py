@@ -27,6 +27,7 @@ from numba import config, types
 
 LANES = 16
 ZERO = np.float32(0)
+ROUND = np.float32(1.5 * 2**23)         # x + ROUND, |x| < 2**22, holds x to the nearest whole number in its last bits
 
 
 class Tile:
@@ -123,6 +124,13 @@ if config.DISABLE_JIT:
 
     def added(pack):
         return sum(pack[1:], pack[0])
+
+    def times_power(v, t):
+        k = t.view(np.int32) - ROUND.view(np.int32)
+        with np.errstate(over="ignore"):
+            for part in (k >> 1, k - (k >> 1)):
+                v = v * ((part + 127) << 23).view(np.float32)
+        return v
 
     def total(v):
         while v.shape[-1] > 1:
@@ -312,6 +320,16 @@ else:
         larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)         # one instruction; keeps a NaN in a
         return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
 
+    def _times_power(builder, v, t):
+        # in two steps, since 2^128 and 2^-127 are none of the normal numbers that consist of an exponent only
+        def every(number):
+            return ir.Constant(ir.VectorType(I32, LANES), [number] * LANES)
+        k = builder.sub(builder.bitcast(t, every(0).type), every(int(ROUND.view(np.int32))))
+        half = builder.ashr(k, every(1))
+        for part in half, builder.sub(k, half):
+            v = builder.fmul(v, builder.bitcast(builder.shl(builder.add(part, every(127)), every(23)), VECTOR))
+        return v
+
     def _total(builder, v):
         n = LANES
         while n > 1:
@@ -389,6 +407,7 @@ else:
     sqrt = _elementwise(V(V), _sqrt)
     maximum = _elementwise(V(V, V), _maximum)                       # a NaN in either stays
     where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
+    times_power = _elementwise(V(V, V), _times_power)               # v * 2^k for t = k + ROUND
     total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
 
     def _operator(symbol, kind, emit, of="f"):

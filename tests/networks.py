@@ -17,11 +17,15 @@ conv, pool, linear = (partial(layer, name) for name in ("Conv2d", "MaxPool2d", "
 avg, adaptive = partial(layer, "AvgPool2d"), partial(layer, "AdaptiveAvgPool2d")
 reshape = partial(layer, "Reshape")
 relu, flatten = layer("ReLU"), layer("Flatten")
+leaky, softmax, log_softmax = (partial(layer, name) for name in ("LeakyReLU", "Softmax", "LogSoftmax"))
+tanh, sigmoid = layer("Tanh"), layer("Sigmoid")
 
 
 def make(layers, module=cnn_numba):
-    """The layer objects, of this library or of `torch.nn`."""
-    return [getattr(module, name)(*args, **options) for name, args, options in layers]
+    """The layer objects, of this library or of `torch.nn`, where Reshape is made of two."""
+    return [module.Sequential(module.Flatten(), module.Unflatten(1, *args))
+            if name == "Reshape" and module is not cnn_numba else getattr(module, name)(*args, **options)
+            for name, args, options in layers]
 
 
 def whole(rng, shape, most=3):
@@ -50,12 +54,14 @@ def decided(rng, layers, model, shape):
     """Normal numbers of a shape (N, ...) for which no ReLU and no maximum of the network is a close call, so that
     rounding cannot send a gradient another way than the reference does."""
     network = reference.Network(layers, model.state_dict())
+    x = rng.normal(size=shape).astype(np.float32)
     for _ in range(200):
-        x = rng.normal(size=shape).astype(np.float32)
         network.forward(x)
-        if network.margin > MARGIN:
+        close = network.margin <= MARGIN
+        if not close.any():
             return x
-    raise ValueError("the network is too large for a batch without close calls")
+        x[close] = rng.normal(size=(close.sum(), *shape[1:]))
+    raise ValueError("the network is too large for images without close calls")
 
 
 def random_layers(rng, classes=7):
@@ -66,24 +72,30 @@ def random_layers(rng, classes=7):
         layer, shape = _random_fit(rng, _random_conv, shape)
         layers.append(layer)
         if rng.random() < 0.7:
-            layers.append(relu)
+            layers.append(_random_activation(rng))
         if rng.random() < 0.5:
             layer, shape = _random_fit(rng, _random_pool, shape)
             layers.append(layer)
             if rng.random() < 0.2:
                 layers.append(relu)
-    layers.append(flatten)
     features = int(np.prod(shape))
+    if rng.random() < 0.2:
+        layers.append(reshape((shape[1], shape[0], -1)))
+    layers.append(flatten)
     for _ in range(rng.integers(0, 3)):
         units = int(rng.choice([8, 13, 24]))
         layers.append(linear(features, units, bias=bool(rng.random() < 0.8)))
-        layers += [relu] * int(rng.choice([0, 1, 1, 2]))
+        layers += [_random_activation(rng)] * int(rng.choice([0, 1, 1, 2]))
         features = units
-    return [*layers, linear(features, classes)], image
+    return [*layers, linear(features, classes), *_pick(rng, (), (), (softmax(dim=1),), (log_softmax(dim=-1),))], image
 
 
 def _pick(rng, *choices):
     return choices[rng.integers(len(choices))]
+
+
+def _random_activation(rng):
+    return _pick(rng, relu, relu, relu, leaky(negative_slope=_pick(rng, 0.01, 0.3)), tanh, sigmoid)
 
 
 def _random_conv(rng, shape):

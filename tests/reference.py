@@ -127,12 +127,14 @@ def max_pool2d_gradient(dy, x, *args, **options):
 
 
 def pool_margin(x, *args, **options):
-    """The smallest distance of a maximum from the next smaller number of its window, relative to the largest number."""
-    smallest = np.inf
+    """Of each image: the smallest distance of a maximum from the next smaller number of its window, relative to the
+    largest number of all."""
+    smallest = np.full(len(x), np.inf)
     for _, place, _ in pool_windows(x.shape, *args, **options):
         window = x[place].reshape(*x.shape[:2], -1)
         top = window.max(-1, keepdims=True)
-        smallest = min(smallest, (top - np.where(window < top, window, -np.inf).max(-1, keepdims=True)).min())
+        gaps = top[..., 0] - np.where(window < top, window, -np.inf).max(-1)
+        smallest = np.minimum(smallest, gaps.min(1))
     return smallest / np.abs(x).max()
 
 
@@ -194,6 +196,49 @@ def relu_gradient(dy, x):
     return np.where(np.asarray(x) > 0, dy, 0.0)
 
 
+def leaky_relu(x, negative_slope=0.01):
+    return np.where(np.asarray(x) > 0, x, negative_slope * np.asarray(x, np.float64))
+
+
+def leaky_relu_gradient(dy, x, negative_slope=0.01):
+    return np.where(np.asarray(x) > 0, dy, negative_slope * np.asarray(dy, np.float64))
+
+
+def tanh(x):
+    return np.tanh(np.asarray(x, np.float64))
+
+
+def tanh_gradient(dy, x):
+    return dy / np.cosh(np.asarray(x, np.float64)) ** 2
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -np.asarray(x, np.float64)))
+
+
+def sigmoid_gradient(dy, x):
+    return dy * sigmoid(x) * sigmoid(-np.asarray(x, np.float64))
+
+
+def log_softmax(x, dim=1):
+    x = np.asarray(x, np.float64)
+    x = x - x.max(dim, keepdims=True)
+    return x - np.log(np.exp(x).sum(dim, keepdims=True))
+
+
+def log_softmax_gradient(dy, x, dim=1):
+    return dy - softmax(x, dim) * np.sum(dy, dim, keepdims=True, dtype=np.float64)
+
+
+def softmax(x, dim=1):
+    return np.exp(log_softmax(x, dim))
+
+
+def softmax_gradient(dy, x, dim=1):
+    y = softmax(x, dim)
+    return y * (dy - (dy * y).sum(dim, keepdims=True))
+
+
 def cross_entropy(z, labels, weight=None, label_smoothing=0.0):
     """The mean of -log softmax(z)[label], and its gradient.
 
@@ -224,9 +269,9 @@ def sgd(value, grad, velocity, lr, momentum=0.0, weight_decay=0.0):
     return value - lr * velocity, velocity
 
 
-def relu_margin(x):
-    """The smallest distance from 0 of a number that is not 0, relative to the largest."""
-    return np.abs(x[x != 0]).min(initial=np.inf) / np.abs(x).max()
+def relu_margin(x, negative_slope=0):
+    """Of each image: the smallest distance from 0 of a number that is not 0, relative to the largest of all."""
+    return np.where(x != 0, np.abs(x), np.inf).reshape(len(x), -1).min(1) / np.abs(x).max()
 
 
 def flatten(x):
@@ -248,10 +293,15 @@ PLAIN = {
     "AvgPool2d": (avg_pool2d, avg_pool2d_gradient),
     "AdaptiveAvgPool2d": (adaptive_avg_pool2d, adaptive_avg_pool2d_gradient),
     "ReLU": (relu, relu_gradient),
+    "LeakyReLU": (leaky_relu, leaky_relu_gradient),
+    "Tanh": (tanh, tanh_gradient),
+    "Sigmoid": (sigmoid, sigmoid_gradient),
+    "Softmax": (softmax, softmax_gradient),
+    "LogSoftmax": (log_softmax, log_softmax_gradient),
     "Flatten": (flatten, reshape_gradient),
     "Reshape": (reshape, reshape_gradient),
 }
-MARGINS = {"MaxPool2d": pool_margin, "ReLU": relu_margin}
+MARGINS = {"MaxPool2d": pool_margin, "ReLU": relu_margin, "LeakyReLU": relu_margin}
 
 
 class Network:
@@ -261,9 +311,9 @@ class Network:
     numbers and this stays below 2**24, float32 holds every partial sum in every order, and the one right answer is
     exact.
 
-    `margin` : how clearly the last forward pass decided its ReLUs and maxima: the smallest distance from 0, or between
-    a maximum and the next smaller number of its window, relative to the largest number there.  Numbers that are equal
-    by construction (the zeros behind a ReLU, a maximum that two windows share) do not count.
+    `margin` : how clearly the last forward pass decided the ReLUs and maxima of each image: the smallest distance from
+    0, or between a maximum and the next smaller number of its window, relative to the largest number there.  Numbers
+    that are equal by construction (the zeros behind a ReLU, a maximum that two windows share) do not count.
     """
 
     def __init__(self, layers, parameters):
@@ -277,7 +327,7 @@ class Network:
         self.largest = max(self.largest, *(float(m.max()) for m in magnitudes))
 
     def forward(self, x):
-        x, self.inputs, self.margin = np.asarray(x, np.float64), [], np.inf
+        x, self.inputs, self.margin = np.asarray(x, np.float64), [], np.full(len(x), np.inf)
         for k, (name, args, options) in enumerate(self.layers):
             self.inputs.append(x)
             weight, bias = self._of_layer(k)
@@ -287,7 +337,7 @@ class Network:
                 x = of(x, weight, bias)
             else:
                 if name in MARGINS:
-                    self.margin = min(self.margin, MARGINS[name](x, *args, **options))
+                    self.margin = np.minimum(self.margin, MARGINS[name](x, *args, **options))
                 x = PLAIN[name][0](x, *args, **options)
         return x
 

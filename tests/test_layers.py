@@ -3,6 +3,8 @@
 The tolerances are those of test_kernels.py: whole numbers are exact, and a sum of n terms is right to 4 sqrt(n + 2) u
 of their absolute sum.
 """
+import zlib
+
 import numpy as np
 import pytest
 import reference
@@ -14,17 +16,26 @@ from networks import (
     conv,
     decided,
     flatten,
+    leaky,
     linear,
+    log_softmax,
     make,
     pool,
     relu,
     reshape,
+    sigmoid,
+    softmax,
+    tanh,
     whole,
 )
+from numba import njit
 from test_kernels import NETWORK, ROUNDING, TOOM, check, named, rejected, same
 
 import cnn_numba
-from cnn_numba import InputError, Sequential, functional
+from cnn_numba import InputError, Sequential, functional, set_execution
+from kernels import exponential
+from kernels.lanes import LANES, aligned, load, store
+from kernels.program import KERNEL, Call, Program, execution, in_order
 
 # ---- pooling -------------------------------------------------------------------------------------
 MAXIMA = named(
@@ -132,6 +143,124 @@ def test_averages_of_powers_of_two_are_exact():
     same(dx, np.broadcast_to(np.array([[8, 12], [20, 24]]) / 4, (3, 1, 2, 2)), "gradient")
 
 
+# ---- activations ---------------------------------------------------------------------------------
+@njit(**KERNEL)
+def exponentials(n, call):
+    """exp, tanh and sigmoid of x (N, K), to y (3, N, K)."""
+    y, x = call[0]
+    for k in range(x.shape[1]):
+        v = load(x, (n, k))
+        store(y, (0, n, k), exponential.exp(v))
+        store(y, (1, n, k), exponential.tanh(v))
+        store(y, (2, n, k), exponential.sigmoid(v))
+
+
+def exponentials_of(numbers):
+    x = aligned((1, -(-len(numbers) // LANES), LANES))
+    x.reshape(-1)[:len(numbers)] = numbers
+    y = aligned((3, *x.shape))
+    Program(in_order([Call(exponentials, 1, y, x)]))()
+    return y.reshape(3, -1)[:, :len(numbers)]
+
+
+def in_last_places(got, want):
+    """Errors in units in the last place of float32, subnormal numbers too."""
+    return np.abs(got - want) / np.maximum(np.spacing(np.abs(want).astype(np.float32)), 2.0**-149)
+
+
+@pytest.mark.parametrize("low, high", ((-1, 1), (-0.01, 0.01), (-20, 20), (-87, 88.5), (-104, -87)))
+def test_exponentials_are_right_to_the_last_places(low, high):
+    """Measured on 3 million numbers for each range: 0.99, 1.33 and 2.33 units in the last place."""
+    x = np.random.default_rng(0).uniform(low, high, 4000).astype(np.float32)
+    functions = (np.exp, 1), (reference.tanh, 1.5), (reference.sigmoid, 2.5)
+    for got, (f, most) in zip(exponentials_of(x), functions, strict=True):
+        want = f(x.astype(np.float64))
+        assert in_last_places(got, want).max() <= most
+        assert in_last_places(got, (1 + 2.0**-20) * want).max() > most
+
+
+def test_exponentials_at_their_ends():
+    x = np.array([0, np.inf, -np.inf, np.nan, 88.72283, 88.7229, -103.97, -104, 1e30, -1e30, 1e-30, -1e-30], np.float32)
+    exp, tanh, sigmoid = exponentials_of(x)
+    tiny, big = np.float32(2.0**-149), np.float32(3.4027985e38)
+    np.testing.assert_array_equal(exp, [1, np.inf, 0, np.nan, big, np.inf, tiny, 0, np.inf, 0, 1, 1])
+    np.testing.assert_array_equal(tanh[:10], [0, 1, -1, np.nan, 1, 1, -1, -1, 1, -1])
+    np.testing.assert_allclose(tanh[10:], x[10:], rtol=ROUNDING)
+    np.testing.assert_array_equal(sigmoid, [0.5, 1, 0, np.nan, 1, 1, tiny, 0, 1, 0, 0.5, 0.5])
+
+
+def test_exponentials_have_the_same_bits_everywhere():
+    """Compiled or interpreted, on CPUs with and without fused multiply-add."""
+    x = np.arange(-30000, 30000, 7).astype(np.float32) / 256
+    assert [zlib.crc32(y.tobytes()) for y in exponentials_of(x)] == [895437894, 593105274, 1675100780]
+
+
+@pytest.mark.parametrize("layer", (leaky(), leaky(0.3), leaky(0), leaky(-2.0)))
+@pytest.mark.parametrize("shape, images", (((2, 3, 5), 17), ((21,), 3)))
+def test_leaky_relu(layer, shape, images):
+    rng = np.random.default_rng(0)
+    x, dy = (whole(rng, (images, *shape)) for _ in range(2))
+    x.flat[:2] = 0, 3
+    _, args, _ = layer
+    model = Sequential(*make([layer]))
+    y, dx = model(x), model.backward(dy)
+    want, gradient = reference.leaky_relu(x, *args), reference.leaky_relu_gradient(dy, x, *args)
+    bound = 2 * ROUNDING * 3
+    same(y, want, "output", bound)
+    same(dx, gradient, "gradient", bound)
+    rejected(y, reference.leaky_relu(x, 0.02), bound)
+    rejected(dx, reference.leaky_relu_gradient(dy, -x, *args), bound)
+
+
+@pytest.mark.parametrize("layer", (tanh, sigmoid, softmax(), log_softmax(), log_softmax(1)), ids=lambda layer: layer[0])
+@pytest.mark.parametrize("scale", (1, 30))
+@pytest.mark.parametrize("shape, images", (((5, 2, 3), 17), ((21,), 3), ((1,), 16)))
+def test_smooth_activations(layer, scale, shape, images):
+    """With u the rounding error: exp magnifies that of its argument, sums of C numbers add C of them, and what follows
+    rounds a handful of times."""
+    name, args, _ = layer
+    rng = np.random.default_rng(0)
+    x = (scale * rng.normal(size=(images, *shape))).astype(np.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    model = Sequential(*make([layer]))
+    y, dx = model(x), model.backward(dy)
+    forward, backward = reference.PLAIN[name]
+    want, gradient = forward(x, *args), backward(dy, x, *args)
+    size = np.abs(dy)
+    if name in ("Tanh", "Sigmoid"):
+        bound, of_gradient = 5 * np.abs(want), 10 * size * (1 if name == "Tanh" else want)
+    else:
+        p, log_p, C = reference.softmax(x), np.abs(reference.log_softmax(x)), shape[0]
+        terms = 2 * log_p + 2 * C + 12
+        bound = terms * p if name == "Softmax" else terms
+        of_gradient = terms * p * (size + (p * size).sum(1, keepdims=True)) if name == "Softmax" else (
+            2 * size + terms * p * size.sum(1, keepdims=True))
+        of_gradient = of_gradient + (name == "Softmax") * p * (terms * p * size).sum(1, keepdims=True)
+    same(y, want, "output", bound * ROUNDING + 2.0**-149)
+    same(dx, gradient, "gradient", of_gradient * ROUNDING + 2.0**-148)
+    rejected(y, 1.001 * want + 1e-4, bound * ROUNDING + 2.0**-149)
+    rejected(dx, gradient + 1e-3 * size, of_gradient * ROUNDING + 2.0**-148)
+
+
+def test_softmax_of_huge_numbers():
+    """Each image is compared with its own largest number, so that neither overflows nor is lost beside another."""
+    x = np.array([[1e4, -1e4, 0], [1e38, -1e38, 0], [-1e4, -1e4, -1e4], [5, 5, -1e4]], np.float32)
+    y, log_y = Sequential(*make([softmax()]))(x), Sequential(*make([log_softmax()]))(x)
+    same(y, np.array([[1, 0, 0], [1, 0, 0], [1 / 3] * 3, [0.5, 0.5, 0]]), "softmax", ROUNDING)
+    same(log_y, reference.log_softmax(x), "log softmax", 2 * ROUNDING * np.abs(reference.log_softmax(x)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rejected(y, np.exp(x) / np.exp(x).sum(1, keepdims=True), 1.0)
+
+
+@pytest.mark.parametrize("layer", (leaky(), tanh, sigmoid, softmax(), log_softmax()), ids=lambda layer: layer[0])
+def test_nan_stays_visible(layer):
+    model = build([linear(2, 2, bias=False), layer], np.random.default_rng(0))
+    model.parameters()[0].value[:, 0] = np.nan
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(model(np.ones((3, 2)))).all()
+
+
+# ---- among other layers --------------------------------------------------------------------------
 @pytest.mark.parametrize("layers", named(
     ("average", [conv(2, 4, 3), relu, avg(2)]),
     ("overlapping average", [conv(2, 4, 3), relu, avg(3, stride=2, padding=1)]),
@@ -139,8 +268,16 @@ def test_averages_of_powers_of_two_are_exact():
     ("dilated maximum", [conv(2, 4, 3), relu, pool(2, stride=1, dilation=2)]),
     ("average first", [avg(2), conv(2, 4, 2, padding=1), relu]),
     ("relu after an average", [conv(2, 4, 3), avg(2), relu]),
+    ("leaky relu", [conv(2, 4, 3), leaky(0.1), avg(2), conv(4, 3, 2)]),
+    ("tanh and relu", [conv(2, 4, 3), tanh, relu, conv(4, 3, 2)]),
+    ("relu and tanh", [conv(2, 4, 3), relu, tanh, pool(2)]),
+    ("sigmoid", [conv(2, 4, 3, padding=1), sigmoid, conv(4, 3, 3, padding=1)]),
+    ("softmax of channels", [conv(2, 4, 3), softmax(), conv(4, 2, 2, padding=1)]),
+    ("softmax of features", [conv(2, 4, 3), flatten, sigmoid, linear(120, 5), softmax(-1)]),
+    ("log softmax", [conv(2, 4, 3), relu, adaptive(1), flatten, linear(4, 6), log_softmax()]),
+    ("reshape after relu", [conv(2, 4, 3), relu, reshape((2, 5, 12)), conv(2, 3, 3)]),
 ))
-def test_pooling_among_others(layers):
+def test_among_others(layers):
     rng = np.random.default_rng(0)
     shape = 2, 7, 8
     model = build_normal(layers, rng)
@@ -154,6 +291,25 @@ def test_pooling_among_others(layers):
         tolerance = NETWORK * np.abs(want).max()
         same(got[what], want, what, tolerance)
         rejected(got[what], 1.001 * want, tolerance)
+
+
+def test_serial_and_parallel_give_the_same_bits():
+    layers = [conv(2, 4, 3, padding=1), leaky(), pool(3, 2, 1, dilation=1, ceil_mode=True), conv(4, 6, 3), tanh,
+              avg(2, 1, 1), sigmoid, adaptive(3), reshape((3, 9, 2)), relu, avg((2, 1)), flatten, linear(24, 5),
+              softmax(), log_softmax()]
+    x = np.random.default_rng(0).normal(size=(40, 2, 12, 9)).astype(np.float32)
+    mode, threads = execution()
+    results = []
+    try:
+        for arguments in (("serial",), ("parallel", 1), ("parallel",)):
+            set_execution(*arguments)
+            model = Sequential(*make(layers), seed=3)
+            results.append((np.array(model(x)), model.backward(np.eye(40, 5)), model.grads.copy()))
+    finally:
+        set_execution(mode, threads)
+    assert results[0][2].any()
+    for result in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -199,6 +355,12 @@ def test_reshape(layers, shape, images):
     (adaptive(0), "AdaptiveAvgPool2d: output_size"),
     (adaptive((1, 2, None)), "AdaptiveAvgPool2d: output_size"),
     (adaptive("1"), "AdaptiveAvgPool2d: output_size"),
+    (leaky("0.1"), "LeakyReLU: negative_slope must be a finite number, got '0.1'"),
+    (leaky(np.nan), "LeakyReLU: negative_slope"),
+    (leaky(1e39), "LeakyReLU: negative_slope"),
+    (softmax(2), "Softmax: dim must be 1"),
+    (log_softmax(None), "LogSoftmax: dim must be 1.*got None"),
+    (softmax(True), "Softmax: dim"),
     (reshape(0), "Reshape: each size must be a whole number of at least 1, got 0"),
     (reshape((2, 3.0, 1)), "Reshape: each size"),
     (reshape((2, 3)), r"Reshape: shape must be .* got \(2, 3\)"),
@@ -217,6 +379,7 @@ def test_bad_arguments(layer, what):
     ([relu, avg(3)], (1, 2, 5), "layer 1: AvgPool2d with a 3x3 window does not fit on an image of 2x5"),
     ([avg(3)], (9,), "layer 0: AvgPool2d expects images"),
     ([adaptive(1)], (9,), "layer 0: AdaptiveAvgPool2d expects images"),
+    ([relu, log_softmax(-1)], (2, 3, 4), "layer 1: LogSoftmax with dim=-1 expects features, got 2x3x4"),
     ([reshape((2, 3, 4))], (1, 5, 5), r"layer 0: Reshape to \(2, 3, 4\) needs as many numbers, got 1x5x5"),
     ([relu, reshape((-1, 3, 3))], (15,), r"layer 1: Reshape to \(-1, 3, 3\) needs as many numbers, got 15 features"),
     ([pool(2, return_indices=True), relu], (1, 4, 4), "two results.*functional.max_pool2d"),

@@ -1,7 +1,21 @@
 """Each layer by itself with random arguments, in PyTorch and here: shapes, outputs, gradients, text, and refusals."""
 import numpy as np
 import pytest
-from networks import adaptive, avg, make, pool
+from networks import (
+    adaptive,
+    avg,
+    conv,
+    flatten,
+    leaky,
+    linear,
+    log_softmax,
+    make,
+    pool,
+    relu,
+    sigmoid,
+    softmax,
+    tanh,
+)
 
 from cnn_numba import InputError, Sequential, functional
 
@@ -87,6 +101,32 @@ def test_most_random_poolings_fit():
     assert 0 < refused < 15
 
 
+@pytest.mark.parametrize("scale", (0.1, 3, 40))
+@pytest.mark.parametrize("layer", (leaky(), leaky(0.3), leaky(-1.5), tanh, sigmoid, softmax(1), softmax(-1),
+                                   log_softmax(1), log_softmax(-1)), ids=str)
+def test_activation(layer, scale):
+    for shape in ((17, 23), (5, 3, 4, 2), (1, 2), (33, 2, 1, 2)):
+        if layer[1] == (-1,) and len(shape) > 2:                        # other axes than that of the features
+            continue
+        rng = np.random.default_rng(0)
+        x, dy = ((s * rng.normal(size=shape)).astype(np.float32) for s in (scale, 1))
+        model, other = Sequential(*make([layer])), torch.nn.Sequential(*make([layer], torch.nn))
+        assert repr(model) == repr(other)
+        images = torch.from_numpy(x).requires_grad_()
+        y = other(images)
+        y.backward(torch.from_numpy(dy))
+        assert distance(model(x), y) < PARITY
+        error = np.abs(model.backward(dy) - images.grad.numpy())        # a difference of numbers of this size
+        assert error.max() < PARITY * max(np.abs(dy).max(), images.grad.abs().max())
+
+
+def test_text_is_pytorchs():
+    layers = [conv(1, 6, 5, padding=2), conv(6, 4, (3, 2), 2, (0, 1), dilation=(1, 2), groups=2, bias=False),
+              conv(4, 4, 3, padding="same"), relu, flatten, linear(3, 4), linear(4, 2, bias=False), pool((2, 2)),
+              pool(3, 2, 1, 2, ceil_mode=True), avg((2, 3), padding=(0, 1)), adaptive((1, None)), adaptive((1, 1))]
+    assert repr(Sequential(*make(layers))) == repr(torch.nn.Sequential(*make(layers, torch.nn)))
+
+
 def test_negative_control():
     """Other places for the windows, and another divisor, do not pass."""
     rng = np.random.default_rng(1)
@@ -98,3 +138,6 @@ def test_negative_control():
         model = Sequential(*make([layer]))
         assert distance(model(x), right(images)) < PARITY
         assert distance(model(x), other(images)) > 1000 * PARITY
+    for layer, wrong in ((leaky(0.3), leaky(0.301)), (softmax(1), sigmoid), (tanh, sigmoid)):
+        (other,), model = make([wrong], torch.nn), Sequential(*make([layer]))
+        assert distance(model(x), other(images)) > 10 * PARITY

@@ -75,8 +75,14 @@ def test_random_networks_cover_every_argument():
                    ("Conv2d", "padding", "valid"), ("Conv2d", "padding", "(0, 1)"), ("Conv2d", "dilation", "2"),
                    ("Conv2d", "dilation", "(1, 2)"), ("Conv2d", "groups", "2"), ("Conv2d", "groups", "4"),
                    ("Conv2d", "bias", "False"), ("MaxPool2d", "stride", "None"), ("MaxPool2d", "stride", "1"),
-                   ("MaxPool2d", "padding", "1"), ("Linear", "bias", "False")):
+                   ("MaxPool2d", "padding", "1"), ("MaxPool2d", "dilation", "2"), ("MaxPool2d", "ceil_mode", "True"),
+                   ("AvgPool2d", "padding", "1"), ("AvgPool2d", "ceil_mode", "True"),
+                   ("AvgPool2d", "count_include_pad", "False"), ("AdaptiveAvgPool2d", "output_size", "(None, 2)"),
+                   ("LeakyReLU", "negative_slope", "0.3"), ("Softmax", "dim", "1"), ("LogSoftmax", "dim", "-1"),
+                   ("Linear", "bias", "False")):
         assert wanted in seen
+    assert {"Tanh", "Sigmoid", "Reshape"} <= {name for seed in range(NETWORKS)
+                                              for name, *_ in random_layers(np.random.default_rng(seed))[0]}
 
 
 def test_negative_control():

@@ -4,7 +4,7 @@ A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for i
 lists: what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the
 parameters (which need the backward pass of all images).
 """
-from .activation import ReLU
+from .activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from .base import Layer, Wires, container_text, every_layer, shape_text
 from .conv import Conv2d
 from .linear import Linear
@@ -14,6 +14,7 @@ from .residual import Residual
 from .shape import Flatten, Reshape
 
 __all__ = [
-    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "Linear",
-    "MaxPool2d", "ReLU", "Reshape", "Residual", "Wires", "container_text", "every_layer", "shape_text",
+    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "LeakyReLU",
+    "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax", "Tanh", "Wires",
+    "container_text", "every_layer", "shape_text",
 ]

@@ -1,8 +1,14 @@
 """Activations."""
+import numpy as np
+
 from kernels import activation
+from kernels.lanes import aligned
 from kernels.program import Call
 
-from .base import Layer
+from ..errors import InputError
+from .base import Layer, shape_text
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class ReLU(Layer):
@@ -17,3 +23,94 @@ class ReLU(Layer):
         """The backward pass alone: after a layer that applied the ReLU, before one that does not mask."""
         wires.backward.append(Call(
             activation.relu_backward, wires.blocks, wires.dx.image(), wires.dy.image(), wires.y.image()))
+
+
+class LeakyReLU(Layer):
+    """x where it is positive, negative_slope * x elsewhere, as `torch.nn.LeakyReLU`; any shape.
+
+    Parameters
+    ----------
+    negative_slope : float
+
+    Raises InputError (a ValueError) when that is no finite number.
+    """
+
+    def __init__(self, negative_slope=0.01):
+        if not (isinstance(negative_slope, (int, float, np.number)) and abs(negative_slope) <= LARGEST):
+            raise InputError(f"LeakyReLU: negative_slope must be a finite number, got {negative_slope!r}")
+        self.negative_slope = float(negative_slope)
+
+    def calls(self, wires):
+        slope, x = aligned(1), wires.x.image()
+        slope[0] = self.negative_slope
+        wires.forward.append(Call(activation.leaky_relu_forward, wires.blocks, wires.y.image(), x, slope))
+        if wires.dx is not None:
+            wires.backward.append(Call(
+                activation.leaky_relu_backward, wires.blocks, wires.dx.image(), wires.dy.image(), x, slope))
+
+    def extra_repr(self):
+        return f"negative_slope={self.negative_slope}"
+
+
+class Tanh(Layer):
+    """The hyperbolic tangent, element by element, as `torch.nn.Tanh`; any shape."""
+
+    def calls(self, wires):
+        _calls(wires, activation.tanh_forward, activation.tanh_backward)
+
+
+class Sigmoid(Layer):
+    """1 / (1 + exp(-x)), element by element, as `torch.nn.Sigmoid`; any shape."""
+
+    def calls(self, wires):
+        _calls(wires, activation.sigmoid_forward, activation.sigmoid_backward)
+
+
+class Softmax(Layer):
+    """exp(x) over its sum along the features, or along the channels of each pixel, as `torch.nn.Softmax`.
+
+    For probabilities; a network that ends with it is not to be trained by `CrossEntropyLoss`, which expects logits.
+
+    Parameters
+    ----------
+    dim : 1, or -1 for features
+        The axis of the features or channels, images being axis 0.
+
+    Raises InputError (a ValueError) when it is another one.
+    """
+
+    def __init__(self, dim=1):
+        if isinstance(dim, bool) or dim not in (1, -1):
+            raise InputError(f"{type(self).__name__}: dim must be 1, the features or channels, or -1 for features, "
+                             f"got {dim!r}")
+        self.dim = int(dim)
+
+    def output_shape(self, shape):
+        if self.dim == -1 and len(shape) != 1:
+            raise InputError(f"{type(self).__name__} with dim=-1 expects features, got {shape_text(shape)}; "
+                             f"the channels are dim=1")
+        return shape
+
+    def calls(self, wires):
+        _calls(wires, activation.softmax_forward, activation.softmax_backward)
+
+    def extra_repr(self):
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of `Softmax`, as `torch.nn.LogSoftmax`, also where the softmax itself is too small for a float32.
+
+    Arguments and errors are those of Softmax.
+    """
+
+    def calls(self, wires):
+        _calls(wires, activation.log_softmax_forward, activation.log_softmax_backward)
+
+
+def _calls(wires, forward, backward):
+    """The calls of an activation whose gradient follows from its output."""
+    y = wires.y.image()
+    wires.forward.append(Call(forward, wires.blocks, y, wires.x.image()))
+    if wires.dx is not None:
+        wires.backward.append(Call(backward, wires.blocks, wires.dx.image(), wires.dy.image(), y))
