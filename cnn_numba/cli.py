@@ -12,17 +12,19 @@ from dataclasses import replace
 from cnn_numba import recipe
 from cnn_numba.errors import Diverged, InputError, shortened
 from cnn_numba.flags import (
+    CLASSES,
     COUNT,
     COUNT_OR_NONE,
     DATASET,
     DATASETS,
     IMAGE_SHAPE,
     IMAGE_SIZE,
+    MODEL,
+    NETWORK,
     PART,
     PLACE,
     POSITIVE,
     SEED,
-    bounded,
 )
 from cnn_numba.interrupt import Interruption, Terminated
 from cnn_numba.presets import PRESETS
@@ -87,10 +89,6 @@ def parse(argv):
     )
     parser.set_defaults(run=COMMANDS[name](parser), parse=parser.parse_args, argv=argv)
     return parser.parse_args(argv)
-
-
-MODEL = bounded(str, lambda name: name in PRESETS or name.lower().endswith(".json"),
-                f"one of {', '.join(PRESETS)}, or a .json file")
 
 
 def add_data_flags(parser):
@@ -499,6 +497,46 @@ def run_predict(args, _started):
     return code
 
 
+def summary(parser):
+    """Print the layers of a network with their shapes, parameters, multiply-adds and bytes."""
+    pair = parser.add_mutually_exclusive_group()
+    pair.add_argument("--model", type=NETWORK, default="two-conv", metavar="NAME|FILE",
+                      help=f"{', '.join(PRESETS)}, a JSON file of layers, or a saved model (default: %(default)s)")
+    pair.add_argument("--load", metavar="FILE", help="model that train --save wrote (default: none)")
+    parser.add_argument("--image-shape", type=IMAGE_SHAPE, metavar="CxHxW",
+                        help="channels, rows and columns of an image (default: those of the saved model, or 1x28x28)")
+    parser.add_argument("--classes", type=CLASSES, metavar="N",
+                        help="number of outputs (default: those of the saved model, or 10)")
+    return run_summary
+
+
+def run_summary(args, _started):
+    from cnn_numba.architecture import check_image_shape
+    from cnn_numba.layers import shape_text
+    from cnn_numba.network_file import build_network
+    from cnn_numba.storage import load
+    from cnn_numba.summary import table
+
+    name, shape, classes = args.load or args.model, args.image_shape, args.classes
+    if args.load or name.lower().endswith(".npz"):
+        model = load(name)
+        shape = shape or model.input_shape or (1, 28, 28)
+        try:
+            outputs = check_image_shape(model.layers, shape)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if classes not in (None, outputs):
+            raise InputError(f"argument --classes: {name} has {outputs} outputs, got {classes}")
+        classes = outputs
+    else:
+        shape, classes = shape or (1, 28, 28), classes or 10
+        model = build_network(name, shape, classes)
+    print(f"{name} for images of {shape_text(shape)} and {classes} classes\n")
+    for line in table(model.layers, shape):
+        print(line)
+    return 0
+
+
 def benchmark(parser):
     """Measure this program against other ways to run it, PyTorch, JAX, and what the machine can do at most."""
     from cnn_numba.benchmark import command
@@ -545,5 +583,5 @@ def run_check_gradients(args, _started):
                args.tolerance)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "benchmark": benchmark,
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "benchmark": benchmark,
             "check-gradients": check_gradients}

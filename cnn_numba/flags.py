@@ -4,6 +4,8 @@ import math
 import os
 import re
 
+from cnn_numba.presets import PRESETS
+
 
 def bounded(convert, accepts, expected):
     """An argparse type: the converted text if `accepts` it, else the sentence with what was `expected`."""
@@ -46,3 +48,8 @@ def share_or_count(text):
 
 PART = bounded(share_or_count, lambda x: x >= 1 if isinstance(x, int) else 0 < x < 1,
                "a whole number of at least 1, or a share between 0 and 1")
+MODEL = bounded(str, lambda name: name in PRESETS or name.lower().endswith(".json"),
+                f"one of {', '.join(PRESETS)}, or the path of a .json file")
+NETWORK = bounded(str, lambda name: name in PRESETS or name.lower().endswith((".json", ".npz")),
+                  f"one of {', '.join(PRESETS)}, or the path of a .json or .npz file")
+CLASSES = bounded(int, lambda n: 1 <= n < 100_000, "a whole number from 1 to 99999")

@@ -13,6 +13,7 @@ import cnn_numba as nn
 from cnn_numba import cli
 from cnn_numba.benchmark import command, networks, numba_cnn, numpy_cnn, plots, process
 from cnn_numba.benchmark.report import number
+from cnn_numba.summary import multiply_adds
 from kernels.lanes import LANES
 from kernels.program import JIT
 
@@ -97,12 +98,6 @@ def test_the_passes_of_a_layer_leave_nothing_out(layer, shape):
 
 
 # ---- what is counted ---------------------------------------------------------------------------------------
-def test_multiply_adds_of_lenet():
-    forward, training = networks.multiply_adds(nn.PRESETS["lenet5"]((1, 28, 28), 10).layers, (1, 28, 28))
-    assert forward == 6 * 25 * 28 * 28 + 16 * 6 * 25 * 10 * 10 + 400 * 120 + 120 * 84 + 84 * 10
-    assert training == 3 * forward - 6 * 25 * 28 * 28
-
-
 def test_the_flags_know_all_networks():
     assert command.NETWORKS == tuple(networks.NETWORKS)
 
@@ -154,7 +149,7 @@ def is_spread(value):
 def rate(report, row):
     """GF/s of a row if each image took a forward pass, or a training step."""
     shape, settings = (1, 8, 8), report["settings"]
-    work = networks.multiply_adds(networks.NETWORKS[settings["model"]](shape, 10).layers, shape)
+    work = multiply_adds(networks.NETWORKS[settings["model"]](shape, 10).layers, shape)
     return [2e-9 * each * settings["images"] / row["seconds"]["median"] for each in work]
 
 

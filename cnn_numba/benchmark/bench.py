@@ -4,6 +4,7 @@ from cnn_numba.benchmark.contender import CHECKED, load
 from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, working
 from cnn_numba.benchmark.report import number
 from cnn_numba.errors import InputError
+from cnn_numba.summary import multiply_adds
 from kernels.program import JIT, max_threads
 
 RANDOM_IMAGES, QUICK_IMAGES = 60_000, 6_000
@@ -65,7 +66,7 @@ class Bench:
     def network(self, build=None):
         """(description, multiply-adds of one image in a training step, in the forward pass)"""
         model = (build or networks.NETWORKS[self.args.model])(self.shape, self.num_classes)
-        forward, step = networks.multiply_adds(model.layers, self.shape)
+        forward, step = multiply_adds(model.layers, self.shape)
         return networks.description(model), step, forward
 
     def prepare(self, network, batch_size, seconds=None):

@@ -9,6 +9,7 @@ from cnn_numba.benchmark import networks, plots
 from cnn_numba.benchmark.bench import Bench, compare, threads_text, up_to, with_peak
 from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
 from cnn_numba.benchmark.report import Report, Table, machine, middle, number, of, reach, times
+from cnn_numba.summary import multiply_adds
 
 BATCH_SIZES = [2**k for k in range(11)]
 CHANNELS = [4, 8, 16, 32, 64, 128, 256]
@@ -166,7 +167,7 @@ def kernels(bench):
 
 def costs(layer, shape, batch_size):
     """{pass: (operations, bytes)}: a multiply-add is two operations, and each array moves once."""
-    work, _ = networks.multiply_adds([layer], shape)
+    work, _ = multiply_adds([layer], shape)
     x, y = (4 * batch_size * math.prod(s) for s in (shape, layer.output_shape(shape)))
     weights = 4 * sum(map(math.prod, layer.parameter_shapes().values()))
     if not work:

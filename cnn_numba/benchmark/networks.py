@@ -1,6 +1,4 @@
-"""What is measured: networks, single layers, and the number of multiply-adds in them."""
-import math
-
+"""What is measured: networks and single layers."""
 import cnn_numba as nn
 from cnn_numba.plan import infer_shapes
 from cnn_numba.presets import PRESETS
@@ -46,14 +44,6 @@ def description(model):
 def arguments(layer):
     """{argument: value}, as PyTorch's layer of that name takes them."""
     return {name: value for name, value in vars(layer).items() if name != "init"}
-
-
-def multiply_adds(layers, shape):
-    """Of one image: (forward pass, one step of training, in which nobody needs the gradient of the images)."""
-    shapes = infer_shapes(layers, shape)
-    work = [math.prod(layer.parameter_shapes().get("weight", (0,))) * math.prod(out[1:])
-            for layer, out in zip(layers, shapes[1:], strict=True)]
-    return sum(work), 3 * sum(work) - next(filter(None, work), 0)
 
 
 def conv(channels, filters, kernel, size, stride=1, groups=1):
