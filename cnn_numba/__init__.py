@@ -7,6 +7,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _MODULES = {
+    "augment": ("Augment",),
     "data": ("Dataset", "load_dataset"),
     "errors": ("InputError",),
     "execution": ("describe", "set_execution"),

@@ -29,7 +29,7 @@ def whole_number(owner, name, value, least=1):
 def number(owner, name, value, least=0.0, most=MOST):
     """The value as a float; InputError unless it is a number (not a bool) from least to most."""
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
-        raise InputError(f"{owner}: {name} must be a number from {least:.2g} to {most:.2g}, got {value!r}")
+        raise InputError(f"{owner}: {name} must be a number from {least:.3g} to {most:.3g}, got {value!r}")
     return float(value)
 
 

@@ -9,6 +9,7 @@ from kernels import batch, loss
 from kernels.lanes import LANES
 from kernels.program import Call, Program, at_once, in_order
 
+from .augment import Augment
 from .errors import Diverged, InputError, whole_number
 from .init import ORDER, stream
 from .losses import ClassLoss, CrossEntropyLoss, checked_labels
@@ -108,10 +109,14 @@ class Feed:
                 advance(done - told)
                 told = done
 
-    def gather(self, plan):
-        return Call(
+    def gather(self, plan, augment=None):
+        """The calls that lay the batch out for the plan."""
+        if augment:
+            return augment.calls(self.blocks, plan.x.inner, self.images, self.order, self.window, self.draw, self.mean,
+                                 self.scale, self.lanes)
+        return [Call(
             batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale,
-            self.lanes)
+            self.lanes)]
 
     def loss(self, loss, plan, dz):
         return loss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
@@ -144,6 +149,8 @@ class Trainer:
         The longest gradient (2-norm over all parameters) that is not scaled down to it.
     measure_norm : bool
         Whether the norm of the gradient is measured for the results of the epochs.
+    augment : Augment, optional
+        How images are moved while they are trained on; those that are evaluated are not.
 
     Attributes
     ----------
@@ -158,7 +165,7 @@ class Trainer:
     """
 
     def __init__(self, model, data, optimizer, batch_size=64, seed=0, loss=None, scheduler=None, max_norm=None,
-                 measure_norm=False):
+                 measure_norm=False, augment=None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if optimizer.model is not model:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -166,6 +173,8 @@ class Trainer:
             raise InputError("Trainer: the scheduler belongs to another optimizer than the one that updates the model")
         if loss is not None and not isinstance(loss, ClassLoss):
             raise InputError(f"Trainer: the loss must be a CrossEntropyLoss or an MSELoss, got {loss!r}")
+        if not isinstance(augment, Augment | None):
+            raise InputError(f"Trainer: augment must be an Augment, got {augment!r}")
         shape = data.train_images.shape[1:]
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
@@ -185,7 +194,8 @@ class Trainer:
         by_step = scheduler is not None and scheduler.per == "step"
         rate_calls = [optimizer.rate_call(self._rates, feed.window, batch_size)] if by_step else []
         forward_and_back = [
-            feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, plan.dz), *plan.backward_calls]
+            *feed.gather(plan, augment), *plan.forward_calls, feed.loss(self.loss, plan, plan.dz),
+            *plan.backward_calls]
         self._step = Program(
             at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(forward_and_back)
             + at_once([*plan.gradient_calls, feed.tally(), *rate_calls])
@@ -205,7 +215,7 @@ class Trainer:
         plan = self._evaluation_plan
         feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.window)
         unused = Buffer(plan.blocks, plan.shapes[-1])
-        calls = [feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, unused)]
+        calls = [*feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, unused)]
         return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
                              + at_once([feed.tally()]), REPLAYS)
 
