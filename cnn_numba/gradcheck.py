@@ -1,8 +1,12 @@
 """The `check-gradients` command: what the kernels' backward passes give, against central differences in float64."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+
+from kernels.lanes import LANES
+from kernels.program import Program, at_once, in_order
 
 from .benchmark.report import Table
 from .losses import CrossEntropyLoss
@@ -40,56 +44,67 @@ class Network:
     Parameters
     ----------
     model : Sequential
-    images : float32 (N, C, H, W) or (N, K)
+        That has not run yet, so that it is known what a Dropout will drop.
+    images : (N, C, H, W) or (N, K)
     labels : int (N,)
     """
 
     def __init__(self, model, images, labels):
         self.model, self.labels = model, labels
-        self.around = Pass({p.name: p.value.astype(np.float64) for p in model.parameters()}, len(images))
+        self.around = pass_of(model, images.shape)
         self.inputs = [images.astype(np.float64)]
         for k, layer in enumerate(model.layers):
             self.inputs.append(forward([layer], self.inputs[k], self.around, k))
         self.loss = cross_entropy(self.inputs[-1], labels)[0]
 
-    def input_gradient(self, first):
-        """What the kernels give for the input of layer `first`; the model has the gradients of its parameters then, if
-        that is 0.
+    def input_gradient(self):
+        """What the kernels give for the images; the model has the gradients of its parameters then."""
+        loss = CrossEntropyLoss()(self.model(self.inputs[0]), self.labels)
+        return self.model.backward(loss.dlogits)            # as loss.backward() does
 
-        The layers after others run as a network of their own, so that a layer that sends a wrong gradient on is found.
-        """
-        model = self.model
-        if first:
-            model = Sequential(*model.layers[first:])
-            for mine, theirs in zip(reversed(model.parameters()), reversed(self.model.parameters()), strict=False):
-                mine.value[...] = theirs.value
-        loss = CrossEntropyLoss()(model(self.inputs[first]), self.labels)
-        return model.backward(loss.dlogits)                 # as loss.backward() does
+    def rest(self, first):
+        """The layers from `first` on as a network of their own, on what comes to them here."""
+        model = Sequential(*self.model.layers[first:])
+        for mine, theirs in zip(reversed(model.parameters()), reversed(self.model.parameters()), strict=False):
+            mine.value[...] = theirs.value
+        return Network(model, self.inputs[first], self.labels)
 
-    def slopes(self, first, name, places):
+    def slopes(self, places, first=0, name=None):
         """Of the loss, to either side of the elements at `places`: float64 (places, 2).
 
-        name : a parameter of layer `first`, or "" for the input of that layer
+        first, name : of the parameter that has these elements, and of its layer; without a name, the images have them
         """
-        rest, batch = self.model.layers, self.around.batch
-        largest = max(x.size for x in self.inputs[first:])
-        at_once = max(1, GROUP // (2 * largest))
+        layers, after = self.model.layers, first + bool(name)
+        group = max(1, GROUP // (2 * max(x.size for x in self.inputs[first:])))
         losses = []
-        for start in range(0, len(places), at_once):
+        for start in range(0, len(places), group):
             outputs = []
-            for place in places[start:start + at_once]:
+            for place in places[start:start + group]:
                 for step in STEP, -STEP:
                     moved = (self.around.values[name] if name else self.inputs[first]).copy()
                     moved[tuple(place)] += step
                     if name:
-                        values = self.around.values | {name: moved}
-                        around = Pass(values, batch, self.around.masks)
-                        moved = forward([rest[first]], self.inputs[first], around, first)
+                        around = replace(self.around, values=self.around.values | {name: moved})
+                        moved = forward([layers[first]], self.inputs[first], around, first)
                     outputs.append(moved)
-            after = first + bool(name)
-            z = forward(rest[after:], np.concatenate(outputs), self.around, after)
+            z = forward(layers[after:], np.concatenate(outputs), self.around, after)
             losses.append(cross_entropy(z, self.labels).reshape(-1, 2))
         return (np.concatenate(losses) - self.loss) / [STEP, -STEP]
+
+
+def pass_of(model, shape):
+    """The Pass of images (N, ...) of a shape through a model that has not run yet."""
+    count = shape[0]
+    plan = model.plan(shape[1:], math.ceil(count / LANES), backward=False)
+    plan.window[1] = count
+    plan.draw[:] = model.seed, 0
+    masks = {}
+    for name, layer, wires in plan.layer_calls:
+        if type(layer).__name__ == "Dropout":
+            wires.x.put(np.ones((count, *wires.x.shape)))
+            Program(at_once(wires.prepare) + in_order(wires.forward))()
+            masks[name] = wires.y.get(count).astype(np.float64)
+    return Pass({p.name: p.value.astype(np.float64) for p in model.parameters()}, count, masks)
 
 
 def check(network, samples=20, seed=0, tolerance=1e-3):
@@ -98,13 +113,17 @@ def check(network, samples=20, seed=0, tolerance=1e-3):
     samples : how many elements of each gradient, the largest among them; 0 for all
     """
     rng, found = np.random.default_rng(seed), []
+
+    def add(name, gradient, slopes):
+        places = chosen(gradient, samples, rng)
+        found.append((name, gradient, places, slopes(places)))
+
     for k, layer in enumerate(network.model.layers):
-        title = f"input of {k} {type(layer).__name__}" if k else "images"
-        gradients = [(title, "", network.input_gradient(k))]
-        gradients += [(p.name, p.name, p.grad) for p in network.model.parameters() if p.name.startswith(f"{k}.")]
-        for title, name, gradient in gradients:
-            places = chosen(gradient, samples, rng)
-            found.append((title, gradient, places, network.slopes(k, name, places)))
+        rest = network.rest(k) if k else network
+        add(f"input of {k} {type(layer).__name__}" if k else "images", rest.input_gradient(), rest.slopes)
+        for p in network.model.parameters():
+            if p.name.startswith(f"{k}."):
+                add(p.name, p.grad, partial(network.slopes, first=k, name=p.name))
     floor = FLOOR * max(np.abs(slopes).max() for *_, slopes in found)
     return [compare(*of_one, floor, tolerance) for of_one in found]
 
@@ -129,13 +148,13 @@ def compare(name, gradient, places, slopes, floor, tolerance):
 
 def draw(model, image_shape, num_classes, batch_size, seed):
     """(images, labels, margin): random ones at which no ReLU and no maximum is a close call, or the best of DRAWS."""
-    rng, best = np.random.default_rng(seed), (-1.0, None)
-    values = {p.name: p.value.astype(np.float64) for p in model.parameters()}
+    rng, best, shape = np.random.default_rng(seed), (-1.0, None), (batch_size, *image_shape)
+    watched = pass_of(model, shape)
     for _ in range(DRAWS):
-        images = rng.normal(size=(batch_size, *image_shape)).astype(np.float32)
-        around = Pass(values, batch_size, margin=math.inf)
-        forward(model.layers, images.astype(np.float64), around)
-        best = max(best, (around.margin, images), key=lambda pair: pair[0])
+        images = rng.normal(size=shape).astype(np.float32)
+        watched.margin = math.inf
+        forward(model.layers, images.astype(np.float64), watched)
+        best = max(best, (watched.margin, images), key=lambda pair: pair[0])
         if best[0] >= MARGIN:
             break
     return best[1], rng.integers(0, num_classes, batch_size), best[0]

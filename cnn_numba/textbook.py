@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .errors import InputError
+from .layers.base import both
 
 CHUNK = 1 << 22         # numbers of a convolution's windows at a time: 32 MB
 
@@ -60,8 +61,7 @@ def windows(x, layer, sides, rows, cols, fill=0.0):
     Beyond its padding a window can reach over the end, when a size was rounded up.
     """
     top, bottom, left, right = sides
-    (kh, kw), (sh, sw) = layer.kernel_size, layer.stride
-    dh, dw = getattr(layer, "dilation", (1, 1))
+    (kh, kw), (sh, sw), (dh, dw) = map(both, (layer.kernel_size, layer.stride, layer.dilation))
     high, wide = (rows - 1) * sh + dh * (kh - 1) + 1, (cols - 1) * sw + dw * (kw - 1) + 1
     bottom, right = max(bottom, high - x.shape[2] - top), max(right, wide - x.shape[3] - left)
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
@@ -70,7 +70,7 @@ def windows(x, layer, sides, rows, cols, fill=0.0):
 
 
 def pool_windows(x, layer, fill):
-    rows, cols = layer.padding
+    rows, cols = both(layer.padding)
     return windows(x, layer, (rows, rows, cols, cols), *layer.output_shape(x.shape[1:])[1:], fill)
 
 
@@ -132,12 +132,12 @@ def max_pool2d(layer, x, name, around):
 
 def avg_pool2d(layer, x, name, around):
     """Divided by the places of a window on the image, or on the image and its padding; never by those beyond."""
-    rows, cols = layer.padding
+    rows, cols = both(layer.padding)
     place = np.pad(np.ones((1, 1, *x.shape[2:])), ((0, 0), (0, 0), (rows, rows), (cols, cols)),
                    constant_values=float(layer.count_include_pad))
     size = layer.output_shape(x.shape[1:])[1:]
     count = windows(place, layer, (0, 0, 0, 0), *size).sum(axis=(4, 5))
-    return pool_windows(x, layer, 0.0).sum(axis=(4, 5)) / count
+    return pool_windows(x, layer, 0.0).sum(axis=(4, 5)) / (layer.divisor_override or count)
 
 
 def adaptive_avg_pool2d(layer, x, name, around):
