@@ -298,6 +298,7 @@ def make_trainer(args, checkpoint, warn, say):
     """(seconds that compiling took, Trainer)"""
     from cnn_numba.training import Trainer
 
+    augment = recipe.make_augment(args)
     data = read_data(args, warn)
     if args.validation:
         count = args.validation if isinstance(args.validation, int) else round(
@@ -317,7 +318,7 @@ def make_trainer(args, checkpoint, warn, say):
     trainer = Trainer(
         model, data, optimizer, batch_size=args.batch_size, seed=args.seed, loss=recipe.make_loss(args, data),
         scheduler=recipe.make_scheduler(args, optimizer, steps), max_norm=args.clip_norm,
-        measure_norm=bool(args.log))
+        measure_norm=bool(args.log), augment=augment)
     return time.perf_counter() - start, trainer
 
 

@@ -172,4 +172,4 @@ def make_augment(args):
     try:
         return Augment.parse(args.augment)
     except InputError as error:
-        raise InputError(f"argument --augment: {error}") from None
+        raise InputError(f"argument --{error}") from None
