@@ -37,7 +37,7 @@ def examples():
                    conv(1, 1, 3, padding="same"), relu, flatten, linear(3, 4),
                    pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
                    avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
-                   reshape((2, -1, 3)), reshape(12),
+                   reshape((2, -1, 3)), reshape(12), layer("Dropout", 0.25),
                    layer("BatchNorm2d", 3, eps=1e-3, momentum=None, affine=False),
                    layer("BatchNorm1d", 3, momentum=0.3, track_running_stats=False)]), block, nn.Residual(nn.ReLU())]
 

@@ -7,6 +7,7 @@ parameters (which need the backward pass of all images).
 from .activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from .base import Layer, Wires, container_text, every_layer, shape_text
 from .conv import Conv2d
+from .dropout import Dropout
 from .linear import Linear
 from .norm import BatchNorm1d, BatchNorm2d
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
@@ -14,7 +15,7 @@ from .residual import Residual
 from .shape import Flatten, Reshape
 
 __all__ = [
-    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Flatten", "Layer", "LeakyReLU",
-    "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax", "Tanh", "Wires",
-    "container_text", "every_layer", "shape_text",
+    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer",
+    "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax", "Tanh",
+    "Wires", "container_text", "every_layer", "shape_text",
 ]

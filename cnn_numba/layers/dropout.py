@@ -1,0 +1,46 @@
+"""Dropout."""
+import numpy as np
+
+from kernels import dropout, shape
+from kernels.program import Call
+
+from ..errors import number
+from .base import Layer
+
+
+class Dropout(Layer):
+    """In a training, each number becomes 0 with probability p, and the others grow by 1 / (1 - p), as
+    `torch.nn.Dropout`; afterwards (`model.eval()`) nothing changes.  Srivastava et al., "Dropout" (2014).
+
+    What is dropped derives from the seed, the pass (the number of the epoch, in a Trainer), the place of the image in
+    it and that of the layer in the network, so that it depends neither on the batch size nor on threads.
+
+    Parameters
+    ----------
+    p : float, 0 to 1
+
+    Shapes
+    ------
+    Any -> the same.
+
+    Raises InputError (a ValueError) when p is out of range.
+    """
+
+    masks_relu = True
+
+    def __init__(self, p=0.5):
+        self.p = number("Dropout", "p", p, 0, 1)
+
+    def calls(self, wires):
+        p = self.p if wires.training else 0.0
+        rates = np.array([p, 1 / (1 - p) if p < 1 else 0], np.float32)
+        drawn = wires.window, wires.draw, rates, wires.index
+        x, y = wires.x.image(), wires.y.image()
+        wires.forward.append(Call(dropout.dropout_forward, wires.blocks, y, x, *drawn) if p else
+                             Call(shape.reshape, wires.blocks, y, x))
+        if wires.dx is not None:
+            wires.backward.append(Call(dropout.dropout_backward, wires.blocks, wires.dx.image(), wires.dy.image(), x,
+                                       *drawn, int(wires.relu_before)))
+
+    def extra_repr(self):
+        return f"p={self.p}"
