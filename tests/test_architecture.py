@@ -10,7 +10,23 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import adaptive, avg, conv, flatten, layer, linear, make, pool, relu, reshape
+from networks import (
+    adaptive,
+    avg,
+    conv,
+    flatten,
+    layer,
+    leaky,
+    linear,
+    log_softmax,
+    make,
+    pool,
+    relu,
+    reshape,
+    sigmoid,
+    softmax,
+    tanh,
+)
 
 import cnn_numba as nn
 from cnn_numba import InputError, Sequential
@@ -37,7 +53,8 @@ def examples():
                    conv(1, 1, 3, padding="same"), relu, flatten, linear(3, 4),
                    pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
                    avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
-                   reshape((2, -1, 3)), reshape(12), layer("Dropout", 0.25),
+                   reshape((2, -1, 3)), reshape(12), leaky(0.2), tanh, sigmoid, softmax(-1), log_softmax(-1),
+                   layer("Dropout", 0.25),
                    layer("BatchNorm2d", 3, eps=1e-3, momentum=None, affine=False),
                    layer("BatchNorm1d", 3, momentum=0.3, track_running_stats=False)]), block, nn.Residual(nn.ReLU())]
 
