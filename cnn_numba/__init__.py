@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "augment": ("Augment",),
     "data": ("Dataset", "load_dataset"),
-    "errors": ("InputError",),
+    "errors": ("Diverged", "InputError"),
     "execution": ("describe", "set_execution"),
     "layers": ("AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten",
                "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax",

@@ -193,7 +193,7 @@ class Sequential:
 
         Returns
         -------
-        Output : float32 (N, classes)
+        Output : float32 (N, classes); with where its maxima stand, when the last layer is a MaxPool2d that tells them
 
         Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not meet.
         """
@@ -219,7 +219,7 @@ class Sequential:
         output.model, output.forward_pass = self, object()
         output.flags.writeable = False
         self._last = output.forward_pass, key, len(images)
-        return output
+        return output if plan.indices is None else (output, plan.indices.get(len(images)).astype(np.int64))
 
     def backward(self, doutput):
         """The backward pass of the last forward pass; overwrites all gradients.

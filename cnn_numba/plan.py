@@ -79,6 +79,8 @@ class Plan:
     ----------
     layer_calls : list of (name, Layer, Wires)
         Of every layer, also of those inside of others, with its kernel calls; the name is that in `state_dict`.
+    indices : Buffer or None
+        Where the maxima of z stand, when the last layer tells that too.
     """
 
     def __init__(self, layers, tensors, shapes, blocks, backward=True, input_gradient=True, lanes=LANES, training=True,
@@ -87,7 +89,7 @@ class Plan:
         self.window = np.array([0, blocks * LANES]) if window is None else window
         self.draw = np.zeros(2, np.int64) if draw is None else draw
         self.prepare_calls, self.forward_calls, self.backward_calls, self.gradient_calls = [], [], [], []
-        self.layer_calls = []
+        self.layer_calls, self.indices = [], None
         border, beside, dense = _needs(layers[0], shapes[0])
         self.x = Buffer(blocks, shapes[0], border, dense)
         self.dx = Buffer(blocks, shapes[0], (0, 0, *beside), dense) if backward and input_gradient else None
@@ -120,6 +122,8 @@ class Plan:
             elif pending and not layer.reshapes:
                 self._mask(pending, x, dx)
                 pending = None
+            if layer.gives_indices and k == last and not prefix:
+                wires.indices = self.indices = Buffer(self.blocks, wires.y.shape)
             self._calls(f"{prefix}{k}.", layer, wires, tensors[k])
             x, dx = wires.y, wires.dy
         if pending:

@@ -32,7 +32,7 @@ from numba import njit
 from test_kernels import NETWORK, ROUNDING, TOOM, check, named, rejected, same
 
 import cnn_numba
-from cnn_numba import InputError, Sequential, functional, set_execution
+from cnn_numba import Conv2d, InputError, MaxPool2d, ReLU, Sequential, functional, set_execution
 from kernels import exponential
 from kernels.lanes import LANES, aligned, load, store
 from kernels.program import KERNEL, Call, Program, execution, in_order
@@ -403,3 +403,18 @@ def test_indices_are_exact_or_refused():
     assert layer.output_shape((1, 4096, 4096)) == (1, 2048, 2048)
     with pytest.raises(InputError, match="at most 16,777,216 pixels"):
         layer.output_shape((1, 4096, 4098))
+
+
+def test_a_last_max_pool_tells_where_the_maxima_stand():
+    x = whole(np.random.default_rng(0), (18, 2, 6, 7), 9)
+    y, indices = Sequential(Conv2d(2, 2, 1), MaxPool2d(2, return_indices=True)).train()(x)
+    assert indices.dtype == np.int64 and indices.shape == y.shape
+    model = Sequential(MaxPool2d((2, 3), 1, return_indices=True))
+    y, indices = model(x)
+    wanted, places = functional.max_pool2d(x, (2, 3), 1, return_indices=True)
+    assert np.array_equal(y, wanted) and np.array_equal(indices, places)
+    assert np.array_equal(np.take_along_axis(x.reshape(18, 2, -1), indices.reshape(18, 2, -1), 2).reshape(y.shape), y)
+    dy = np.ones(y.shape, np.float32)
+    assert model.backward(dy).sum() == dy.sum()
+    with pytest.raises(InputError, match="put it last"):
+        Sequential(MaxPool2d(2, return_indices=True), ReLU())(x)

@@ -69,7 +69,7 @@ class Sigmoid(Layer):
 class Softmax(Layer):
     """exp(x) over its sum along the features, or along the channels of each pixel, as `torch.nn.Softmax`.
 
-    For probabilities; a network that ends with it is not to be trained by `CrossEntropyLoss`, which expects logits.
+    For probabilities: a Trainer leaves it out where it stands last and the loss, as `CrossEntropyLoss`, takes logits.
 
     Parameters
     ----------
@@ -78,6 +78,8 @@ class Softmax(Layer):
 
     Raises InputError (a ValueError) when it is another one.
     """
+
+    takes_logits = True
 
     def __init__(self, dim=1):
         if isinstance(dim, bool) or dim not in (1, -1):

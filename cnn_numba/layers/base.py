@@ -55,6 +55,7 @@ class Layer:
     reshapes = False            # gives the numbers of its input another shape, in the same place
     init = None                 # the initialisation of its weights, when it is not the model's
     takes_logits = False        # turns logits into probabilities or their logarithms
+    gives_indices = False       # has a second result: where the maxima stand
     branches = {}               # {name: layers} inside of it
 
     def output_shape(self, shape):

@@ -60,7 +60,8 @@ class MaxPool2d(_Window):
         Places that never win, at each side; at most half the kernel.
     dilation : int or (rows, columns)
     return_indices : bool
-        Also tell where the maxima stand: what `functional.max_pool2d` can return, a layer between others cannot.
+        Also tell where the maxima stand: as the last layer, so that `model(images)` is (output, int64 indices), each of
+        these row * W + column; a layer between others cannot.
     ceil_mode : bool
         Also where only a part of the window lies on the image, if it starts there or in the padding before.
 
@@ -75,6 +76,8 @@ class MaxPool2d(_Window):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = one_or_pair("MaxPool2d", "dilation", dilation)
         self.return_indices = truth_value("MaxPool2d", "return_indices", return_indices)
+
+    gives_indices = property(lambda self: self.return_indices)
 
     def output_shape(self, shape):
         after = super().output_shape(shape)
@@ -91,7 +94,7 @@ class MaxPool2d(_Window):
         if self.return_indices:
             if wires.indices is None:
                 raise InputError("MaxPool2d: return_indices=True gives two results, and the next layer takes one; "
-                                 "use cnn_numba.functional.max_pool2d")
+                                 "put it last, or use cnn_numba.functional.max_pool2d")
             wires.forward.append(Call(
                 pool.max_pool2d_indices, x.blocks, wires.indices.inner, x.inner, *geometry, tile))
         if wires.dx is not None:
