@@ -6,6 +6,7 @@ from test_training import CLASSES, LAYERS, dataset, network, normalised, optimiz
 
 from cnn_numba import CrossEntropyLoss, InputError, MSELoss, Trainer
 from cnn_numba.init import ORDER, stream
+from kernels.program import JIT
 
 ROUNDING = 2.0**-24
 SIZES = ((1, 2), (3, 10), (16, 3), (17, 10), (33, 26))
@@ -134,6 +135,7 @@ def test_an_evaluation_reports_the_loss_of_all_images(loss, textbook, images):
     assert got != pytest.approx(reference.cross_entropy(z, data.test_labels)[0], rel=1e-2)
 
 
+@pytest.mark.skipif(not JIT, reason="takes a while")
 @pytest.mark.parametrize("loss", (CrossEntropyLoss(**UNEVEN), MSELoss()))
 def test_training_learns(loss):
     data, model = dataset(train=300), network()
