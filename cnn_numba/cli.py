@@ -548,7 +548,8 @@ def benchmark(parser):
 
 def add_random_network_flags(parser, batch_size):
     group = parser.add_argument_group("network and its random images")
-    group.add_argument("--model", choices=tuple(PRESETS), default="lenet5", help="network (default: %(default)s)")
+    group.add_argument("--model", type=MODEL, default="lenet5", metavar="NAME|FILE",
+                       help=f"network: {', '.join(PRESETS)}, or a .json file that describes one (default: %(default)s)")
     group.add_argument("--image-shape", type=IMAGE_SHAPE, default=(1, 28, 28), metavar="CxHxW",
                        help="channels, rows and columns of an image (default: 1x28x28)")
     group.add_argument("--classes", type=COUNT, default=10, metavar="N", help="outputs (default: %(default)s)")
@@ -559,7 +560,9 @@ def add_random_network_flags(parser, batch_size):
 
 
 def random_network(args):
-    return PRESETS[args.model](args.image_shape, args.classes, seed=args.seed)
+    from cnn_numba.network_file import build_network
+
+    return build_network(args.model, args.image_shape, args.classes, seed=args.seed)
 
 
 def check_gradients(parser):
@@ -584,5 +587,23 @@ def run_check_gradients(args, _started):
                args.tolerance)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "benchmark": benchmark,
-            "check-gradients": check_gradients}
+def profile(parser):
+    """Measure where the time of a training step goes: the forward and backward pass of each layer."""
+    add_random_network_flags(parser, batch_size=64)
+    parser.add_argument("--iterations", type=COUNT, default=100, metavar="N",
+                        help="how often each part runs (default: %(default)s)")
+    add_execution_flags(parser)
+    return run_profile
+
+
+def run_profile(args, _started):
+    choose_execution(args)
+    from cnn_numba.execution import describe
+    from cnn_numba.profiling import run
+
+    print(describe(), flush=True)
+    return run(random_network(args), args.image_shape, args.classes, args.batch_size, args.seed, args.iterations)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary,
+            "check-gradients": check_gradients, "profile": profile, "benchmark": benchmark}
