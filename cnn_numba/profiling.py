@@ -79,14 +79,14 @@ class Step:
         passes += [((name, "backward"), w.backward, in_order(w.backward) + at_once(w.gradients))
                    for name, _, w in plan.layer_calls if w.backward]
         passes.sort(key=lambda of_layer: order[id(of_layer[1][0])])
-        phases = {("gather", "forward"): at_once([gather])}
+        phases = {("gather", "forward"): in_order(gather)}
         phases |= {key: layer for key, _, layer in passes if key[1] == "forward"}
         phases["loss", "forward"] = at_once([loss])
         phases |= {key: layer for key, _, layer in passes if key[1] == "backward"}
         phases["update", "backward"] = at_once([feed.tally()]) + in_order(optimizer.calls())
         self.parts = {key: Program(of_part) for key, of_part in phases.items()}
         self.whole = Program(
-            at_once(plan.prepare_calls) + in_order([gather, *plan.forward_calls, loss, *plan.backward_calls])
+            at_once(plan.prepare_calls) + in_order([*gather, *plan.forward_calls, loss, *plan.backward_calls])
             + at_once([*plan.gradient_calls, feed.tally()]) + in_order(optimizer.calls()))
 
     def operations(self, layer, wires):
