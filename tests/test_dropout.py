@@ -188,13 +188,14 @@ def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
     assert np.array_equal(found[0][0].values, found[1][0].values) and found[0][1] == found[1][1]
 
 
-@pytest.mark.parametrize("batch_size", (1, 5, 16, 32, 70))
+@pytest.mark.parametrize("batch_size", (1, 16, 33))
 def test_the_batch_size_does_not_decide_what_is_dropped(batch_size):
     """Without updates, every image of an epoch has the same loss in batches of any size, short last ones too."""
-    _, want = trained(dataset(train=70), lr=0.0)
-    _, got = trained(dataset(train=70), batch_size=batch_size, lr=0.0)
+    data = dataset(train=35)
+    _, want = trained(data, lr=0.0)
+    _, got = trained(data, batch_size=batch_size, lr=0.0)
     assert got == want
-    assert want[0] != want[1] != trained(dataset(train=70), seed=4, lr=0.0)[1][1]
+    assert want[0] != want[1] != trained(data, seed=4, lr=0.0)[1][1]
 
 
 def test_the_library_drops_the_same_in_any_batch():
@@ -247,6 +248,7 @@ def test_evaluation_drops_nothing():
     assert float(CrossEntropyLoss()(model.train()(images), data.test_labels)) != pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.skipif(not JIT, reason="takes a minute")
 def test_training_learns():
     _, losses = trained(dataset(train=300), epochs=30, batch_size=16)
     assert losses[-1] < 0.6 * losses[0]
