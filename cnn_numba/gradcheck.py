@@ -16,6 +16,7 @@ from .textbook import Pass, cross_entropy, forward
 STEP = 1e-6
 DRAWS, MARGIN = 50, 1e-5        # images are drawn anew while float32 could decide otherwise at a ReLU or a maximum
 FLOOR = 1e-2                    # of the network's largest gradient: what smaller ones are measured against
+SHARP = 0.1                     # of the tolerance: more than that between the slopes to the two sides is a kink
 GROUP = 1 << 21                 # numbers of an activation that are evaluated together: 16 MB
 
 
@@ -140,7 +141,7 @@ def chosen(gradient, samples, rng):
 def compare(name, gradient, places, slopes, floor, tolerance):
     numeric = slopes.mean(axis=1)
     scale = max(np.abs(numeric).max(), floor)
-    clear = np.abs(slopes[:, 0] - slopes[:, 1]) <= tolerance * scale
+    clear = np.abs(slopes[:, 0] - slopes[:, 1]) <= SHARP * tolerance * scale
     errors = np.abs(gradient[tuple(places.T)] - numeric)[clear] / scale
     worst = errors.max() if len(errors) and np.isfinite(errors).all() else math.inf
     return Row(name, gradient.shape, len(errors), len(places) - len(errors), float(worst))

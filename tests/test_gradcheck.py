@@ -7,8 +7,9 @@ import reference
 
 import cnn_numba as nn
 from cnn_numba import cli, gradcheck, textbook
+from cnn_numba.architecture import TYPES
 from cnn_numba.errors import InputError
-from cnn_numba.layers import Layer, MaxPool2d
+from cnn_numba.layers import Layer, MaxPool2d, every_layer
 
 CLASSES = 5
 
@@ -21,6 +22,20 @@ def everything():
         "convolutions": ([nn.Conv2d(2, 4, (3, 2), stride=(2, 1), dilation=(1, 2), groups=2), nn.ReLU(),
                           nn.Conv2d(4, 6, 3, padding="same", bias=False), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
                           nn.Flatten(), nn.Linear(36, 7), nn.ReLU(), nn.Linear(7, CLASSES, bias=False)], (2, 8, 8)),
+        "pools": ([nn.MaxPool2d(2, 2, 1, dilation=2, ceil_mode=True), nn.Conv2d(2, 4, 3, padding=1),
+                   nn.AvgPool2d(2, 1, 1, ceil_mode=True, count_include_pad=False), nn.LeakyReLU(0.1),
+                   nn.AvgPool2d((3, 2), 2, (1, 0), ceil_mode=True), nn.AvgPool2d(2, 1, divisor_override=3), nn.Tanh(),
+                   nn.Reshape((2, 8, 4)), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(12, CLASSES),
+                   nn.LogSoftmax()], (2, 14, 14)),
+        "batch norms": ([nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+                         nn.BatchNorm2d(4, eps=0.1, affine=False, track_running_stats=False), nn.Flatten(),
+                         nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Sigmoid(), nn.Dropout(0.3), nn.Linear(8, CLASSES),
+                         nn.Softmax()], (2, 8, 8)),
+        "branches": ([nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Dropout(),
+                      nn.Residual([nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)]),
+                      nn.ReLU(), nn.Residual([nn.Conv2d(4, 6, 3, 2, 1), nn.Residual(nn.Tanh()), nn.Softmax()],
+                                             [nn.Conv2d(4, 6, 1, 2, bias=False), nn.BatchNorm2d(6)]),
+                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES)], (2, 8, 8)),
     }
 
 
@@ -42,6 +57,11 @@ def run(model, shape, capsys, samples=10, tolerance=1e-4):
 
 
 # ---- the float64 forward pass -------------------------------------------------------------------------------
+def test_these_networks_have_every_layer_of_the_library():
+    used = {type(layer) for layers, _ in everything().values() for layer in every_layer(layers)}
+    assert used == set(TYPES.values())
+
+
 @pytest.mark.parametrize("name", everything())
 def test_the_float64_forward_pass_is_that_of_the_kernels(name):
     net = network(name)
@@ -106,17 +126,18 @@ def test_a_layer_without_a_forward_pass_in_float64_is_refused():
 # ---- what is right ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", everything())
 def test_every_element_of_every_gradient_agrees(name):
-    rows = gradcheck.check(network(name), samples=0)
+    rows = gradcheck.check(network(name), samples=0, tolerance=1e-4)
     names = [row.name for row in rows]
-    layers = everything()[name][0]
+    layers, _ = everything()[name]
     assert names[0] == "images" and len(names) == len(set(names))
     assert {f"input of {k} {type(layer).__name__}" for k, layer in enumerate(layers) if k} <= set(names)
     assert {p.name for p in network(name).model.parameters()} <= set(names)
     for row in rows:
-        # float32 gradients: 2e-6 in the worst; at ties that a ReLU left, the slopes to the two sides differ
+        # float32 gradients: 8e-6 in the worst; between layers there are zeros that a ReLU or a dropout left, where the
+        # slopes to the two sides differ
         assert row.error < 2e-5, row
         assert row.checked + row.unclear == math.prod(row.shape)
-        assert row.unclear == 0 or "MaxPool2d" in row.name, row
+        assert row.unclear == 0 or row.name.startswith("input of"), row
 
 
 @pytest.mark.parametrize("model", ["two-conv", "lenet5"])
