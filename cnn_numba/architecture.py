@@ -95,7 +95,7 @@ def checked_entry(entry):
         raise InputError('expected {"type": name, "params": {...}}')
     params = entry.get("params", {})
     if not isinstance(params, dict):
-        raise InputError(f"{entry['type']}: the parameters must be {{name: value}}, got {params!r}")
+        raise InputError(f"the parameters must be {{name: value}}, got {params!r}")
     return entry["type"], dict(params)
 
 

@@ -67,7 +67,7 @@ OTHER_PARAMETERS = {
     "dim": "axis",
     "shape": "target_shape",
 }
-DEFAULTS = {"AdaptiveAvgPool2d": {"output_size": 1}, "Softmax": {"dim": 1}, "LogSoftmax": {"dim": 1}}
+DEFAULTS = {"AdaptiveAvgPool2d": {"output_size": 1}}
 
 
 def plain(name):
@@ -75,7 +75,7 @@ def plain(name):
 
 
 SPELLINGS = {plain(name): name for name in TYPES} | {
-    other: name for name, others in OTHER_TYPES.items() for other in others.split() if name in (*TYPES, NORM)}
+    other: name for name, others in OTHER_TYPES.items() for other in others.split()}
 PARAMETERS = {plain(other): name for name, others in OTHER_PARAMETERS.items() for other in others.split()}
 
 

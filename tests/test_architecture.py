@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from networks import (
     adaptive,
@@ -54,7 +54,7 @@ def examples():
                    pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
                    avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
                    reshape((2, -1, 3)), reshape(12), leaky(0.2), tanh, sigmoid, softmax(-1), log_softmax(-1),
-                   layer("Dropout", 0.25),
+                   layer("Dropout", 0.25), conv(1, 2, 3, init="kaiming_normal"),
                    layer("BatchNorm2d", 3, eps=1e-3, momentum=None, affine=False),
                    layer("BatchNorm1d", 3, momentum=0.3, track_running_stats=False)]), block, nn.Residual(nn.ReLU())]
 
@@ -164,6 +164,21 @@ def strip(description, name):
             strip(each["params"].get(branch) or [], name)
 
 
+@pytest.mark.parametrize("words, layers", [
+    ("avgpool average_pooling2d", nn.AvgPool2d(2)), ("LeakyReLU lrelu", nn.LeakyReLU()), ("TANH tanh", nn.Tanh()),
+    ("global_average_pooling_2d GlobalAvgPool", nn.AdaptiveAvgPool2d(1)), ("log_softmax", nn.LogSoftmax(1))])
+def test_names_of_other_programs(words, layers):
+    params = {"pool_size": 2} if isinstance(layers, nn.AvgPool2d) else {}
+    for word in words.split():
+        assert repr(built([entry(word, **params), entry("fc")]).layers[0]) == repr(layers)
+
+
+@pytest.mark.parametrize("end", [[], [entry("cross_entropy")]])
+def test_a_last_softmax_stays(end):
+    model = built([entry("fc", output_size=10), entry("softmax"), *end])
+    assert repr(model) == repr(Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1)))
+
+
 def test_sizes_follow_inside_of_branches_too():
     body = [entry("conv", filters=8, kernel_size=3, stride=2, padding=1), entry("bn"), entry("relu")]
     model = built([entry("residual", body=body, shortcut=[entry("conv", filters=8, kernel_size=1, stride=2)]),
@@ -175,6 +190,7 @@ def test_sizes_follow_inside_of_branches_too():
 
 def test_spellings_do_not_contradict_each_other():
     others = [other for words in OTHER_TYPES.values() for other in words.split()]
+    assert set(OTHER_TYPES) <= {*TYPES, "batchnorm"}
     assert len(set(others)) == len(others) and not set(others) & {plain(name) for name in TYPES}
     assert all(other == plain(other) for other in others)
     others = [plain(other) for words in OTHER_PARAMETERS.values() for other in words.split()]
@@ -191,7 +207,7 @@ WIDE = entry("conv", filters=4, kernel_size=3)
     ([RELU] * 1001, "layers: expected a list of 1 to 1000 layers"), (["relu"], 'layer 0: expected {"type": name'),
     ([{"type": 3}], "layer 0: expected"), ([{"typ": "relu"}], "layer 0: expected"), ([None], "layer 0: expected"),
     ([{"type": "conv", "filters": 3}], 'layer 0: expected {"type": name, "params": {...}}'),
-    ([{"type": "conv", "params": [3]}], "layer 0: conv: the parameters must be {name: value}, got [3]"),
+    ([{"type": "conv", "params": [3]}], "layer 0: the parameters must be {name: value}, got [3]"),
     # names
     ([RELU, entry("convd2")], "layer 1: unknown type 'convd2', did you mean 'Conv2d'?"),
     ([entry("denes")], "layer 0: unknown type 'denes', did you mean 'dense'?"),
@@ -305,6 +321,7 @@ ENTRIES = st.recursive(
 
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(ENTRIES | JSON, max_size=3) | JSON)
+@example([{"type": "\n", "params": None}])
 def test_any_json_is_layers_or_one_sentence(description):
     for build in build_layers, lambda value: build_written(value, (2, 6, 6), 3):
         try:

@@ -270,7 +270,7 @@ def with_layers(*layers, **changes):
     (change_layer(1, type="Layer"), "layer 1: the type"), (change_layer(1, type="Wires"), "layer 1: the type"),
     (change_layer(1, type=["ReLU"]), "layer 1: expected"), (change_layer(1, size=1), "layer 1: expected"),
     (change_layer(1, params={"x": 1}), "layer 1: ReLU has the parameters none, got 'x'"),
-    (change_layer(1, params=[]), "layer 1: ReLU: the parameters must be"),
+    (change_layer(1, params=[]), "layer 1: the parameters must be"),
     (change_layer(4, params={"in_features": 64}), "layer 4: Linear needs out_features"),
     (change_params(0, stride=0), "layer 0: Conv2d: stride must be a whole number of at least 1, got 0"),
     (change_params(0, stride=[1, 2, 3]), "layer 0: Conv2d: stride"), (change_params(0, stride={}), "layer 0"),
