@@ -299,6 +299,13 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert repr(read_network(tmp_path / "net.json", SHAPE, 10)) == repr(PRESETS["lenet5"](SHAPE, 10))
 
 
+def test_the_network_in_the_readme_is_one(tmp_path):
+    text, = re.findall("```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "net.json").write_text(text)
+    model = read_network(tmp_path / "net.json", SHAPE, 10)
+    assert len(model.layers) == 9 and model.output_shape(SHAPE) == (10,)
+
+
 def test_a_file_takes_the_place_of_a_preset(tmp_path):
     path = tmp_path / "net.json"
     path.write_text(json.dumps(LENET))
