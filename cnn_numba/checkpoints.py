@@ -163,7 +163,8 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{state['epochs']:06d}-{state['step']:08d}.npz"
         arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
         self._saved_steps, self._saved_at = self._steps_done(), time.monotonic()     # after a failure, too
-        if path == self.last or not all(np.isfinite(part).all() for part in (state["sums"], *arrays.values())):
+        if path == self.last or not all(np.isfinite(part).all() for part in (
+                state["sums"], state["norms"] or 0, *arrays.values())):
             return
         description = {"format": FORMAT, "version": VERSION, "library": __version__, "settings": self.settings,
                        "data": self._data, "layers": self._layers,

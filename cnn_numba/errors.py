@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class Diverged(ArithmeticError):
-    """The loss, or a weight, is no longer finite; the model has the weights from before that epoch again.
+    """The loss, a gradient or a weight is no longer finite; the training stands where `Trainer.epoch` was called.
 
     epoch, step : from 1; the step of the epoch at which it was noticed
     """

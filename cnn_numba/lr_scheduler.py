@@ -99,10 +99,10 @@ class LRScheduler:
 
         Returns
         -------
-        float32 (count, 2) : learning rate, and momentum or first beta
+        float64 (count, 2) : learning rate, and momentum or first beta
         """
         steps = range(self.last_epoch, self._after(count))
-        return np.array([(self.lr(k), self.momentum(k)) for k in steps], np.float32).reshape(count, 2)
+        return np.array([(self.lr(k), self.momentum(k)) for k in steps], np.float64).reshape(count, 2)
 
     def get_last_lr(self):
         """[the rate that was set last]"""

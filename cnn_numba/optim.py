@@ -107,7 +107,7 @@ class Optimizer:
 
         Parameters
         ----------
-        rates : float32 (steps, 2)
+        rates : float64 (steps, 2)
             Learning rate and momentum (Adam: first beta) of every step; see `lr_scheduler.LRScheduler.rates`.
         window : int64 (2,)
             first, count: the images of this step, which is number first // batch_size.
@@ -298,8 +298,9 @@ class GradientNorm:
 
     Attributes
     ----------
-    norms : float64 (3,)
-        Of the gradients before any scaling: the last norm, the sum over the steps since `reset`, the largest of them.
+    norms : float64 (4,)
+        Of the gradients before any scaling: the last norm, the sum over the steps since `reset`, the largest of them,
+        and how many these are.
 
     Raises InputError (a ValueError) for a max_norm that is negative or NaN.
     """
@@ -307,7 +308,7 @@ class GradientNorm:
     def __init__(self, model, max_norm=None):
         self.model = _checked_model("GradientNorm", model)
         self.max_norm = None if max_norm is None else number("GradientNorm", "max_norm", max_norm, most=math.inf)
-        self.norms = np.zeros(3)
+        self.norms = np.zeros(4)
 
     def calls(self):
         """The kernel calls, in order: for `in_order`, between the gradients and the update."""

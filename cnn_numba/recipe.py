@@ -15,6 +15,8 @@ OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0, "betas": "0.9,0.999", "eps": 1e-8},
     "adamw": {"lr": 1e-3, "weight_decay": 0.01, "betas": "0.9,0.999", "eps": 1e-8},
 }
+ONE_CYCLE = {"momentum": 0.95, "betas": "0.95,0.999"}           # of optimizers that have a momentum by default
+MOMENTUM_RANGE = 0.1                                            # how far the momentum falls in that schedule
 SCHEDULES = {
     "linear": {},
     "constant": {},
@@ -65,12 +67,14 @@ def add_flags(parser):
                        help="how much the images of each class count, or balanced: the rarer the more "
                             "(default: all the same; cross-entropy)")
     group = parser.add_argument_group("optimizer")
-    group.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="sgd", help="(default: %(default)s)")
+    group.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="sgd",
+                       help="rule of the update (default: %(default)s)")
     group.add_argument("--lr", type=POSITIVE, metavar="X",
                        help="learning rate of the first epoch, the highest one of one-cycle "
                             + default(OPTIMIZERS, "lr"))
-    group.add_argument("--momentum", type=BELOW_ONE, metavar="X", help=default(OPTIMIZERS, "momentum"))
-    group.add_argument("--nesterov", action="store_true", help="Nesterov's momentum (default: no; sgd)")
+    group.add_argument("--momentum", type=BELOW_ONE, metavar="X",
+                       help="share of the last step that a step repeats " + default(OPTIMIZERS, "momentum"))
+    group.add_argument("--nesterov", action="store_true", default=None, help="Nesterov's momentum (default: no; sgd)")
     group.add_argument("--alpha", type=BELOW_ONE, metavar="X",
                        help="share of the old squared gradient " + default(OPTIMIZERS, "alpha"))
     group.add_argument("--betas", metavar="B,B",
@@ -87,9 +91,11 @@ def add_flags(parser):
     group = parser.add_argument_group("schedule of the learning rate")
     group.add_argument("--schedule", choices=tuple(SCHEDULES), default="linear",
                        help="linear: in equal steps to 0 after the last epoch; step, exponential: times --gamma every "
-                            "--step-size epochs, every epoch; plateau: times --gamma when the loss has not fallen for "
-                            "--patience epochs; cosine: along a cosine to 0; one-cycle: up, and down to almost 0, "
-                            "changed at every step (default: %(default)s)")
+                            "--step-size epochs, every epoch; plateau: times --gamma when the loss, on "
+                            "the validation images if there are any, has not fallen for more than --patience epochs; "
+                            "cosine: along a cosine to 0; one-cycle: up, and down to almost 0, changed at every step, "
+                            f"while the momentum (first beta) falls by {MOMENTUM_RANGE} and rises again, from 0.95 "
+                            "unless given (default: %(default)s)")
     group.add_argument("--step-size", type=COUNT, metavar="N", help="epochs " + default(SCHEDULES, "step_size"))
     group.add_argument("--gamma", type=bounded(float, lambda x: 0 < x < 1, "a number between 0 and 1"), metavar="X",
                        help="factor " + default(SCHEDULES, "gamma"))
@@ -106,13 +112,18 @@ def complete(args):
     """Put the defaults in place that depend on the choices; InputError for a flag that they do not use."""
     for kind, choices in ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("loss", LOSSES):
         chosen = getattr(args, kind)
-        for flag in {flag for flags in choices.values() for flag in flags}:
+        for flag in dict.fromkeys(flag for flags in choices.values() for flag in flags):
             given = getattr(args, flag)
             if flag in choices[chosen]:
-                setattr(args, flag, choices[chosen][flag] if given is None else given)
-            elif given not in (None, False):
+                usual = choices[chosen][flag]
+                if usual and args.schedule == "one-cycle":
+                    usual = ONE_CYCLE.get(flag, usual)
+                setattr(args, flag, usual if given is None else given)
+            elif given is not None:
                 raise InputError(f"argument --{flag.replace('_', '-')}: --{kind} {chosen} has none, expected one of "
                                  f"{', '.join(name for name, flags in choices.items() if flag in flags)}")
+    if args.nesterov and not args.momentum:
+        raise InputError(f"argument --nesterov: needs a --momentum above 0, got {args.momentum:g}")
     if args.early_stopping and not args.validation:
         raise InputError("argument --early-stopping: needs --validation, on which epochs are judged")
 
@@ -131,6 +142,12 @@ def make_scheduler(args, optimizer, steps):
     """The schedule for epochs of so many steps; None when the rate is constant."""
     from cnn_numba import lr_scheduler as known
 
+    def one_cycle():
+        top = optimizer.betas[0] if "betas" in OPTIMIZERS[args.optimizer] else optimizer.momentum
+        return known.OneCycleLR(
+            optimizer, args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=args.warm_up,
+            cycle_momentum=top > 0, max_momentum=top, base_momentum=max(0.0, top - MOMENTUM_RANGE))
+
     return {
         "linear": lambda: known.LinearLR(optimizer, 1.0, 0.0, args.epochs),
         "constant": lambda: None,
@@ -138,8 +155,7 @@ def make_scheduler(args, optimizer, steps):
         "exponential": lambda: known.ExponentialLR(optimizer, args.gamma),
         "plateau": lambda: known.ReduceLROnPlateau(optimizer, factor=args.gamma, patience=args.patience),
         "cosine": lambda: known.CosineAnnealingLR(optimizer, args.epochs),
-        "one-cycle": lambda: known.OneCycleLR(optimizer, args.lr, epochs=args.epochs, steps_per_epoch=steps,
-                                              pct_start=args.warm_up),
+        "one-cycle": one_cycle,
     }[args.schedule]()
 
 

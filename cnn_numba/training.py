@@ -40,7 +40,7 @@ class EpochResult:
     seconds : of the training, without the validation
     images, steps : how many
     learning_rate : of the last step
-    gradient_norm : mean over the steps, before clipping; None when it was not measured
+    gradient_norm : mean over the steps at which it was measured, before clipping; None without any
     validation : Evaluation of the validation part; None without one
     """
 
@@ -190,9 +190,8 @@ class Trainer:
                           window=feed.window, draw=feed.draw)
         self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
         self._steps = math.ceil(len(feed.images) / batch_size)
-        self._rates = np.zeros((self._steps, 2), np.float32)
-        by_step = scheduler is not None and scheduler.per == "step"
-        rate_calls = [optimizer.rate_call(self._rates, feed.window, batch_size)] if by_step else []
+        self._rates = np.zeros((self._steps, 2)) if scheduler is not None and scheduler.per == "step" else None
+        rate_calls = [] if self._rates is None else [optimizer.rate_call(self._rates, feed.window, batch_size)]
         forward_and_back = [
             *feed.gather(plan, augment), *plan.forward_calls, feed.loss(self.loss, plan, plan.dz),
             *plan.backward_calls]
@@ -238,13 +237,14 @@ class Trainer:
         -------
         EpochResult, or None when it stopped
 
-        Raises Diverged when the loss is no longer finite; the training then stands where this call began.
+        Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the training then
+        stands where this call began.
         """
         start, before = time.perf_counter(), self.state()
         feed, images = self._feed, len(self._feed.images)
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
         feed.draw[:] = self.seed, self.epochs
-        if self.scheduler is not None and self.scheduler.per == "step":
+        if self._rates is not None:
             self._rates[:] = self.scheduler.rates(self._steps)
         feed.replay(self._step, advance, lambda: not math.isfinite(feed.sums[0]) or (pause is not None and pause()))
         self._check_finite(before)
@@ -252,10 +252,9 @@ class Trainer:
         if feed.done < images:
             return None
         loss, right = feed.sums / images
-        rate = self._rates[-1, 0] if self.scheduler is not None and self.scheduler.per == "step" else self.optimizer.lr
         validation = self._evaluation(*self._validation) if self._validation else None
-        result = EpochResult(float(loss), 100 * float(right), self._seconds, images, self._steps, float(rate),
-                             float(self._norm.norms[1]) / self._steps if self._norm else None, validation)
+        result = EpochResult(float(loss), 100 * float(right), self._seconds, images, self._steps, self.optimizer.lr,
+                             float(self._norm.norms[1] / self._norm.norms[3]) if self._norm else None, validation)
         self.epochs += 1
         self._keep_best(result)
         self._advance_scheduler(result)
@@ -266,27 +265,32 @@ class Trainer:
         return result
 
     def _check_finite(self, before):
-        """Diverged, and back to the state before, unless loss and weights are finite."""
+        """Diverged, and back to the state before, unless loss, gradients and weights are finite."""
         feed = self._feed
-        losses = feed.losses[feed.order[:feed.done]]
+        step = math.ceil(feed.done / self.batch_size)
         if not math.isfinite(feed.sums[0]):
+            losses = feed.losses[feed.order[:feed.done]]
             image = int(np.argmin(np.isfinite(losses)))
             what, step = f"the loss became {losses[image]}", image // self.batch_size + 1
         elif not (np.isfinite(self.model.values).all() and np.isfinite(self.model.statistics).all()):
-            what, step = "the weights are no longer finite", self.step
+            what = "the weights are no longer finite"
+        elif self._norm and not math.isfinite(self._norm.norms[1]):
+            what = "the norm of the gradient is no longer finite"
         else:
             return
         self.load_state(before)
         raise Diverged(self.epochs + 1, step, what)
 
     def _keep_best(self, result):
-        validation = result.validation
-        judged = result if validation is None else validation
-        key = (0 if validation is None else -validation.accuracy), judged.loss
-        if math.isfinite(judged.loss) and (self.best is None or key < (
-                0 if validation is None else -self.best["accuracy"], self.best["loss"])):
-            self.best = {"epoch": self.epochs, "loss": judged.loss, "accuracy": judged.accuracy}
-            self._best_tensors = None if validation is None else self.model.state_dict()
+        judged = result.validation or result
+        new = {"epoch": self.epochs, "loss": judged.loss, "accuracy": judged.accuracy}
+        if not math.isfinite(judged.loss):
+            return
+        if self._validation is None:
+            if self.best is None or new["loss"] < self.best["loss"]:
+                self.best = new
+        elif self.best is None or (-new["accuracy"], new["loss"]) < (-self.best["accuracy"], self.best["loss"]):
+            self.best, self._best_tensors = new, self.model.state_dict()
 
     def _advance_scheduler(self, result):
         if self.scheduler is None:
@@ -317,9 +321,9 @@ class Trainer:
                 **{f"{part}.{name}": value for part, state in tensors.items() for name, value in state.items()}}
 
     def load_state(self, state):
-        """Go on where another trainer of the same model, data, batch size and seed gave its `state`, to the same bits.
+        """Go on where another trainer that was made with the same arguments gave its `state`, to the same bits.
 
-        Raises InputError when the state is not of such a trainer.
+        Only `measure_norm` may be another.  Raises InputError when the state is not of such a trainer.
         """
         for name in "batch_size", "seed":
             if state.get(name) != getattr(self, name):
@@ -328,25 +332,29 @@ class Trainer:
         step = whole_number("the state", "step", state.get("step"), 0)
         if step * self.batch_size >= len(self._feed.images):
             raise InputError(f"step {step} is past the {len(self._feed.images)} images of an epoch")
-        numbers, best = [state.get("seconds")], state.get("best")
-        for name, size in ("sums", 2), ("norms", 3) if self._norm else ("sums", 2):
-            numbers += state[name] if isinstance(state.get(name), list) and len(state[name]) == size else [None]
+        for name in "best", "norms", "scheduler":
+            if name not in state:
+                raise InputError(f"the state lacks {name!r}")
+        numbers, best = [state.get("seconds")], state["best"]
+        for sums, size in (state.get("sums"), 2), (state["norms"] or [0] * 4, 4):
+            numbers += sums if isinstance(sums, list) and len(sums) == size else [None]
         if best is not None:
             numbers += [best.get(name) for name in ("epoch", "loss", "accuracy")] if isinstance(best, dict) else [None]
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
-            raise InputError("the sums, the seconds or the best epoch are no finite numbers")
-        for name, mine in ("norms", self._norm), ("scheduler", self.scheduler):
-            if name not in state or (state[name] is None) != (mine is None):
-                raise InputError(f"the training was one {'without' if mine else 'with'} {name}")
+            raise InputError("the sums, the norms, the seconds or the best epoch are no finite numbers")
+        if (state["scheduler"] is None) != (self.scheduler is None):
+            raise InputError(f"the training was one with{'out' if self.scheduler else ''} a schedule")
         parts = {part: {name.removeprefix(f"{part}."): value for name, value in state.items()
                         if name.startswith(f"{part}.")} for part in ("model", "optimizer", "best")}
+        if bool(parts["best"]) != (best is not None and self._validation is not None):
+            raise InputError("the best weights and the best epoch do not belong together")
         if parts["best"]:
             self.model.load_state_dict(parts["best"])               # checks them
         self._best_tensors = parts["best"] or None
         self.model.load_state_dict(parts["model"])
         self.optimizer.load_state_dict(parts["optimizer"])
         if self._norm:
-            self._norm.norms[:] = state["norms"]
+            self._norm.norms[:] = state["norms"] or 0
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
         self.epochs, self._seconds, self.best = epochs, float(state["seconds"]), best

@@ -128,8 +128,8 @@ def squared_norm(item, call):
 
 @njit(**KERNEL)
 def norm(_, call):
-    """norms = (norm, sum of norms so far, largest so far) with norm = sqrt(sum of sums); factor (1,) is overwritten:
-    min(1, limit / (norm + 1e-6)), as PyTorch clips.  A NaN shows in all of them."""
+    """norms = (norm, sum of norms so far, largest so far, how many) with norm = sqrt(sum of sums); factor (1,) is
+    overwritten: min(1, limit / (norm + 1e-6)), as PyTorch clips.  A NaN shows in all of the first three."""
     norms, factor, sums, limit = call[0]
     squares = 0.0
     for k in range(sums.shape[0]):
@@ -139,6 +139,7 @@ def norm(_, call):
     norms[1] += length
     if length > norms[2] or length != length:
         norms[2] = length
+    norms[3] += 1
     quotient = limit[0] / (length + 1e-6)
     factor[0] = 1.0 if quotient > 1 else quotient
 

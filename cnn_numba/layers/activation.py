@@ -69,7 +69,8 @@ class Sigmoid(Layer):
 class Softmax(Layer):
     """exp(x) over its sum along the features, or along the channels of each pixel, as `torch.nn.Softmax`.
 
-    For probabilities: a Trainer leaves it out where it stands last and the loss, as `CrossEntropyLoss`, takes logits.
+    For probabilities.  A `Trainer` leaves it out at the end of a network while it trains by `CrossEntropyLoss`, which
+    expects logits; a loop with `model(images)` has to do so itself.
 
     Parameters
     ----------
