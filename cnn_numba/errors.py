@@ -19,6 +19,17 @@ class Diverged(ArithmeticError):
         self.epoch, self.step = epoch, step
 
 
+MOST_SEED = 2**63 - 1                   # seeds go to kernels as int64
+
+
+def seed_number(owner, value):
+    """The value as an int; InputError unless it is a whole number from 0 to MOST_SEED."""
+    value = whole_number(owner, "seed", value, 0)
+    if value > MOST_SEED:
+        raise InputError(f"{owner}: seed must be at most 2**63 - 1, got {value}")
+    return value
+
+
 def whole_number(owner, name, value, least=1):
     """The value as an int; InputError unless it is a whole number (not a bool) of at least `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:

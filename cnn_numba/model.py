@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels.lanes import LANES, aligned
 
-from .errors import InputError, whole_number
+from .errors import InputError, seed_number
 from .init import INITS, init_name
 from .layers import Layer, container_text, every_layer, shape_text
 from .plan import Plan, infer_shapes
@@ -87,7 +87,7 @@ class Sequential:
                 raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
-        self.seed, self.init = whole_number("Sequential", "seed", seed, 0), init_name("Sequential", init)
+        self.seed, self.init = seed_number("Sequential", seed), init_name("Sequential", init)
         self._build(layers)
 
     def add(self, layer):

@@ -10,7 +10,7 @@ from kernels.lanes import LANES
 from kernels.program import Call, Program, at_once, in_order
 
 from .augment import Augment
-from .errors import Diverged, InputError, whole_number
+from .errors import Diverged, InputError, seed_number, whole_number
 from .init import ORDER, stream
 from .losses import ClassLoss, CrossEntropyLoss, checked_labels
 from .lr_scheduler import ReduceLROnPlateau
@@ -179,7 +179,8 @@ class Trainer:
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
-        self.model, self.data, self.optimizer, self.batch_size, self.seed = model, data, optimizer, batch_size, seed
+        self.model, self.data, self.optimizer, self.batch_size = model, data, optimizer, batch_size
+        self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
         self.epochs, self._seconds, self.best, self._best_tensors = 0, 0.0, None, None
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes

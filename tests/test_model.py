@@ -373,3 +373,10 @@ def test_text():
     assert model.summary(SHAPE) == "2x6x5 -> 4x6x5 -> 4x3x2 -> 24 features -> 3 features, 151 parameters"
     assert {"Conv2d", "SGD", "Trainer"} <= set(dir(cnn_numba))
     assert linear(3, 2)[0] == "Linear" and flatten[0] == "Flatten"
+
+
+@pytest.mark.parametrize("seed", (-1, 2**63, 1.5, "0"))
+def test_seeds_that_cannot_be(seed):
+    with pytest.raises(InputError, match="seed must be"):
+        Sequential(Linear(2, 2), seed=seed)
+    Sequential(Linear(2, 2), seed=2**63 - 1)(np.ones((1, 2)))
