@@ -28,7 +28,7 @@ def fresh(layers, shape):
     """Our Sequential, and NumPy's network with the same weights in float64."""
     model = nn.Sequential(*layers)
     weights = [p.value.astype(np.float64) for p in model.parameters()]
-    return model, numpy_cnn.Network(networks.description(model), weights)
+    return model, numpy_cnn.Network(networks.description(model.layers), weights)
 
 
 @pytest.mark.parametrize("layers, shape", [

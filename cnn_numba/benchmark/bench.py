@@ -67,7 +67,7 @@ class Bench:
         """(description, multiply-adds of one image in a training step, in the forward pass)"""
         model = (build or networks.NETWORKS[self.args.model])(self.shape, self.num_classes)
         forward, step = multiply_adds(model.layers, self.shape)
-        return networks.description(model), step, forward
+        return networks.description(model.layers), step, forward
 
     def prepare(self, network, batch_size, seconds=None):
         """function(worker) that trains a network for some steps and chooses the images of an epoch: all, or as many as

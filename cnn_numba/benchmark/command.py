@@ -12,7 +12,7 @@ EXPERIMENTS = {
     "scaling": "images per second over batch size, channels and threads",
     "memory": "peak memory of a training process",
 }
-NETWORKS = "two-conv", "lenet5", "online", "plain8"
+NETWORKS = "two-conv", "lenet5", "bn-cnn", "resnet8", "online", "plain8"
 
 
 def add_flags(parser, count):

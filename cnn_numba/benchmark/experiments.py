@@ -127,8 +127,8 @@ def percent(row):
 # ---- one layer at a time -----------------------------------------------------------------------------------
 def kernels(bench):
     """The passes of single layers, and the update of the weights."""
-    jobs = [(name, "layer", {"kind": type(layer).__name__, "arguments": networks.arguments(layer), "shape": shape,
-                             "batch_size": bench.batch_size}, costs(layer, shape, bench.batch_size))
+    jobs = [(name, "layer", {"network": networks.description([layer]), "shape": shape, "batch_size": bench.batch_size},
+             costs(layer, shape, bench.batch_size))
             for name, layer, shape in networks.layers()]
     jobs.append(("SGD, 1,048,576 weights", "optimizer_step", {"size": 1024}, {"update": (0, 5 * 4 * 2**20)}))
     if bench.args.quick:

@@ -7,6 +7,7 @@ import numpy as np
 from jax import lax
 
 from cnn_numba.benchmark import contender
+from cnn_numba.errors import InputError
 
 
 def conv2d(a, x, weight, bias=None):
@@ -17,8 +18,11 @@ def conv2d(a, x, weight, bias=None):
 
 
 def max_pool2d(a, x):
+    if a["return_indices"] or a["ceil_mode"]:
+        raise InputError("it knows no MaxPool2d with return_indices or ceil_mode")
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, *a["kernel_size"]), (1, 1, *a["stride"]),
-                             [(0, 0), (0, 0), *((p, p) for p in a["padding"])])
+                             [(0, 0), (0, 0), *((p, p) for p in a["padding"])],
+                             window_dilation=(1, 1, *a["dilation"]))
 
 
 def linear(a, x, weight, bias=None):

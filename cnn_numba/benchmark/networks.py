@@ -1,5 +1,6 @@
 """What is measured: networks and single layers."""
 import cnn_numba as nn
+from cnn_numba.architecture import describe_layers
 from cnn_numba.plan import infer_shapes
 from cnn_numba.presets import PRESETS
 
@@ -32,18 +33,27 @@ def _classifier(features, image_shape, num_classes):
     return nn.Sequential(*features, nn.Linear(infer_shapes(features, image_shape)[-1][0], num_classes))
 
 
-NETWORKS = {"two-conv": PRESETS["two-conv"], "lenet5": PRESETS["lenet5"], "online": online, "plain8": plain8}
-IMAGE_SHAPES = {"plain8": (3, 32, 32)}          # of random images; (1, 28, 28) for the others
+NETWORKS = {**{name: PRESETS[name] for name in ("two-conv", "lenet5", "bn-cnn", "resnet8")},
+            "online": online, "plain8": plain8}
+IMAGE_SHAPES = {"resnet8": (3, 32, 32), "plain8": (3, 32, 32)}          # of random images; (1, 28, 28) for the others
 
 
-def description(model):
-    """[(PyTorch's name of a layer, {argument: value})], from which every contender builds the same network."""
-    return [(type(layer).__name__, arguments(layer)) for layer in model.layers]
+def description(layers):
+    """[[PyTorch's name of a layer, {argument: value}]], from which every contender builds the same network: sizes of
+    windows as pairs, and the layers inside of a Residual in this form too."""
+    return _plain(describe_layers(layers))
 
 
-def arguments(layer):
-    """{argument: value}, as PyTorch's layer of that name takes them."""
-    return {name: value for name, value in vars(layer).items() if name != "init"}
+def _plain(entries):
+    return [[entry["type"], {name: _argument(name, value) for name, value in entry["params"].items() if name != "init"}]
+            for entry in entries]
+
+
+def _argument(name, value):
+    if name in ("body", "shortcut"):
+        return value and _plain(value)
+    pair = name in ("kernel_size", "stride", "padding", "dilation") and isinstance(value, int)
+    return [value, value] if pair else value
 
 
 def conv(channels, filters, kernel, size, stride=1, groups=1):

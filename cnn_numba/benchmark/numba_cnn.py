@@ -36,14 +36,14 @@ class Contender(contender.Contender):
 
     def build(self, network, batch_size):
         self.batch_size = batch_size
-        self.model = nn.Sequential(*(make(*layer) for layer in network), seed=0)
+        self.model = nn.Sequential(*make(network), seed=0)
         self.optimizer = nn.SGD(self.model, **contender.HYPER)
         self.resize(batch_size)
 
     def resize(self, images):
         data, images = self.data, min(images, len(self.data.train_images))
         part = Part(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
-                    data.test_labels, data.num_classes, data.classes, data)
+                    data.test_labels, data.num_classes, data.classes, whole=data)
         self.trainer = nn.Trainer(self.model, part, self.optimizer, self.batch_size)
 
     def epoch(self):
@@ -58,9 +58,9 @@ class Contender(contender.Contender):
         """The trainer chooses the batch size."""
         self.trainer.evaluate(self.data.train_images, self.data.train_labels)
 
-    def layer(self, kind, arguments, shape, batch_size, seconds):
-        """Seconds of the passes of one layer."""
-        programs = passes(nn.Sequential(make(kind, arguments)), tuple(shape), batch_size)
+    def layer(self, network, shape, batch_size, seconds):
+        """Seconds of the passes of a network of one layer."""
+        programs = passes(nn.Sequential(*make(network)), tuple(shape), batch_size)
         return {name: contender.per_call(program, seconds) for name, program in programs.items()}
 
     def optimizer_step(self, size, seconds):
@@ -102,5 +102,7 @@ def needed_for(result, calls):
     return chosen[::-1]
 
 
-def make(name, arguments):
-    return getattr(nn, name)(**arguments)
+def make(network):
+    """The layers of a description; see `networks.description`."""
+    return [getattr(nn, name)(**{key: make(value) if key in ("body", "shortcut") and value else value
+                                 for key, value in arguments.items()}) for name, arguments in network]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnn_numba.benchmark import contender
+from cnn_numba.errors import InputError
 
 
 class Layer:
@@ -52,13 +53,15 @@ class Conv2d(Layer):
 
 
 class MaxPool2d(Layer):
-    def __init__(self, kernel_size, stride, padding):
-        self.kernel, self.stride, self.padding = kernel_size, stride, padding
+    def __init__(self, kernel_size, stride, padding, dilation, return_indices, ceil_mode):
+        if return_indices or ceil_mode:
+            raise InputError("it knows no MaxPool2d with return_indices or ceil_mode")
+        self.kernel, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
 
     def forward(self, x):
         top, left = self.padding
         self.padded = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)), constant_values=-np.inf)
-        windows = unfold(self.padded, self.kernel, self.stride, (1, 1))
+        windows = unfold(self.padded, self.kernel, self.stride, self.dilation)
         windows = windows.reshape(*windows.shape[:4], -1)
         self.chosen = windows.argmax(-1)[..., None]                                     # the first of equals
         return np.take_along_axis(windows, self.chosen, -1)[..., 0]
@@ -67,7 +70,7 @@ class MaxPool2d(Layer):
         (KH, KW), dx = self.kernel, np.zeros_like(self.padded)
         for p in range(KH):
             for q in range(KW):
-                tap = places(dy.shape[2:], (p, q), self.stride, (1, 1))
+                tap = places(dy.shape[2:], (p, q), self.stride, self.dilation)
                 dx[:, :, *tap] += np.where(self.chosen[..., 0] == p * KW + q, dy, 0)
         (top, left), (H, W) = self.padding, dx.shape[2:]
         return dx[:, :, top:H - top, left:W - left]

@@ -21,12 +21,14 @@ class Contender(contender.Contender):
 
     def build(self, network, batch_size):
         self.batch_size = batch_size
-        self.net = nn.Sequential(*(make(*layer) for layer in network)).to(memory_format=self.format)
-        parameters = list(self.net.parameters())
+        self.net = nn.Sequential(*make(network)).to(memory_format=self.format)
+        parameters, norms = list(self.net.parameters()), (nn.BatchNorm1d, nn.BatchNorm2d)
+        own = {id(p) for module in self.net.modules() if isinstance(module, norms) for p in module.parameters()}
         with torch.no_grad():
             weights = contender.initial([tuple(p.shape) for p in parameters])
             for parameter, value in zip(parameters, weights, strict=True):
-                parameter.copy_(torch.from_numpy(value))
+                if id(parameter) not in own:            # they start as 1 and 0
+                    parameter.copy_(torch.from_numpy(value))
         self.optimizer = torch.optim.SGD(parameters, **contender.HYPER)
 
     def epoch(self):
@@ -48,9 +50,9 @@ class Contender(contender.Contender):
             for first in range(0, len(self.x), batch_size):
                 self.net(self.x[first:first + batch_size]).argmax(1)
 
-    def layer(self, kind, arguments, shape, batch_size, seconds):
+    def layer(self, network, shape, batch_size, seconds):
         """Seconds of the passes of one layer: what autograd does for the input alone, and for the weights alone."""
-        net = make(kind, arguments).to(memory_format=self.format)
+        net = nn.Sequential(*make(network)).to(memory_format=self.format)
         x = torch.randn(batch_size, *shape)
         if len(shape) == 3:
             x = x.contiguous(memory_format=self.format)
@@ -73,6 +75,18 @@ class Contender(contender.Contender):
         return {"update": contender.per_call(torch.optim.SGD([parameter], **contender.HYPER).step, seconds)}
 
 
-def make(name, arguments):
-    return getattr(nn, name)(**{key: tuple(value) if isinstance(value, list) else value
-                                for key, value in arguments.items()})
+class Residual(nn.Module):
+    def __init__(self, body, shortcut):
+        super().__init__()
+        self.body = nn.Sequential(*make(body))
+        self.shortcut = nn.Sequential(*make(shortcut)) if shortcut else nn.Identity()
+
+    def forward(self, x):
+        return self.body(x) + self.shortcut(x)
+
+
+def make(network):
+    """The modules of a description; see `networks.description`."""
+    return [Residual(**arguments) if name == "Residual" else
+            getattr(nn, name)(**{key: tuple(value) if isinstance(value, list) else value
+                                 for key, value in arguments.items()}) for name, arguments in network]
