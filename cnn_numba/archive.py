@@ -34,7 +34,7 @@ def pack(description, arrays):
         archive.writestr(zipfile.ZipInfo(TEXT), json.dumps(description, allow_nan=False))
         for name, array in arrays.items():
             member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(array, "<f4"), (1, 0), allow_pickle=False)
+            np.lib.format.write_array(member, np.asarray(array, "<f4", order="C"), (1, 0), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer())
     return sealed(file.getvalue()[:-SEAL])
 

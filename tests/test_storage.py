@@ -21,6 +21,7 @@ from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, archi
 from cnn_numba.architecture import MOST_LAYERS, TYPES, build_layers, describe_layers
 from cnn_numba.inference import Classifier, confusion_matrix, labels_in, report
 from cnn_numba.layers import Layer
+from cnn_numba.presets import PRESETS
 from kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,18 @@ def test_random_networks_come_back(seed, tmp_path):
     loaded = load(tmp_path / "m.npz")
     assert repr(loaded) == repr(model) and loaded.input_shape == shape
     assert np.array_equal(loaded.values, model.values)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_come_back_with_what_they_collected(name, tmp_path):
+    model = PRESETS[name]((1, 12, 12), 3, seed=1)
+    images = np.random.default_rng(0).normal(size=(20, 1, 12, 12))
+    model(images)
+    model.save(tmp_path / "m.npz", input_shape=(1, 12, 12))
+    loaded, state = load(tmp_path / "m.npz"), model.state_dict()
+    assert all(np.array_equal(value, state[key]) and value.shape == state[key].shape
+               for key, value in loaded.state_dict().items())
+    assert np.array_equal(np.asarray(loaded(images)), np.asarray(model.eval()(images)))
 
 
 # ---- saving ---------------------------------------------------------------------------------------------------
