@@ -552,7 +552,8 @@ def add_random_network_flags(parser, batch_size):
                        help=f"network: {', '.join(PRESETS)}, or a .json file that describes one (default: %(default)s)")
     group.add_argument("--image-shape", type=IMAGE_SHAPE, default=(1, 28, 28), metavar="CxHxW",
                        help="channels, rows and columns of an image (default: 1x28x28)")
-    group.add_argument("--classes", type=COUNT, default=10, metavar="N", help="outputs (default: %(default)s)")
+    group.add_argument("--classes", type=CLASSES, default=10, metavar="N",
+                       help="number of outputs (default: %(default)s)")
     group.add_argument("--batch-size", type=COUNT, default=batch_size, metavar="N",
                        help="images at a time (default: %(default)s)")
     group.add_argument("--seed", type=SEED, default=0, metavar="N",

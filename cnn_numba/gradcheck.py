@@ -183,8 +183,8 @@ def run(model, image_shape, num_classes, batch_size, seed, samples, tolerance):
                 f"images", rows, columns, None))
     print()
     if sharp:
-        print(f"{sharp} unclear elements: a ReLU or a maximum decides otherwise within a step to one side, so that "
-              "there is no one slope.")
+        print(f"{sharp} unclear element{'s' * (sharp > 1)}: a ReLU or a maximum decides otherwise within a "
+              "step to one side, so that there is no one slope.")
     if margin < MARGIN:
         print(f"A ReLU or a maximum is a close call ({margin:.0e} of its input's size) in each of {DRAWS} draws of "
               "images: in float32 it may have decided otherwise.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels.program import JIT, Program, at_once, execution, in_order
 
+from . import summary
 from .benchmark.peak import measure_peak
 from .benchmark.report import Table, number
 from .losses import CrossEntropyLoss
@@ -91,11 +92,8 @@ class Step:
 
     def operations(self, layer, wires):
         """Of a layer's forward and backward pass over a batch, as the textbook counts them."""
-        weight = layer.parameter_shapes().get("weight", ())
-        if len(weight) < 2:
-            return 0
-        passes = 2 + (wires.dx is not None)
-        return 2 * passes * math.prod(weight) * math.prod(wires.y.shape[1:]) * self.batch_size
+        work = summary.Row("", layer, wires.x.shape, wires.y.shape).multiply_adds
+        return 2 * (2 + (wires.dx is not None)) * work * self.batch_size
 
 
 def measure(step, iterations):

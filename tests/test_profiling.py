@@ -64,7 +64,8 @@ def test_operations_are_those_of_the_textbook():
     assert found["4.body.0"] == 3 * 2 * (6 * 4 * 9) * 4 * BATCH
     assert found["4.shortcut.0"] == 3 * 2 * (6 * 4) * 4 * BATCH
     assert found["7"] == 3 * 2 * (24 * CLASSES) * BATCH
-    assert all(found[name] == 0 for name in ("1", "2", "3", "4", "5", "6"))
+    assert found["1"] == 3 * 2 * 4 * 64 * BATCH
+    assert all(found[name] == 0 for name in ("2", "3", "4", "4.body.1", "5", "6"))
 
 
 def test_times_are_medians_without_the_start_of_a_program(monkeypatch):
