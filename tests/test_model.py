@@ -11,6 +11,7 @@ from networks import build, conv, flatten, linear, pool, relu, whole
 import cnn_numba
 from cnn_numba import (
     SGD,
+    BatchNorm1d,
     Conv2d,
     CrossEntropyLoss,
     Flatten,
@@ -380,3 +381,36 @@ def test_seeds_that_cannot_be(seed):
     with pytest.raises(InputError, match="seed must be"):
         Sequential(Linear(2, 2), seed=seed)
     Sequential(Linear(2, 2), seed=2**63 - 1)(np.ones((1, 2)))
+
+
+def test_layers_that_are_added_make_the_same_model():
+    layers = [Conv2d(1, 3, 3), ReLU(), Flatten(), Linear(12, 5)]
+    model = Sequential(layers[0], seed=4, init="kaiming_normal")
+    model(np.ones((1, 1, 4, 4)))
+    for layer in layers[1:]:
+        assert model.add(layer) is model
+    want = Sequential(*layers, seed=4, init="kaiming_normal")
+    assert repr(model) == repr(want) and len(model) == 4
+    assert model.values.tobytes() == want.values.tobytes() != Sequential(*layers, seed=4).values.tobytes()
+    x = np.random.default_rng(0).normal(size=(3, 1, 4, 4))
+    assert np.array_equal(model(x), want(x))
+    with pytest.raises(InputError, match="stands at two places"):
+        model.add(layers[1])
+    with pytest.raises(InputError, match="must be a layer"):
+        model.add(3)
+    assert len(model) == 4 and np.array_equal(model(x), want(x)), "a refused layer changes nothing"
+
+
+def test_train_and_eval_choose_what_batch_normalisation_does():
+    model = Sequential(BatchNorm1d(4), seed=1)
+    x = np.random.default_rng(0).normal(3, 2, (20, 4))
+    assert model.training and abs(np.asarray(model(x)).mean(0)).max() < 1e-5
+    before = model.state_dict()
+    assert model.eval() is model and not model.training
+    want = (x - before["0.running_mean"]) / np.sqrt(before["0.running_var"] + 1e-5)
+    assert np.allclose(model(x), want, atol=1e-5)
+    assert all(np.array_equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.train() is model and model.training
+    model(x)
+    assert model.state_dict()["0.num_batches_tracked"] == 2
+    assert copy.deepcopy(model.eval()).training is False
