@@ -29,8 +29,6 @@ from cnn_numba.flags import (
 from cnn_numba.interrupt import Interruption, Terminated
 from cnn_numba.presets import PRESETS
 
-DIVERGED = 1        # exit code
-
 
 def main(argv=None):
     """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
@@ -284,9 +282,11 @@ def run_train(args, started):
             raise InputError(f"argument --epochs: the training in {args.resume} has run {trainer.epochs} epochs, "
                              f"got {args.epochs}")
 
-    code = train_epochs(args, trainer, checkpoints, log, say)
-    if code == DIVERGED and trainer.epochs and args.save:
-        finish(args, trainer, lambda line: print(line, file=sys.stderr))
+    try:
+        code = train_epochs(args, trainer, checkpoints, log, say)
+    except Diverged as error:
+        print(f"error: {error}: use an --lr below {args.lr:g}{save_what_is_good(args, trainer)}", file=sys.stderr)
+        return 1
     if code:
         return code
     finish(args, trainer, say)
@@ -322,44 +322,59 @@ def make_trainer(args, checkpoint, warn, say):
     return time.perf_counter() - start, trainer
 
 
+def save_what_is_good(args, trainer):
+    """After a loss that is no longer finite: keep what the epochs before have given, and say so."""
+    if not (args.save and trainer.epochs):
+        return ""
+    trainer.restore_best()
+    try:
+        trainer.model.save(args.save, accuracy=test(trainer).accuracy)
+    except InputError as error:
+        return f"; {error}"
+    if trainer.data.validation_images is not None and trainer.best is not None:
+        after = f"epoch {trainer.best['epoch']}"
+    else:
+        after = f"step {trainer.step} of epoch {trainer.epochs + 1}" if trainer.step else f"epoch {trainer.epochs}"
+    return f"; {args.save} has the weights after {after}"
+
+
+def test(trainer):
+    return trainer.evaluate(trainer.data.test_images, trainer.data.test_labels)
+
+
 def finish(args, trainer, say):
     """Test the model, with the weights that were best on the validation part, and save it."""
     data = trainer.data
+    trainer.restore_best()
     if data.validation_images is not None and trainer.best is not None:
-        trainer.restore_best()
         say("Best epoch on the validation images: {epoch} Loss= {loss:.6f} Acc= {accuracy:.2f} %".format(
             **trainer.best))
-    test = trainer.evaluate(data.test_images, data.test_labels)
-    print(f"Test accuracy: {test.accuracy:.2f} %", flush=True)
+    result = test(trainer)
+    print(f"Test accuracy: {result.accuracy:.2f} %", flush=True)
     for image in range(min(args.predictions, len(data.test_labels))):
-        predicted, true = (data.classes[label[image]] for label in (test.predictions, data.test_labels))
+        predicted, true = (data.classes[label[image]] for label in (result.predictions, data.test_labels))
         say(f"pred: {predicted}  true: {true}")
     if args.save:
-        trainer.model.save(args.save, accuracy=test.accuracy)
+        trainer.model.save(args.save, accuracy=result.accuracy)
         say(f"Saved {args.save}")
 
 
 def train_epochs(args, trainer, checkpoints, log, say):
-    """The epochs that are left; returns the exit code, 0 unless the loss or a signal ended them."""
+    """The epochs that are left; returns the exit code, 0 unless a signal ended them.  Raises Diverged."""
     with Interruption() as interruption:
         def pause():
             if checkpoints:
-                keep(checkpoints.save_if_due)
+                keep("checkpoint", checkpoints.save_if_due)
             return interruption.noted()
 
         while trainer.epochs < args.epochs and not enough(args, trainer):
-            try:
-                result = train_epoch(trainer, pause, quiet=args.quiet)
-            except Diverged as error:
-                print(f"error: {error}: use an --lr below {args.lr:g}; the weights are back to those "
-                      + (f"after epoch {trainer.epochs}" if trainer.epochs else "from the start"), file=sys.stderr)
-                return DIVERGED
+            result = train_epoch(trainer, pause, quiet=args.quiet)
             if result is not None:
                 say(epoch_line(trainer.epochs, result))
                 if log:
-                    keep_log(log, trainer, result)
+                    keep("line of the log", log.write, **log_fields(trainer.epochs, result))
             if checkpoints:
-                keep(checkpoints.save)
+                keep("checkpoint", checkpoints.save)
             if interruption.noted():
                 how = f": --resume {checkpoints.folder} goes on from {checkpoints.last.name}" if checkpoints else ""
                 print(f"Interrupted{how}", file=sys.stderr)
@@ -382,12 +397,12 @@ def epoch_line(epoch, result):
     return line
 
 
-def keep_log(log, trainer, result):
-    validation = result.validation
-    log.write(epoch=trainer.epochs, loss=result.loss, accuracy=result.accuracy, seconds=result.seconds,
-              images=result.images, images_per_second=result.images_per_second, steps=result.steps,
-              learning_rate=result.learning_rate, gradient_norm=result.gradient_norm,
-              validation_loss=validation and validation.loss, validation_accuracy=validation and validation.accuracy)
+def log_fields(epoch, result):
+    fields = vars(result) | {"images_per_second": result.images_per_second}
+    validation = fields.pop("validation")
+    if validation:
+        fields |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+    return {"epoch": epoch, **fields}
 
 
 def train_epoch(trainer, pause, quiet):
@@ -400,12 +415,12 @@ def train_epoch(trainer, pause, quiet):
         return trainer.epoch(advance=bar.next, pause=pause)
 
 
-def keep(save):
-    """Save a checkpoint.  When that fails, training goes on, and those from before are still there."""
+def keep(what, save, **fields):
+    """Save a checkpoint or a line of the log.  When that fails, training goes on, and what is there stays."""
     try:
-        save()
+        save(**fields)
     except InputError as error:
-        print(f"warning: {error}; training goes on without this checkpoint", file=sys.stderr)
+        print(f"warning: {error}; training goes on without this {what}", file=sys.stderr)
 
 
 def add_load_flag(parser):

@@ -1,4 +1,6 @@
 """The program as a user runs it: `python main.py` in processes of their own, on the shipped digits."""
+import json
+import math
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_numba import SGD, cli, optim, training
+from cnn_numba import cli
 from cnn_numba.presets import PRESETS
 from kernels import cache
 
@@ -18,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "--dataset", "digits"
 SHORT = *DIGITS, "--train-size", "200", "--test-size", "100", "--epochs", "1"
 NUMBER = r"\d+\.\d\d"
-EPOCH = rf"Epoch \d+ Loss= \d\.\d{{6}} Acc= {NUMBER} % Run in: {NUMBER} seconds"
+SPEED = r"\d{1,3}(,\d{3})* images/s"
+EPOCH = rf"Epoch \d+ Loss= \d\.\d{{6}} Acc= {NUMBER} % Run in: {NUMBER} seconds, {SPEED}"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -66,7 +69,7 @@ def ended(process):
 
 def untimed(text):
     """The text without what differs from run to run."""
-    return re.sub(rf"{NUMBER} seconds", "- seconds", text)
+    return re.sub(SPEED, "- images/s", re.sub(rf"{NUMBER} seconds", "- seconds", text))
 
 
 def losses(text):
@@ -126,24 +129,24 @@ def test_the_seed_decides_the_result(run):
     assert losses(first) != losses(other)
 
 
-@pytest.mark.parametrize("schedule, rates", [
+def logged(*flags, path):
+    """Train in this process; the lines of the log."""
+    assert cli.main([*SHORT, "--serial", "--quiet", "--log", str(path), *flags]) == 0
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flags, rates", [
     ([], [0.2, 0.15, 0.1, 0.05]), (["--schedule", "linear"], [0.2, 0.15, 0.1, 0.05]),
-    (["--schedule", "constant"], [0.2] * 4)])
-def test_the_learning_rate_falls_in_equal_steps_or_stays(schedule, rates, monkeypatch):
-    used = []
-
-    class Watched(SGD):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            monkeypatch.setattr(training.Trainer, "epoch", lambda trainer, **_: self.note())
-
-        def note(self):
-            used.append(self.lr)
-            return training.EpochResult(loss=1.0, accuracy=50.0, seconds=0.1, images=200)
-
-    monkeypatch.setattr(optim, "SGD", Watched)
-    assert cli.main([*SHORT, "--serial", "--epochs", "4", "--lr", "0.2", *schedule]) == 0
-    assert used == pytest.approx(rates)
+    (["--schedule", "constant"], [0.2] * 4),
+    (["--schedule", "step", "--step-size", "2"], [0.2, 0.2, 0.06, 0.06]),
+    (["--schedule", "exponential", "--gamma", "0.5"], [0.2, 0.1, 0.05, 0.025]),
+    (["--schedule", "cosine"], [0.1 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]),
+    (["--schedule", "one-cycle", "--warm-up", "0.5", "--batch-size", "200"], [0.008, 0.2, 0.1000004, 8e-7]),
+])
+def test_learning_rates_of_schedules(flags, rates, tmp_path):
+    """One-cycle over four steps: from a 25th to the top in two, to half of it, and to a 10,000th of the start."""
+    lines = logged("--epochs", "4", "--lr", "0.2", *flags, path=tmp_path / "log")
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
 
 
 def test_predictions_end_with_the_test_images(run):
@@ -304,7 +307,7 @@ def test_what_only_the_engine_can_refuse_gives_one_sentence_too(run, flags, word
 def test_a_loss_that_is_no_longer_finite_ends_the_run(run):
     code, out, err = run(*SHORT, "--epochs", "20", "--lr", "1e30")
     assert code == 1
-    assert re.fullmatch(r"error: the loss became (nan|inf) in epoch \d+: use an --lr below 1e\+30\n", err)
+    assert re.fullmatch(r"error: the loss became (nan|inf) at step 2 of epoch 1: use an --lr below 1e\+30\n", err)
     assert "Test accuracy" not in out
 
 
