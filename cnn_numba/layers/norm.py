@@ -16,7 +16,8 @@ class _BatchNorm(Layer):
     "Batch Normalization" (2015).
 
     In a training the statistics are those of the batch, and their running averages are collected; afterwards
-    (`model.eval()`) these are used.
+    (`model.eval()`) these are used.  Of a batch that is a single value, which PyTorch refuses, the output is the bias:
+    a short last batch must not end a training.
 
     Parameters
     ----------
