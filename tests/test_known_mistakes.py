@@ -479,11 +479,11 @@ def test_float64_by_accident():
 def test_no_seed_anywhere():
     """Numbers from a global generator: no run can be repeated."""
     def run(k):
-        np.random.seed(k)                                           # noqa: NPY002 - the state that others leave behind
+        np.random.seed(k)                                           # the state that others leave behind
         data = dataset()
         model = Sequential(Flatten(), Linear(6, 8), Dropout(0.5), Linear(8, 4))
         Trainer(model, data, SGD(model, lr=0.1), batch_size=8, augment=Augment(shift=1)).epoch()
-        return model.values.tobytes(), np.random.normal(size=3).tobytes()   # noqa: NPY002
+        return model.values.tobytes(), np.random.normal(size=3).tobytes()
 
     (once, mistake), (again, other) = run(1), run(2)
     assert once == again and mistake != other
