@@ -153,6 +153,7 @@ class Sequential:
             if value.shape != mine[name].value.shape:
                 raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "
                                  f"expected {mine[name].value.shape}")
+        self.values[:] = 0          # also past the ends, where a step with an infinite rate leaves NaN
         for name, value in new.items():
             mine[name].value[...] = value
 
