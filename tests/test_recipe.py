@@ -31,6 +31,7 @@ from cnn_numba.errors import Diverged
 from cnn_numba.init import ORDER, stream
 
 IMAGES, BATCH, STEPS, SEED = 70, 32, 3, 3       # the last batch has 6 images
+OVERFLOWS = pytest.mark.filterwarnings("ignore::RuntimeWarning")      # of NumPy, in interpreted kernels
 LAYERS = [conv(2, 6, 3, padding=1), relu, pool(2), flatten, linear(96, 5)]
 
 
@@ -225,6 +226,7 @@ def first_step_without_finite_loss(data, lr):
     raise AssertionError
 
 
+@OVERFLOWS
 @pytest.mark.parametrize("lr", (3e30, 2e9))
 def test_the_epoch_and_step_of_a_divergence(lr):
     data = dataset(300)
@@ -243,6 +245,7 @@ def test_the_epoch_and_step_of_a_divergence(lr):
     assert math.isfinite(trainer.epoch().loss)
 
 
+@OVERFLOWS
 def test_weights_that_are_no_longer_finite_after_the_last_step():
     """The last step has 6 images of 70, and nothing is computed with its weights."""
     trainer = trainer_of(scheduler=("OneCycleLR", {"max_lr": 0.1, "total_steps": STEPS}))
@@ -256,6 +259,7 @@ def test_weights_that_are_no_longer_finite_after_the_last_step():
     assert math.isfinite(trainer.epoch().loss)
 
 
+@OVERFLOWS
 def test_a_norm_that_is_no_longer_finite():
     """The squared error of logits of 1e18 is finite; gradients that an infinite norm makes 0 would teach nothing."""
     trainer = trainer_of(loss=MSELoss(), max_norm=1.0)
@@ -489,6 +493,7 @@ def test_early_stopping_ends_after_the_epochs_that_were_no_better(tmp_path, caps
     assert arrays(tmp_path / "m.npz") == arrays(tmp_path / "best.npz")
 
 
+@OVERFLOWS
 @pytest.mark.parametrize("good", (0, 2))
 def test_a_run_that_diverges_saves_what_was_good_and_nothing_else(good, tmp_path, monkeypatch, capsys):
     path, epoch = tmp_path / "m.npz", training.Trainer.epoch
