@@ -27,6 +27,7 @@ from cnn_numba import (
     training,
 )
 from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
+from cnn_numba.commands import train
 from cnn_numba.errors import Diverged
 from cnn_numba.init import ORDER, stream
 
@@ -419,7 +420,7 @@ def test_a_run_goes_on_with_all_of_its_flags(chosen, asked, tmp_path, monkeypatc
     assert cli.main([*chosen, "--save", str(tmp_path / "whole.npz"), "--log", str(tmp_path / "whole")]) == 0
     whole = capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "Interruption", lambda: Pauses(asked))
+        patch.setattr(train, "Interruption", lambda: Pauses(asked))
         assert cli.main([*chosen, "--checkpoint", folder, "--log", str(log)]) == 130
     capsys.readouterr()
     again = "--serial", "--quiet", "--resume", folder
