@@ -16,6 +16,7 @@ from networks import conv, flatten, linear, make, pool, relu
 from cnn_numba import SGD, Dataset, InputError, Sequential, Trainer, archive, cli, interrupt
 from cnn_numba.architecture import describe_layers
 from cnn_numba.checkpoints import Checkpoints, list_checkpoints, newest_checkpoint, read_checkpoint
+from cnn_numba.commands import train
 from kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -375,7 +376,7 @@ def test_the_program_goes_on_with_its_flags_to_the_same_bits(tmp_path, reference
             return next(pauses, True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "Interruption", Paused)
+        patch.setattr(train, "Interruption", Paused)
         assert cli.main([*RUN, "--epochs", "3", "--checkpoint", folder]) == 130
     assert "goes on from checkpoint-00000" in capsys.readouterr().err
     stopped = newest_checkpoint(folder)
