@@ -68,6 +68,18 @@ def two_conv_bn(image_shape, num_classes, **options):
     )
 
 
+def fast(image_shape, num_classes, **options):
+    """Three convolutions for 99 % on MNIST in the least time: a stride of two where the image is large, channels where
+    it is small, and batch normalisation after the pooling, which allows the high rates that make one epoch enough."""
+    features = (
+        nn.Conv2d(image_shape[0], 8, 5, stride=2), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Flatten(),
+    )
+    return nn.Sequential(*features, nn.Linear(_size(features, image_shape), num_classes), **options)
+
+
 def resnet8(image_shape, num_classes, **options):
     """The smallest residual network for small images: He et al., "Deep Residual Learning for Image Recognition" (2015),
     section 4.2, with n = 1 and projections where the shape changes."""
@@ -97,4 +109,4 @@ def _size(features, image_shape):
 
 
 PRESETS = {"two-conv": two_conv, "lenet5": lenet5, "lenet5-avg": lenet5_avg, "bn-cnn": bn_cnn,
-           "two-conv-bn": two_conv_bn, "resnet8": resnet8}
+           "two-conv-bn": two_conv_bn, "fast": fast, "resnet8": resnet8}
