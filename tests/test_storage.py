@@ -125,10 +125,10 @@ def test_random_networks_come_back(seed, tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_come_back_with_what_they_collected(name, tmp_path):
-    model = PRESETS[name]((1, 12, 12), 3, seed=1)
-    images = np.random.default_rng(0).normal(size=(20, 1, 12, 12))
+    model = PRESETS[name]((1, 20, 20), 3, seed=1)
+    images = np.random.default_rng(0).normal(size=(20, 1, 20, 20))
     model(images)
-    model.save(tmp_path / "m.npz", input_shape=(1, 12, 12))
+    model.save(tmp_path / "m.npz", input_shape=(1, 20, 20))
     loaded, state = load(tmp_path / "m.npz"), model.state_dict()
     assert all(np.array_equal(value, state[key]) and value.shape == state[key].shape
                for key, value in loaded.state_dict().items())
