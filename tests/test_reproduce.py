@@ -1,0 +1,77 @@
+"""The script that runs published runs again: its command lines are valid, and it reads what they print."""
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnn_numba import recipe
+from cnn_numba.cli import parse
+from cnn_numba.network_file import build_network
+from kernels.program import JIT
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts" / "reproduce.py")
+reproduce = sys.modules["reproduce"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reproduce)
+
+PARAMETERS = {"bn-cnn": 694_282, "lenet5": 61_706, "lenet5-momentum": 61_706, "lenet5-avg": 61_706,
+              "lenet5-max": 61_706, "small": 2 * (9 + 1) + 2 * (2 * 4 + 1) + 10 * (1250 + 1), "two-conv-bn": 132_742,
+              "fast": 20_986}
+OUTPUT = """\
+numba 0.68.1, JIT on, parallel, 2 threads (omp), 16 lanes
+Epoch 1 Loss= 0.155610 Acc= 95.14 % Run in: 0.47 seconds, 127,660 images/s
+Epoch 2 Loss= 0.058555 Acc= 98.18 % Run in: 12.05 seconds, 4,979 images/s
+Test accuracy: 98.92 %
+pred: 7  true: 7
+>>> Program run in 3.40 seconds <<<
+"""
+
+
+@pytest.mark.parametrize("name", reproduce.RUNS)
+def test_the_command_line_of_a_run_is_valid_and_documented(name):
+    run = reproduce.RUNS[name]
+    args = parse(run.flags.split())
+    recipe.complete(args)
+    model = build_network(str(ROOT / args.model) if args.model.endswith(".json") else args.model, (1, 28, 28), 10)
+    assert sum(p.value.size for p in model.parameters()) == PARAMETERS[name]
+    assert run.seeds >= 3
+    assert f"| {name} | `python main.py {run.flags}` | {run.published} |" in (
+        ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
+
+
+def test_a_row_has_medians_and_every_seed():
+    results = [reproduce.read_output(OUTPUT.replace("98.92", accuracy), seconds)
+               for accuracy, seconds in (("98.92", 14.0), ("10.28", 15.5), ("99.01", 13.0))]
+    assert results[0] == reproduce.Result(98.92, [0.47, 12.05], 14.0)
+    assert reproduce.row("name", reproduce.Run("published", "--flag", 3), results) == (
+        "| name | `python main.py --flag` | published | 98.92 % (98.92, 10.28, 99.01) | 6.26 s | 12.52 s | 14.00 s |")
+
+
+def test_output_without_an_accuracy_is_no_result():
+    with pytest.raises(ValueError):
+        reproduce.read_output(OUTPUT.replace("Test accuracy", "Accuracy"), 14.0)
+
+
+@pytest.mark.skipif(not JIT, reason="starts programs of its own, which would take minutes")
+def test_a_run_gives_a_result_for_each_seed():
+    run = reproduce.Run("", "--dataset digits --train-size 640 --epochs 3 --lr 0.05", 2)
+    runs, results = reproduce.measure(run)
+    assert re.match(r"numba \S+, JIT on", runs)
+    assert len(results) == 2 and results[0].accuracy != results[1].accuracy
+    for result in results:
+        assert 60 < result.accuracy <= 100
+        assert len(result.epochs) == 3 and sum(result.epochs) < result.program
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(SystemExit, match="main.py --lr 0 --seed 0 ended with exit code 2: error: argument --lr"):
+        reproduce.start("--lr 0", 0)
+
+
+def test_a_run_that_does_not_exist_is_refused():
+    script = ROOT / "scripts" / "reproduce.py"
+    ended = subprocess.run([sys.executable, script, "lenet6"], capture_output=True, text=True)
+    assert ended.returncode == 2 and "unknown run 'lenet6'" in ended.stderr
