@@ -123,13 +123,14 @@ def main():
     if unknown := set(args.names) - RUNS.keys():
         parser.error(f"unknown run {min(unknown)!r}: expected {', '.join(RUNS)}")
     around = ("--data-dir", args.data_dir) if args.data_dir else ()
-    lines = []
+    ways, lines = [], []
     for name in args.names or RUNS:
         print(name, file=sys.stderr, flush=True)
         run = RUNS[name] if args.seeds is None else replace(RUNS[name], seeds=args.seeds)
-        runs, results = measure(run, around)
+        way, results = measure(run, around)
+        ways.append(way)
         lines.append(row(name, run, results))
-    print(runs, "", HEAD, *lines, sep="\n")
+    print(*dict.fromkeys(ways), "", HEAD, *lines, sep="\n")
 
 
 if __name__ == "__main__":
