@@ -14,7 +14,7 @@ from . import __version__, archive
 from .errors import InputError, shortened
 
 FORMAT = "cnn-numba checkpoint"
-VERSION = 1
+VERSION = 2             # 1: before schedules, validation and best weights
 KIND = "checkpoint"
 NAME = re.compile(r"checkpoint-(\d{1,18})-(\d{1,18})\.npz")       # epochs, steps of the one after
 PART = re.compile(r"\.checkpoint-\d+-\d+\.npz\.\d+\.part")      # what a killed process was writing
