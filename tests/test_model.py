@@ -372,7 +372,9 @@ def test_text():
     model = small()
     assert repr(model).count("\n") == len(model) + 1 and "(4): Linear(" in repr(model)
     assert model.summary(SHAPE) == "2x6x5 -> 4x6x5 -> 4x3x2 -> 24 features -> 3 features, 151 parameters"
-    assert {"Conv2d", "SGD", "Trainer"} <= set(dir(cnn_numba))
+    assert {"Conv2d", "SGD", "Trainer", "functional"} <= set(dir(cnn_numba))
+    assert cnn_numba.functional.max_pool2d(np.ones((1, 1, 2, 2)), 2).shape == (1, 1, 1, 1)
+    assert all(hasattr(cnn_numba, name) for name in cnn_numba.__all__)
     assert linear(3, 2)[0] == "Linear" and flatten[0] == "Flatten"
 
 
