@@ -91,7 +91,8 @@ class Sequential:
         self._build(layers)
 
     def add(self, layer):
-        """Append a layer; all parameters start anew, so that the result is that of `Sequential(*layers, layer)`.
+        """Append a layer; all parameters start anew, so that the result is that of `Sequential(*layers, layer)`, and
+        optimizers that were made before know nothing of them.
 
         Returns the model.  Raises InputError when it is not a layer, or stands in the model already.
         """
