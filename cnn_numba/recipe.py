@@ -96,10 +96,12 @@ def add_flags(parser):
                             "cosine: along a cosine to 0; one-cycle: up, and down to almost 0, changed at every step, "
                             f"while the momentum (first beta) falls by {MOMENTUM_RANGE} and rises again, from 0.95 "
                             "unless given (default: %(default)s)")
-    group.add_argument("--step-size", type=COUNT, metavar="N", help="epochs " + default(SCHEDULES, "step_size"))
+    group.add_argument("--step-size", type=COUNT, metavar="N", help="epochs from one fall to the next "
+                       + default(SCHEDULES, "step_size"))
     group.add_argument("--gamma", type=bounded(float, lambda x: 0 < x < 1, "a number between 0 and 1"), metavar="X",
-                       help="factor " + default(SCHEDULES, "gamma"))
-    group.add_argument("--patience", type=COUNT, metavar="N", help="epochs " + default(SCHEDULES, "patience"))
+                       help="what the rate is multiplied by " + default(SCHEDULES, "gamma"))
+    group.add_argument("--patience", type=COUNT, metavar="N", help="epochs without a smaller loss "
+                       + default(SCHEDULES, "patience"))
     group.add_argument("--warm-up", type=bounded(float, lambda x: 0 < x < 1, "a number between 0 and 1"), metavar="X",
                        help="share of the training in which the rate rises " + default(SCHEDULES, "warm_up"))
     group = parser.add_argument_group("augmentation")

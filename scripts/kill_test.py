@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cnn_numba.checkpoints import list_checkpoints, read_checkpoint  # noqa: E402
 
-FLAGS = "--dataset", "digits", "--serial", "--predictions", "0", "--quiet"
+# A training whose state has everything that a state can have
+FLAGS = ("--dataset", "digits", "--serial", "--predictions", "0", "--quiet", "--model", "two-conv-bn", "--optimizer",
+         "adam", "--schedule", "one-cycle", "--validation", "0.2", "--clip-norm", "1", "--augment", "shift=1")
 STEPS = "--checkpoint-steps", "3"
 
 
