@@ -1,5 +1,6 @@
 """The script that runs published runs again: its command lines are valid, and it reads what they print."""
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -75,3 +76,14 @@ def test_a_run_that_does_not_exist_is_refused():
     script = ROOT / "scripts" / "reproduce.py"
     ended = subprocess.run([sys.executable, script, "lenet6"], capture_output=True, text=True)
     assert ended.returncode == 2 and "unknown run 'lenet6'" in ended.stderr
+
+
+@pytest.mark.mnist
+@pytest.mark.skipif(not os.path.isdir(os.path.join(os.environ.get("CNN_NUMBA_DATA_DIR", ""), "mnist")),
+                    reason="no $CNN_NUMBA_DATA_DIR/mnist")
+@pytest.mark.skipif(not JIT, reason="trains on all of MNIST")
+@pytest.mark.parametrize("seed", (0, 1))
+def test_one_epoch_of_fast_is_enough_for_99_percent_of_mnist(seed):
+    run = reproduce.RUNS["fast"]
+    result = reproduce.read_output(*reproduce.start(run.flags, seed))
+    assert len(result.epochs) == 1 and result.accuracy >= 99
