@@ -10,11 +10,10 @@ import numpy as np
 from numba import njit
 
 from .lanes import LANES
-from .program import KERNEL
-
-INLINE = dict(inline="always", **KERNEL)        # as calls, these two made the cross-entropy a tenth slower
+from .program import INLINE, KERNEL
 
 
+# As calls, these two made the cross-entropy a tenth slower.
 @njit(**INLINE)
 def _largest(z, n, l):
     """The first unit with the largest z of an image."""

@@ -20,6 +20,7 @@ from .lanes import aligned
 # error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
 # driver calls it, and they are a third of the compile time.
 KERNEL = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+INLINE = dict(inline="always", **KERNEL)        # for what kernels call, where a call costs
 
 JIT = not config.DISABLE_JIT
 

@@ -13,12 +13,11 @@ import numpy as np
 from numba import config, njit
 
 from .lanes import counters, integers, unit
-from .program import KERNEL
+from .program import INLINE
 
 AUGMENT, DROPOUT = 0, 1     # purposes
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-INLINE = dict(inline="always", **KERNEL)
 
 if config.DISABLE_JIT:
     def word(x):
