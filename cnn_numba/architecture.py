@@ -5,10 +5,9 @@ described in the same way.  This is the form in files of this program; `network_
 """
 import inspect
 import math
-from contextlib import contextmanager
 
 from . import layers as known
-from .errors import InputError, shortened
+from .errors import InputError, naming, shortened
 from .layers import Layer, every_layer, shape_text
 
 TYPES = {name: value for name, value in vars(known).items()
@@ -17,15 +16,6 @@ BRANCHES = "body", "shortcut"   # arguments that are lists of layers
 MOST_LAYERS = 1000              # in all, also of those inside of others
 DEEPEST = 8                     # layers in layers in ...
 MOST_VALUES = 1 << 26           # of one image between two layers
-
-
-@contextmanager
-def naming(place):
-    """The place in front of the sentence of an InputError."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
 
 
 def describe_layers(layers):

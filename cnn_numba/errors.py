@@ -1,4 +1,5 @@
 """The exceptions, and the checks that several modules make."""
+from contextlib import contextmanager
 from numbers import Real
 
 MOST = 3.4028234663852886e38            # the largest float32 number
@@ -6,6 +7,15 @@ MOST = 3.4028234663852886e38            # the largest float32 number
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is the sentence that says what came and what was expected."""
+
+
+@contextmanager
+def naming(place):
+    """The place in front of the sentence of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 class Diverged(ArithmeticError):

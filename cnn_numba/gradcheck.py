@@ -9,6 +9,7 @@ from kernels.lanes import LANES
 from kernels.program import Program, at_once, in_order
 
 from .benchmark.report import Table
+from .layers import Dropout
 from .losses import CrossEntropyLoss
 from .model import Sequential
 from .textbook import Pass, cross_entropy, forward
@@ -101,7 +102,7 @@ def pass_of(model, shape):
     plan.draw[:] = model.seed, 0
     masks = {}
     for name, layer, wires in plan.layer_calls:
-        if type(layer).__name__ == "Dropout":
+        if isinstance(layer, Dropout):
             wires.x.put(np.ones((count, *wires.x.shape)))
             Program(at_once(wires.prepare) + in_order(wires.forward))()
             masks[name] = wires.y.get(count).astype(np.float64)

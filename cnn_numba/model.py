@@ -9,8 +9,8 @@ from kernels.lanes import LANES, aligned
 
 from .errors import InputError, seed_number
 from .init import INITS, init_name
-from .layers import Layer, container_text, every_layer, shape_text
-from .plan import Plan, infer_shapes
+from .layers import Layer, container_text, every_layer, infer_shapes, shape_text
+from .plan import Plan
 
 PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
 

@@ -25,9 +25,8 @@ from .architecture import (
     checked_list,
     checked_output_shape,
     construct,
-    naming,
 )
-from .errors import InputError, shortened
+from .errors import InputError, naming, shortened
 from .layers import Flatten, shape_text
 from .model import Sequential
 from .presets import PRESETS

@@ -6,8 +6,7 @@ import numpy as np
 from kernels.lanes import LANES, aligned, planes
 from kernels.program import Program, at_once, in_order
 
-from .errors import InputError
-from .layers import ReLU, Wires
+from .layers import ReLU, Wires, below, infer_shapes
 
 
 class Buffer:
@@ -152,8 +151,7 @@ class Plan:
         self.gradient_calls += wires.gradients
         for (name, layers), (dx, z) in zip(layer.branches.items(), ends, strict=True):
             if layers:
-                parts = [{key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-                         for part in (f"{name}.{k}." for k in range(len(layers)))]
+                parts = [below(f"{name}.{k}.", tensors) for k in range(len(layers))]
                 self._chain(f"{prefix}{name}.", layers, parts, infer_shapes(layers, wires.x.shape), wires.x, dx,
                             (z, wires.dy))
         self.forward_calls += wires.forward
@@ -173,17 +171,3 @@ class Plan:
 def _needs(layer, shape):
     """What a layer needs of its input: border of zeros, columns beside the gradient, whether without gaps."""
     return layer.padding_sides(), layer.gradient_sides(shape)[0], layer.reshapes
-
-
-def infer_shapes(layers, shape):
-    """The input shape of each layer and the output shape of the last, of one image.
-
-    Raises InputError, naming the layer, when two layers cannot meet.
-    """
-    shapes = [tuple(shape)]
-    for k, layer in enumerate(layers):
-        try:
-            shapes.append(tuple(layer.output_shape(shapes[-1])))
-        except InputError as error:
-            raise InputError(f"layer {k}: {error}") from None
-    return shapes

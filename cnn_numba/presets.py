@@ -103,7 +103,7 @@ def resnet8(image_shape, num_classes, **options):
 def _size(features, image_shape):
     """Number of values per image that come out of layers that end in Flatten."""
     # Imported here, because it needs Numba, which `--help` does without.
-    from cnn_numba.plan import infer_shapes
+    from cnn_numba.layers import infer_shapes
 
     return infer_shapes(features, image_shape)[-1][0]
 

@@ -2,8 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from .layers import Layer, shape_text
-from .plan import infer_shapes
+from .layers import Layer, infer_shapes, shape_text
 
 
 @dataclass(frozen=True)

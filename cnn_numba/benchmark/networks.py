@@ -1,7 +1,7 @@
 """What is measured: networks and single layers."""
 import cnn_numba as nn
 from cnn_numba.architecture import describe_layers
-from cnn_numba.plan import infer_shapes
+from cnn_numba.layers import infer_shapes
 from cnn_numba.presets import PRESETS
 
 

@@ -5,7 +5,7 @@ lists: what the forward pass needs of the parameters, the forward pass, the back
 parameters (which need the backward pass of all images).
 """
 from .activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from .base import Layer, Wires, container_text, every_layer, shape_text
+from .base import Layer, Wires, below, container_text, every_layer, infer_shapes, shape_text
 from .conv import Conv2d
 from .dropout import Dropout
 from .linear import Linear
@@ -17,5 +17,5 @@ from .shape import Flatten, Reshape
 __all__ = [
     "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer",
     "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax", "Tanh",
-    "Wires", "container_text", "every_layer", "shape_text",
+    "Wires", "below", "container_text", "every_layer", "infer_shapes", "shape_text",
 ]

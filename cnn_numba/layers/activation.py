@@ -5,10 +5,8 @@ from kernels import activation
 from kernels.lanes import aligned
 from kernels.program import Call
 
-from ..errors import InputError
+from ..errors import MOST, InputError
 from .base import Layer, shape_text
-
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class ReLU(Layer):
@@ -36,7 +34,7 @@ class LeakyReLU(Layer):
     """
 
     def __init__(self, negative_slope=0.01):
-        if not (isinstance(negative_slope, (int, float, np.number)) and abs(negative_slope) <= LARGEST):
+        if not (isinstance(negative_slope, (int, float, np.number)) and abs(negative_slope) <= MOST):
             raise InputError(f"LeakyReLU: negative_slope must be a finite number, got {negative_slope!r}")
         self.negative_slope = float(negative_slope)
 

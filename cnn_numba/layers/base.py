@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 from kernels.lanes import REGISTERS
 
-from ..errors import InputError, whole_number
+from ..errors import InputError, naming, whole_number
 
 WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
 
@@ -105,6 +105,23 @@ def container_text(name, parts):
     """A container as PyTorch prints it; parts: (name, layer or its text)."""
     lines = ["  ({}): {}\n".format(part, str(inside).replace("\n", "\n  ")) for part, inside in parts]
     return f"{name}(\n{''.join(lines)})"
+
+
+def below(prefix, named):
+    """{rest of the name: value} of the names that begin with a prefix."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
+def infer_shapes(layers, shape):
+    """The input shape of each layer and the output shape of the last, of one image.
+
+    Raises InputError, naming the layer, when two layers cannot meet.
+    """
+    shapes = [tuple(shape)]
+    for k, layer in enumerate(layers):
+        with naming(f"layer {k}"):
+            shapes.append(tuple(layer.output_shape(shapes[-1])))
+    return shapes
 
 
 def every_layer(layers):

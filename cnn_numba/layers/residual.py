@@ -2,8 +2,8 @@
 from kernels import residual
 from kernels.program import Call
 
-from ..errors import InputError
-from .base import Layer, container_text, shape_text
+from ..errors import InputError, naming
+from .base import Layer, below, container_text, infer_shapes, shape_text
 
 
 class Residual(Layer):
@@ -37,12 +37,8 @@ class Residual(Layer):
         """{name of the branch: [input shape of each of its layers ..., output shape]}"""
         found = {}
         for name, layers in self.branches.items():
-            shapes = found[name] = [tuple(shape)]
-            for k, layer in enumerate(layers):
-                try:
-                    shapes.append(tuple(layer.output_shape(shapes[-1])))
-                except InputError as error:
-                    raise InputError(f"{name}: layer {k}: {error}") from None
+            with naming(name):
+                found[name] = infer_shapes(layers, shape)
         return found
 
     def output_shape(self, shape):
@@ -67,7 +63,7 @@ class Residual(Layer):
             for k, layer in enumerate(layers):
                 part = f"{branch}.{k}."
                 layer.reset_parameters(
-                    {name.removeprefix(part): value for name, value in values.items() if name.startswith(part)},
+                    below(part, values),
                     lambda name, value, init, part=part: initialise(part + name, value, init))
 
     def padding_sides(self):
