@@ -86,9 +86,7 @@ class Step:
         phases |= {key: layer for key, _, layer in passes if key[1] == "backward"}
         phases["update", "backward"] = at_once([feed.tally()]) + in_order(optimizer.calls())
         self.parts = {key: Program(of_part) for key, of_part in phases.items()}
-        self.whole = Program(
-            at_once(plan.prepare_calls) + in_order([*gather, *plan.forward_calls, loss, *plan.backward_calls])
-            + at_once([*plan.gradient_calls, feed.tally()]) + in_order(optimizer.calls()))
+        self.whole = Program(feed.step(plan, gather, loss, optimizer.calls()))
 
     def operations(self, layer, wires):
         """Of a layer's forward and backward pass over a batch, as the textbook counts them."""
