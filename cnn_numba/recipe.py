@@ -28,6 +28,7 @@ SCHEDULES = {
 }
 OPEN_END = {"constant", "step", "exponential", "plateau"}       # whose rates do not depend on the number of epochs
 INITS = "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"
+NORMALIZE = "standard", "unit", "none"
 LOSSES = {"cross-entropy": {"label_smoothing": 0.0, "class_weights": None}, "mse": {}}
 
 

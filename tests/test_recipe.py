@@ -28,6 +28,7 @@ from cnn_numba import (
 )
 from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
 from cnn_numba.commands import train
+from cnn_numba.data.dataset import NORMALIZE
 from cnn_numba.errors import Diverged
 from cnn_numba.init import ORDER, stream
 
@@ -602,3 +603,4 @@ def test_balanced_weights_make_classes_count_the_same():
 def test_names_that_are_listed_twice_agree():
     """The flags cannot import init.py, which needs NumPy."""
     assert recipe.INITS == tuple(init.INITS)
+    assert recipe.NORMALIZE == tuple(NORMALIZE)

@@ -37,7 +37,7 @@ def train(parser):
                        help="images per step (default: %(default)s)")
     group.add_argument("--seed", type=SEED, default=0, metavar="N",
                        help="seed of everything random (default: %(default)s)")
-    group.add_argument("--normalize", choices=("standard", "unit", "none"), default="standard",
+    group.add_argument("--normalize", choices=recipe.NORMALIZE, default=recipe.NORMALIZE[0],
                        help="pixels: less their mean and divided by their deviation, divided by 255, or as they are "
                             "(default: %(default)s)")
     group.add_argument("--validation", type=PART, metavar="N|SHARE",
