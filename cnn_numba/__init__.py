@@ -3,8 +3,13 @@
 The public names are looked up on first use, so that importing the package does not import Numba.
 """
 from importlib import import_module
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+# In a checkout `kernels/` is beside this package, in an installation inside it; its name is cnn_numba.kernels in both.
+if not (Path(__file__).parent / "kernels").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
 
 _MODULES = {
     "augment": ("Augment",),
@@ -18,10 +23,10 @@ _MODULES = {
     "lr_scheduler": ("CosineAnnealingLR", "ExponentialLR", "LinearLR", "MultiStepLR", "OneCycleLR", "ReduceLROnPlateau",
                      "StepLR"),
     "model": ("Parameter", "Sequential"),
-    "network_file": ("read_network",),
+    "files.network_json": ("read_network",),
     "optim": ("Adam", "AdamW", "GradientNorm", "Optimizer", "RMSprop", "SGD", "clip_grad_norm_"),
     "presets": ("PRESETS",),
-    "storage": ("load",),
+    "files.model_file": ("load",),
     "training": ("Trainer",),
 }
 _SUBMODULES = "functional", "init", "lr_scheduler", "optim"

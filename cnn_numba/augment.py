@@ -4,11 +4,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from kernels import augment as kernels
-from kernels.lanes import LANES
-from kernels.program import Call
-
-from .errors import InputError, number, truth_value, whole_number
+from cnn_numba.errors import InputError, number, truth_value, whole_number
+from cnn_numba.kernels import augment as kernels
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Call
 
 
 @dataclass(frozen=True)

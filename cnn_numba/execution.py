@@ -1,10 +1,9 @@
 """How the kernels run: interpreted, serially or in parallel."""
 import numba
 
-from kernels import program
-from kernels.lanes import LANES
-
-from .errors import InputError, whole_number
+from cnn_numba.errors import InputError, whole_number
+from cnn_numba.kernels import program
+from cnn_numba.kernels.lanes import LANES
 
 
 def set_execution(mode, threads=None):

@@ -3,12 +3,11 @@ import math
 
 import numpy as np
 
-from kernels.lanes import LANES
-from kernels.program import Program, in_order
-
-from .errors import InputError
-from .layers import MaxPool2d, Wires
-from .plan import Buffer
+from cnn_numba.errors import InputError
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Program, in_order
+from cnn_numba.layers import MaxPool2d, Wires
+from cnn_numba.plan import Buffer
 
 
 def max_pool2d(images, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):

@@ -7,9 +7,8 @@ import os
 
 import numpy as np
 
-from kernels.lanes import LANES
-
-from .errors import InputError
+from cnn_numba.errors import InputError
+from cnn_numba.kernels.lanes import LANES
 
 BATCH = 512
 
@@ -106,7 +105,7 @@ def image_paths(places):
 
     Raises InputError for a path that is not there, a folder that cannot be read, or one without images.
     """
-    from .data.folder import ENDINGS
+    from cnn_numba.data.folder import ENDINGS
 
     def refuse(error):
         raise InputError(f"{error.filename} cannot be read ({error.strerror})")

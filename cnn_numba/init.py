@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from .errors import InputError
+from cnn_numba.errors import InputError
 
 WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # what a stream of random numbers is for
 

@@ -3,13 +3,12 @@ import math
 
 import numpy as np
 
-from kernels import loss as kernels
-from kernels.lanes import LANES
-from kernels.program import Call, Program, in_order
-
-from .errors import InputError, number
-from .model import Output
-from .plan import Buffer
+from cnn_numba.errors import InputError, number
+from cnn_numba.kernels import loss as kernels
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Call, Program, in_order
+from cnn_numba.model import Output
+from cnn_numba.plan import Buffer
 
 
 def checked_labels(labels, count, classes):

@@ -8,8 +8,8 @@ from bisect import bisect_right
 
 import numpy as np
 
-from .errors import InputError, choice, number, truth_value, whole_number
-from .optim import Optimizer
+from cnn_numba.errors import InputError, choice, number, truth_value, whole_number
+from cnn_numba.optim import Optimizer
 
 
 def _checked_optimizer(owner, optimizer):

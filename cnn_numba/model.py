@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.lanes import LANES, aligned
-
-from .errors import InputError, seed_number
-from .init import INITS, init_name
-from .layers import Layer, container_text, every_layer, infer_shapes, shape_text
-from .plan import Plan
+from cnn_numba.errors import InputError, seed_number
+from cnn_numba.init import INITS, init_name
+from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.layers import Layer, container_text, every_layer, infer_shapes, shape_text
+from cnn_numba.plan import Plan
 
 PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
 
@@ -169,7 +168,7 @@ class Sequential:
 
         Raises InputError when the file cannot be written, a layer is not of this library, or a number is not finite.
         """
-        from .storage import save
+        from cnn_numba.files.model_file import save
 
         save(self, path, **facts)
 

@@ -3,12 +3,11 @@ import math
 
 import numpy as np
 
-from kernels import optimizer as kernels
-from kernels.lanes import LANES, aligned
-from kernels.program import Call, Program, in_order
-
-from .errors import InputError, number, truth_value, whole_number
-from .model import Sequential
+from cnn_numba.errors import InputError, number, truth_value, whole_number
+from cnn_numba.kernels import optimizer as kernels
+from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.kernels.program import Call, Program, in_order
+from cnn_numba.model import Sequential
 
 CHUNK = 256             # vectors that one item of an update covers
 

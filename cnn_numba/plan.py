@@ -3,10 +3,9 @@ import math
 
 import numpy as np
 
-from kernels.lanes import LANES, aligned, planes
-from kernels.program import Program, at_once, in_order
-
-from .layers import ReLU, Wires, below, infer_shapes
+from cnn_numba.kernels.lanes import LANES, aligned, planes
+from cnn_numba.kernels.program import Program, at_once, in_order
+from cnn_numba.layers import ReLU, Wires, below, infer_shapes
 
 
 class Buffer:

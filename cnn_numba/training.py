@@ -5,18 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import batch, loss
-from kernels.lanes import LANES
-from kernels.program import Call, Program, at_once, in_order
-
-from .augment import Augment
-from .errors import Diverged, InputError, seed_number, whole_number
-from .init import ORDER, stream
-from .layers import below
-from .losses import ClassLoss, CrossEntropyLoss, checked_labels
-from .lr_scheduler import ReduceLROnPlateau
-from .optim import GradientNorm
-from .plan import Buffer
+from cnn_numba.augment import Augment
+from cnn_numba.errors import Diverged, InputError, seed_number, whole_number
+from cnn_numba.init import ORDER, stream
+from cnn_numba.kernels import batch, loss
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Call, Program, at_once, in_order
+from cnn_numba.layers import below
+from cnn_numba.losses import ClassLoss, CrossEntropyLoss, checked_labels
+from cnn_numba.lr_scheduler import ReduceLROnPlateau
+from cnn_numba.optim import GradientNorm
+from cnn_numba.plan import Buffer
 
 EVALUATION_BATCH = 128
 REPORTS = 50                # how often an epoch tells how far it is

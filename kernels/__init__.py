@@ -14,3 +14,5 @@ is a vector of LANES images.  A kernel is `name(item, call)`: `call` holds its a
 `item` says which part of the output it owns.  No two items of a call write the same place,
 except for tiles that overlap, which write the same numbers.
 """
+if __name__ == "kernels":
+    raise ImportError("the kernels are part of cnn_numba: import cnn_numba.kernels instead of kernels")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cnn_numba.cli import main  # noqa: E402
+from cnn_numba.commands.main import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main(["benchmark", *sys.argv[1:]]))

@@ -33,15 +33,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Sequential, Trainer, load  # noqa: E402
-from cnn_numba.archive import SEAL, TEXT, sealed  # noqa: E402
-from cnn_numba.checkpoints import Checkpoints, list_checkpoints, read_checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
 from cnn_numba.data.folder import read_image  # noqa: E402
 from cnn_numba.data.idx import read_idx  # noqa: E402
 from cnn_numba.data.npz import parts_of_npz, read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
-from cnn_numba.network_file import read_layers  # noqa: E402
+from cnn_numba.files.checkpoints import Checkpoints, list_checkpoints, read_checkpoint  # noqa: E402
+from cnn_numba.files.container import SEAL, TEXT, sealed  # noqa: E402
+from cnn_numba.files.network_json import read_layers  # noqa: E402
 
 try:
     import resource

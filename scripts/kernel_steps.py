@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cnn_numba import Conv2d, Sequential, describe, set_execution  # noqa: E402
 from cnn_numba.benchmark.contender import per_call  # noqa: E402
-from cnn_numba.benchmark.peak import measure_peak  # noqa: E402
 from cnn_numba.benchmark.report import Table, number  # noqa: E402
-from kernels.conv import conv2d_forward  # noqa: E402
-from kernels.lanes import (  # noqa: E402
+from cnn_numba.inspection.peak import measure_peak  # noqa: E402
+from cnn_numba.kernels.conv import conv2d_forward  # noqa: E402
+from cnn_numba.kernels.lanes import (  # noqa: E402
     LANES,
     REGISTERS,
     Tile,
@@ -38,7 +38,7 @@ from kernels.lanes import (  # noqa: E402
     store_tile,
     vectors,
 )
-from kernels.program import JIT, KERNEL, Call, Program, in_order  # noqa: E402
+from cnn_numba.kernels.program import JIT, KERNEL, Call, Program, in_order  # noqa: E402
 
 IMAGES, BLOCKS = 64, 64 // LANES
 C, F, K, SIZE = 6, 16, 5, 14                            # channels, filters, taps each way, rows and columns of x

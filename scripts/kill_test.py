@@ -19,7 +19,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cnn_numba.checkpoints import list_checkpoints, read_checkpoint  # noqa: E402
+from cnn_numba.files.checkpoints import list_checkpoints, read_checkpoint  # noqa: E402
 
 # A training whose state has everything that a state can have
 FLAGS = ("--dataset", "digits", "--serial", "--predictions", "0", "--quiet", "--model", "two-conv-bn", "--optimizer",

@@ -30,7 +30,7 @@ from networks import (
 
 import cnn_numba as nn
 from cnn_numba import InputError, Sequential
-from cnn_numba.architecture import (
+from cnn_numba.files.layers_json import (
     DEEPEST,
     MOST_LAYERS,
     TYPES,
@@ -38,7 +38,14 @@ from cnn_numba.architecture import (
     check_image_shape,
     describe_layers,
 )
-from cnn_numba.network_file import OTHER_PARAMETERS, OTHER_TYPES, build_network, build_written, plain, read_network
+from cnn_numba.files.network_json import (
+    OTHER_PARAMETERS,
+    OTHER_TYPES,
+    build_network,
+    build_written,
+    plain,
+    read_network,
+)
 from cnn_numba.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]

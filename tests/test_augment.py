@@ -8,11 +8,11 @@ from test_training import dataset, network, normalised, optimizer_of
 
 from cnn_numba import Augment, CrossEntropyLoss, InputError, Trainer, set_execution
 from cnn_numba.init import ORDER, stream
-from kernels import batch
-from kernels.augment import gather_warped, transforms
-from kernels.lanes import LANES, aligned
-from kernels.program import Call, Program, execution, in_order, max_threads
-from kernels.random import AUGMENT
+from cnn_numba.kernels import batch
+from cnn_numba.kernels.augment import gather_warped, transforms
+from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.kernels.program import Call, Program, execution, in_order, max_threads
+from cnn_numba.kernels.random import AUGMENT
 
 SEED, EPOCH = 5, 3
 CLOSE = 1e-3            # of pixels up to 255: places in such images are right to some 1e-6; measured: 3e-4

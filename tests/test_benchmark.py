@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import cnn_numba as nn
-from cnn_numba import cli
 from cnn_numba.benchmark import command, networks, numba_cnn, numpy_cnn, plots, process
 from cnn_numba.benchmark.report import number
-from cnn_numba.summary import multiply_adds
-from kernels.lanes import LANES
-from kernels.program import JIT
+from cnn_numba.commands import main as cli
+from cnn_numba.inspection.summary import multiply_adds
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--quick", "--rounds", "1", "--threads", "1", "--dataset", "digits", "--model", "two-conv",

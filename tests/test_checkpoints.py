@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from networks import conv, flatten, linear, make, pool, relu
 
-from cnn_numba import SGD, Dataset, InputError, Sequential, Trainer, archive, cli, interrupt
-from cnn_numba.architecture import describe_layers
-from cnn_numba.checkpoints import Checkpoints, list_checkpoints, newest_checkpoint, read_checkpoint
-from cnn_numba.commands import train
-from kernels.program import JIT
+from cnn_numba import SGD, Dataset, InputError, Sequential, Trainer
+from cnn_numba.commands import interrupt, train
+from cnn_numba.commands import main as cli
+from cnn_numba.files import container
+from cnn_numba.files.checkpoints import Checkpoints, list_checkpoints, newest_checkpoint, read_checkpoint
+from cnn_numba.files.layers_json import describe_layers
+from cnn_numba.kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [conv(2, 6, 3, padding=1), relu, pool(2), flatten, linear(96, 5)]
@@ -320,7 +322,7 @@ def ended(process):
 
 def weights(path):
     with np.load(path) as file:
-        return {name: file[name].tobytes() for name in file.files if name != archive.TEXT}
+        return {name: file[name].tobytes() for name in file.files if name != container.TEXT}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
@@ -417,9 +419,9 @@ def test_a_training_goes_on_with_its_network_whatever_becomes_of_the_file(tmp_pa
     (LAYERS[:4], r"\.npz: layer 0: Conv2d expects 2 channels, got 1"),
     ([flatten, linear(64, 5)], r"\.npz: the network has 5 outputs, expected one for each of the 10 classes")])
 def test_the_network_of_a_checkpoint_is_not_trusted(layers, sentence, finished, tmp_path, capsys):
-    content = archive.read(newest_checkpoint(finished).path, "checkpoint")
+    content = container.read(newest_checkpoint(finished).path, "checkpoint")
     description = content[0] | {"layers": describe_layers(make(layers))}
-    (tmp_path / "checkpoint-000002-00000000.npz").write_bytes(archive.pack(description, content[1]))
+    (tmp_path / "checkpoint-000002-00000000.npz").write_bytes(container.pack(description, content[1]))
     assert cli.main(["--serial", "--resume", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", err) and re.search(sentence, err), err
@@ -429,10 +431,10 @@ def test_arguments_that_are_new_since_then_have_their_defaults(tmp_path):
     trainer = trainer_of()
     checkpoints = Checkpoints(tmp_path, trainer)
     checkpoints.start()
-    content = archive.read(checkpoints.last, "checkpoint")
+    content = container.read(checkpoints.last, "checkpoint")
     for entry in content[0]["layers"]:
         entry["params"].pop("dilation", None)
-    checkpoints.last.write_bytes(archive.pack(*content))
+    checkpoints.last.write_bytes(container.pack(*content))
     Checkpoints(tmp_path, trainer_of()).resume(newest_checkpoint(tmp_path))
 
 
@@ -478,14 +480,14 @@ def test_flags_in_a_file_are_not_trusted(settings, tmp_path, capsys):
 
 
 def test_a_full_disk_does_not_end_a_training(tmp_path, capsys, monkeypatch):
-    from cnn_numba import checkpoints
+    from cnn_numba.files import checkpoints
 
     def full(path, content):
         if not path.name.startswith("checkpoint-000000-00000000"):
             raise InputError(f"{path} cannot be written (No space left on device)")
         path.write_bytes(content)
 
-    monkeypatch.setattr(checkpoints.archive, "write", full)
+    monkeypatch.setattr(checkpoints.container, "write", full)
     assert cli.main([*RUN, "--epochs", "1", "--quiet", "--checkpoint", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("Test accuracy") and err.count("\n") == 1

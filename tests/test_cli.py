@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cnn_numba import cli
+from cnn_numba.commands import main as cli
+from cnn_numba.kernels import cache
 from cnn_numba.presets import PRESETS
-from kernels import cache
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "--dataset", "digits"
@@ -171,7 +171,7 @@ def test_help_names_every_flag_with_its_default(run):
 
 
 def test_help_and_wrong_flags_import_none_of_the_heavy_packages(environment):
-    code = ("import sys; from cnn_numba.cli import main\n"
+    code = ("import sys; from cnn_numba.commands.main import main\n"
             "print(main(['--epochs', '0']), {'numpy', 'numba', 'requests', 'kernels'} & set(sys.modules))\n"
             "main(['--help'])")
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True, check=True,

@@ -22,7 +22,7 @@ from cnn_numba import (
     Trainer,
     set_execution,
 )
-from kernels.program import JIT, execution, max_threads
+from cnn_numba.kernels.program import JIT, execution, max_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 SURE = 6                # standard errors

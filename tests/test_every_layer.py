@@ -34,10 +34,10 @@ from cnn_numba import (
     Trainer,
     set_execution,
 )
-from cnn_numba.architecture import TYPES
-from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
+from cnn_numba.files.checkpoints import Checkpoints, newest_checkpoint
+from cnn_numba.files.layers_json import TYPES
+from cnn_numba.kernels.program import JIT, execution, max_threads
 from cnn_numba.layers import every_layer
-from kernels.program import JIT, execution, max_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, CLASSES, EPOCHS = (2, 10, 12), 5, 2
@@ -131,7 +131,7 @@ STEPS = """
 import sys
 sys.path[:0] = {path!r}
 import numpy as np
-from kernels.program import JIT
+from cnn_numba.kernels.program import JIT
 from test_every_layer import EPOCHS, trainer_of
 assert not JIT
 trainer = trainer_of(images=40, batch_size=16)

@@ -6,9 +6,11 @@ import pytest
 import reference
 
 import cnn_numba as nn
-from cnn_numba import cli, gradcheck, textbook
-from cnn_numba.architecture import TYPES
+from cnn_numba.commands import main as cli
 from cnn_numba.errors import InputError
+from cnn_numba.files.layers_json import TYPES
+from cnn_numba.inspection import gradients as gradcheck
+from cnn_numba.inspection import textbook
 from cnn_numba.layers import Layer, MaxPool2d, every_layer
 
 CLASSES = 5

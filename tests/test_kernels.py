@@ -15,10 +15,10 @@ import reference
 from networks import build, build_normal, conv, decided, flatten, linear, pool, relu, whole
 
 from cnn_numba import SGD, CrossEntropyLoss, Sequential
+from cnn_numba.kernels import batch
+from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.layers import Conv2d, Linear, MaxPool2d, ReLU
-from kernels import batch
-from kernels.lanes import LANES, aligned
-from kernels.program import Call, Program, in_order
 
 ROUNDING = 2.0**-24
 EXACT = 2**24

@@ -41,7 +41,7 @@ from cnn_numba import (
     load,
 )
 from cnn_numba.init import ORDER, stream
-from kernels import program
+from cnn_numba.kernels import program
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {

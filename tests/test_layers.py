@@ -33,9 +33,9 @@ from test_kernels import NETWORK, ROUNDING, TOOM, check, named, rejected, same
 
 import cnn_numba
 from cnn_numba import Conv2d, InputError, MaxPool2d, ReLU, Sequential, functional, set_execution
-from kernels import exponential
-from kernels.lanes import LANES, aligned, load, store
-from kernels.program import KERNEL, Call, Program, execution, in_order
+from cnn_numba.kernels import exponential
+from cnn_numba.kernels.lanes import LANES, aligned, load, store
+from cnn_numba.kernels.program import KERNEL, Call, Program, execution, in_order
 
 # ---- pooling -------------------------------------------------------------------------------------
 MAXIMA = named(

@@ -6,7 +6,7 @@ from test_training import CLASSES, LAYERS, dataset, network, normalised, optimiz
 
 from cnn_numba import CrossEntropyLoss, InputError, MSELoss, Trainer
 from cnn_numba.init import ORDER, stream
-from kernels.program import JIT
+from cnn_numba.kernels.program import JIT
 
 ROUNDING = 2.0**-24
 SIZES = ((1, 2), (3, 10), (16, 3), (17, 10), (33, 26))

@@ -22,7 +22,7 @@ from cnn_numba import (
     Sequential,
     set_execution,
 )
-from kernels.program import execution, max_threads
+from cnn_numba.kernels.program import execution, max_threads
 
 SHAPE = (2, 6, 5)
 

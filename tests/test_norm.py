@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cnn_numba import BatchNorm1d, BatchNorm2d, Conv2d, Flatten, InputError, Linear, ReLU, Residual, Sequential
-from kernels.program import JIT, execute, execution, max_threads
+from cnn_numba.kernels.program import JIT, execute, execution, max_threads
 
 ROUNDING = 2.0**-24
 SMALL = 64 * ROUNDING           # of the largest number; measured: up to 12 roundings

@@ -31,8 +31,8 @@ from cnn_numba import (
     clip_grad_norm_,
     set_execution,
 )
-from kernels.lanes import LANES
-from kernels.program import JIT, Program, execution, in_order
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import JIT, Program, execution, in_order
 
 ROUNDING = 2.0**-24
 STEPS, ERRORS = 12, 3          # measured: up to 0.7

@@ -24,7 +24,7 @@ from cnn_numba import (
     clip_grad_norm_,
     lr_scheduler,
 )
-from kernels.program import Program, in_order
+from cnn_numba.kernels.program import Program, in_order
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; the textbook stands in for it")
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import cnn_numba as nn
-from cnn_numba import cli, profiling
-from kernels.program import JIT
+from cnn_numba.commands import main as cli
+from cnn_numba.inspection import profile as profiling
+from cnn_numba.kernels.program import JIT
 
 SHAPE, CLASSES, BATCH = (2, 8, 8), 5, 19
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +119,7 @@ def test_a_network_that_does_not_fit_is_one_sentence(capsys):
 
 @pytest.mark.parametrize("command", ["check-gradients", "profile"])
 def test_help_imports_none_of_the_heavy_packages(command):
-    code = ("import sys; from cnn_numba.cli import main\n"
+    code = ("import sys; from cnn_numba.commands.main import main\n"
             "try: main(sys.argv[1:])\n"
             "except SystemExit: print(sorted({'numba', 'numpy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code, command, "--help"], cwd=ROOT, capture_output=True, text=True)

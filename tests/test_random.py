@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kernels.lanes import LANES, aligned, store
-from kernels.program import JIT, KERNEL, Call, Program, at_once
-from kernels.random import bits, fraction, lane_fractions, lane_keys, word
+from cnn_numba.kernels.lanes import LANES, aligned, store
+from cnn_numba.kernels.program import JIT, KERNEL, Call, Program, at_once
+from cnn_numba.kernels.random import bits, fraction, lane_fractions, lane_keys, word
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = 4000 if JIT else 600

@@ -17,19 +17,18 @@ from cnn_numba import (
     MSELoss,
     Sequential,
     Trainer,
-    archive,
-    cli,
     init,
     load,
     lr_scheduler,
     optim,
-    recipe,
     training,
 )
-from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
-from cnn_numba.commands import train
+from cnn_numba.commands import main as cli
+from cnn_numba.commands import recipe, train
 from cnn_numba.data.dataset import NORMALIZE
 from cnn_numba.errors import Diverged
+from cnn_numba.files import container
+from cnn_numba.files.checkpoints import Checkpoints, newest_checkpoint
 from cnn_numba.init import ORDER, stream
 
 IMAGES, BATCH, STEPS, SEED = 70, 32, 3, 3       # the last batch has 6 images
@@ -375,7 +374,7 @@ NESTEROV = (*RUN, "--epochs", "3", "--nesterov", "--schedule", "plateau", "--pat
 
 def arrays(path):
     with np.load(path) as file:
-        return {name: file[name].tobytes() for name in file.files if name != archive.TEXT}
+        return {name: file[name].tobytes() for name in file.files if name != container.TEXT}
 
 
 def lines(path):
@@ -466,7 +465,7 @@ def test_a_log_that_cannot_be_written_is_said_before_the_training(tmp_path, caps
 
 
 def test_a_disk_that_becomes_full_under_the_log_does_not_end_a_training(tmp_path, capsys, monkeypatch):
-    from cnn_numba.runlog import RunLog
+    from cnn_numba.files.run_log import RunLog
 
     def full(log, **_):
         raise InputError(f"{log.path} cannot be written (No space left on device)")

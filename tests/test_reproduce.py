@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cnn_numba import recipe
-from cnn_numba.cli import parse
-from cnn_numba.network_file import build_network
-from kernels.program import JIT
+from cnn_numba.commands import recipe
+from cnn_numba.commands.main import parse
+from cnn_numba.files.network_json import build_network
+from cnn_numba.kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts" / "reproduce.py")

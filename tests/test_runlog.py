@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnn_numba.errors import InputError
-from cnn_numba.runlog import RunLog
+from cnn_numba.files.run_log import RunLog
 
 
 def lines(path):

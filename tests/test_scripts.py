@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.program import JIT, max_threads
+from cnn_numba.kernels.program import JIT, max_threads
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 compiled = pytest.mark.skipif(not JIT, reason="the scripts compare compiled code")

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from networks import build_normal, conv, flatten, linear, make, pool, random_layers, relu
 
 import cnn_numba
-from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, archive, cli, load
-from cnn_numba.architecture import MOST_LAYERS, TYPES, build_layers, describe_layers
+from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, load
+from cnn_numba.commands import main as cli
+from cnn_numba.files import container
+from cnn_numba.files.layers_json import MOST_LAYERS, TYPES, build_layers, describe_layers
 from cnn_numba.inference import Classifier, confusion_matrix, labels_in, report
+from cnn_numba.kernels.program import JIT
 from cnn_numba.layers import Layer
 from cnn_numba.presets import PRESETS
-from kernels.program import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [conv(2, 4, 3, padding=1), relu, pool(2), flatten, linear(64, 5)]
@@ -44,10 +46,10 @@ def saved(model, tmp_path):
 
 def rewritten(path, change=None, arrays=None):
     """The file at a path once more, with a description that `change` has changed, and other arrays; sealed."""
-    description, state = archive.read(path, "model file")
+    description, state = container.read(path, "model file")
     if change is not None:
         description = change(description) or description
-    path.write_bytes(archive.pack(description, state if arrays is None else arrays(state)))
+    path.write_bytes(container.pack(description, state if arrays is None else arrays(state)))
     return path
 
 
@@ -181,7 +183,7 @@ def test_a_place_that_cannot_be_written(model, tmp_path, place, why):
         model.save(tmp_path / place)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=why):
-        archive.check_writable(tmp_path / place)
+        container.check_writable(tmp_path / place)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
@@ -321,10 +323,10 @@ def zipped(path, members, **options):
     """A sealed zip file of {name: bytes}."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive_file:
-        archive_file.comment = b"0" * archive.SEAL
+        archive_file.comment = b"0" * container.SEAL
         for name, content in members:
             archive_file.writestr(name, content, **options)
-    path.write_bytes(archive.sealed(file.getvalue()[:-archive.SEAL]))
+    path.write_bytes(container.sealed(file.getvalue()[:-container.SEAL]))
     return path
 
 
@@ -334,7 +336,7 @@ def npy(array, **options):
     return file.getvalue()
 
 
-TEXT = archive.TEXT
+TEXT = container.TEXT
 HEADER = "\x93NUMPY\1\0\x76\0{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}"
 
 
@@ -382,7 +384,7 @@ def test_members_that_share_their_bytes_are_no_bomb(tmp_path):
     content = bytearray(path.read_bytes())
     for at in (m.start() for m in re.finditer(b"PK\1\2", bytes(content))):
         content[at + 20:at + 28] = 2 * (5000).to_bytes(4, "little")
-    path.write_bytes(archive.sealed(bytes(content[:-archive.SEAL])))
+    path.write_bytes(container.sealed(bytes(content[:-container.SEAL])))
     refused(path)
 
 

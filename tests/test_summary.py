@@ -5,9 +5,10 @@ import re
 import pytest
 
 import cnn_numba as nn
-from cnn_numba import InputError, cli
+from cnn_numba import InputError
+from cnn_numba.commands import main as cli
+from cnn_numba.inspection.summary import multiply_adds, table, trace
 from cnn_numba.presets import PRESETS
-from cnn_numba.summary import multiply_adds, table, trace
 
 MNIST = 1, 28, 28
 

@@ -7,7 +7,7 @@ from networks import build_normal, conv, decided, flatten, linear, make, pool, r
 
 import cnn_numba
 from cnn_numba import SGD, CrossEntropyLoss, InputError, Sequential, set_execution
-from kernels.program import execution
+from cnn_numba.kernels.program import execution
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; the goldens stand in for it")
 

@@ -12,7 +12,7 @@ from networks import conv, flatten, linear, make, pool, relu
 
 from cnn_numba import SGD, CrossEntropyLoss, Dataset, InputError, Sequential, Trainer, set_execution
 from cnn_numba.init import ORDER, stream
-from kernels.program import JIT, execution, max_threads
+from cnn_numba.kernels.program import JIT, execution, max_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [conv(2, 6, 3, padding=1), relu, pool(2), conv(6, 4, 3), relu, flatten, linear(16, 12), relu, linear(12, 5)]
@@ -90,7 +90,7 @@ STEPS = """
 import sys
 sys.path[:0] = {path!r}
 import numpy as np
-from kernels.program import JIT
+from cnn_numba.kernels.program import JIT
 from test_training import dataset, trained
 assert not JIT
 model, epochs = trained(dataset(train=40), epochs=2, batch_size=16)

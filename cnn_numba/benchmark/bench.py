@@ -4,8 +4,8 @@ from cnn_numba.benchmark.contender import CHECKED, load
 from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, working
 from cnn_numba.benchmark.report import number
 from cnn_numba.errors import InputError
-from cnn_numba.summary import multiply_adds
-from kernels.program import JIT, max_threads
+from cnn_numba.inspection.summary import multiply_adds
+from cnn_numba.kernels.program import JIT, max_threads
 
 RANDOM_IMAGES, QUICK_IMAGES = 60_000, 6_000
 SAME_LOSS = 1e-3            # how far two contenders may be apart after one step of the same training

@@ -9,7 +9,7 @@ from cnn_numba.benchmark import networks, plots
 from cnn_numba.benchmark.bench import Bench, compare, threads_text, up_to, with_peak
 from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
 from cnn_numba.benchmark.report import Report, Table, machine, middle, number, of, reach, times
-from cnn_numba.summary import multiply_adds
+from cnn_numba.inspection.summary import multiply_adds
 
 BATCH_SIZES = [2**k for k in range(11)]
 CHANNELS = [4, 8, 16, 32, 64, 128, 256]

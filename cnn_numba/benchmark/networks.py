@@ -1,6 +1,6 @@
 """What is measured: networks and single layers."""
 import cnn_numba as nn
-from cnn_numba.architecture import describe_layers
+from cnn_numba.files.layers_json import describe_layers
 from cnn_numba.layers import infer_shapes
 from cnn_numba.presets import PRESETS
 

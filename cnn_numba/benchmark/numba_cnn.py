@@ -8,9 +8,9 @@ from numba import config
 
 import cnn_numba as nn
 from cnn_numba.benchmark import contender
-from cnn_numba.benchmark.peak import measure_peak
-from kernels.lanes import LANES
-from kernels.program import JIT, Program, at_once, in_order
+from cnn_numba.inspection.peak import measure_peak
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import JIT, Program, at_once, in_order
 
 
 @dataclass(frozen=True, eq=False)

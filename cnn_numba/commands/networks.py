@@ -1,6 +1,5 @@
 """The commands that look at a network: `summary`, `check-gradients` and `profile`."""
-from cnn_numba.errors import InputError
-from cnn_numba.flags import (
+from cnn_numba.commands.flags import (
     CLASSES,
     COUNT,
     COUNT_OR_NONE,
@@ -11,6 +10,7 @@ from cnn_numba.flags import (
     add_execution_flags,
     choose_execution,
 )
+from cnn_numba.errors import InputError
 from cnn_numba.presets import PRESETS
 
 
@@ -28,9 +28,9 @@ def add_network_flags(parser):
 
 def chosen_network(args, seed=0):
     """(name, Sequential, image shape, number of classes) for the flags."""
-    from cnn_numba.architecture import check_image_shape
-    from cnn_numba.network_file import build_network
-    from cnn_numba.storage import load
+    from cnn_numba.files.layers_json import check_image_shape
+    from cnn_numba.files.model_file import load
+    from cnn_numba.files.network_json import build_network
 
     name, shape, classes = args.load or args.model, args.image_shape, args.classes
     if not args.load and not name.lower().endswith(".npz"):
@@ -54,8 +54,8 @@ def summary(parser):
 
 
 def run_summary(args, _started):
+    from cnn_numba.inspection.summary import table
     from cnn_numba.layers import shape_text
-    from cnn_numba.summary import table
 
     name, model, shape, classes = chosen_network(args)
     print(f"{name} for images of {shape_text(shape)} and {classes} classes\n")
@@ -88,7 +88,7 @@ def check_gradients(parser):
 def run_check_gradients(args, _started):
     choose_execution(args)
     from cnn_numba.execution import describe
-    from cnn_numba.gradcheck import run
+    from cnn_numba.inspection.gradients import run
 
     _, model, shape, classes = chosen_network(args, args.seed)
     print(describe(), flush=True)
@@ -107,7 +107,7 @@ def profile(parser):
 def run_profile(args, _started):
     choose_execution(args)
     from cnn_numba.execution import describe
-    from cnn_numba.profiling import run
+    from cnn_numba.inspection.profile import run
 
     _, model, shape, classes = chosen_network(args, args.seed)
     print(describe(), flush=True)

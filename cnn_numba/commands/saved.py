@@ -2,8 +2,8 @@
 import os
 import sys
 
+from cnn_numba.commands.flags import add_data_flags, add_execution_flags, choose_execution, read_data
 from cnn_numba.errors import InputError
-from cnn_numba.flags import add_data_flags, add_execution_flags, choose_execution, read_data
 
 
 def add_load_flag(parser):
@@ -12,8 +12,8 @@ def add_load_flag(parser):
 
 def load_model(path):
     """A model that was saved, ready to classify: (model, Classifier)."""
+    from cnn_numba.files.model_file import load
     from cnn_numba.inference import Classifier
-    from cnn_numba.storage import load
 
     model = load(path)
     try:

@@ -5,9 +5,8 @@ import sys
 import time
 from dataclasses import replace
 
-from cnn_numba import recipe
-from cnn_numba.errors import Diverged, InputError, shortened
-from cnn_numba.flags import (
+from cnn_numba.commands import recipe
+from cnn_numba.commands.flags import (
     COUNT,
     COUNT_OR_NONE,
     MODEL,
@@ -19,7 +18,8 @@ from cnn_numba.flags import (
     choose_execution,
     read_data,
 )
-from cnn_numba.interrupt import Interruption
+from cnn_numba.commands.interrupt import Interruption
+from cnn_numba.errors import Diverged, InputError, shortened
 from cnn_numba.presets import PRESETS
 
 
@@ -112,7 +112,7 @@ def as_before(args, checkpoint):
 
 def network(args, checkpoint, image_shape, num_classes):
     """The network to train: that of the checkpoint, whatever became of the file that it was read from, or a new one."""
-    from cnn_numba.network_file import build_network, rebuild_network
+    from cnn_numba.files.network_json import build_network, rebuild_network
 
     if checkpoint is None:
         return build_network(args.model, image_shape, num_classes, seed=args.seed, init=args.init)
@@ -133,10 +133,10 @@ def run_train(args, started):
     if not args.resume:
         recipe.complete(args)
     choose_execution(args)
-    from cnn_numba import archive
-    from cnn_numba.checkpoints import Checkpoints, newest_checkpoint
     from cnn_numba.execution import describe
-    from cnn_numba.runlog import RunLog
+    from cnn_numba.files import container as archive
+    from cnn_numba.files.checkpoints import Checkpoints, newest_checkpoint
+    from cnn_numba.files.run_log import RunLog
 
     checkpoint = newest_checkpoint(args.resume, report=warn) if args.resume else None
     if checkpoint:

@@ -9,7 +9,7 @@ from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import load_files
 from cnn_numba.data.idx import read_labelled
 from cnn_numba.errors import InputError
-from kernels.cache import user_cache
+from cnn_numba.kernels.cache import user_cache
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Activations."""
 import numpy as np
 
-from kernels import activation
-from kernels.lanes import aligned
-from kernels.program import Call
-
-from ..errors import MOST, InputError
-from .base import Layer, shape_text
+from cnn_numba.errors import MOST, InputError
+from cnn_numba.kernels import activation
+from cnn_numba.kernels.lanes import aligned
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer, shape_text
 
 
 class ReLU(Layer):

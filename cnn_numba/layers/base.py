@@ -1,9 +1,8 @@
 """What every layer offers to a plan, and what the plan gives it."""
 from dataclasses import dataclass, field
 
-from kernels.lanes import REGISTERS
-
-from ..errors import InputError, naming, whole_number
+from cnn_numba.errors import InputError, naming, whole_number
+from cnn_numba.kernels.lanes import REGISTERS
 
 WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
 

@@ -1,14 +1,13 @@
 """Convolution."""
 import math
 
-from kernels import conv, conv_toom
-from kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
-from kernels.program import Call
-from kernels.toom import Toom
-
-from ..errors import InputError, truth_value, whole_number
-from ..init import init_name
-from .base import WIDE, Layer, image_shape, pair, shape_text
+from cnn_numba.errors import InputError, truth_value, whole_number
+from cnn_numba.init import init_name
+from cnn_numba.kernels import conv, conv_toom
+from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
+from cnn_numba.kernels.program import Call
+from cnn_numba.kernels.toom import Toom
+from cnn_numba.layers.base import WIDE, Layer, image_shape, pair, shape_text
 
 # Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}

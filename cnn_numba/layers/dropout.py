@@ -1,11 +1,10 @@
 """Dropout."""
 import numpy as np
 
-from kernels import dropout, shape
-from kernels.program import Call
-
-from ..errors import number
-from .base import Layer
+from cnn_numba.errors import number
+from cnn_numba.kernels import dropout, shape
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer
 
 
 class Dropout(Layer):

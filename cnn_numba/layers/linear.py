@@ -1,13 +1,12 @@
 """Dense layers."""
 import math
 
-from kernels import dense
-from kernels.lanes import LANES, Tile, aligned, fit, planes
-from kernels.program import Call
-
-from ..errors import InputError, truth_value, whole_number
-from ..init import init_name
-from .base import WIDE, Layer, shape_text
+from cnn_numba.errors import InputError, truth_value, whole_number
+from cnn_numba.init import init_name
+from cnn_numba.kernels import dense
+from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import WIDE, Layer, shape_text
 
 
 class Linear(Layer):

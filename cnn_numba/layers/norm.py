@@ -3,12 +3,11 @@ import math
 
 import numpy as np
 
-from kernels import norm
-from kernels.lanes import Tile, aligned
-from kernels.program import Call
-
-from ..errors import InputError, truth_value, whole_number
-from .base import Layer, shape_text
+from cnn_numba.errors import InputError, truth_value, whole_number
+from cnn_numba.kernels import norm
+from cnn_numba.kernels.lanes import Tile, aligned
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer, shape_text
 
 
 class _BatchNorm(Layer):

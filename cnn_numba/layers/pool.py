@@ -1,12 +1,11 @@
 """Pooling."""
 import numpy as np
 
-from kernels import pool
-from kernels.lanes import Tile
-from kernels.program import Call
-
-from ..errors import InputError, truth_value, whole_number
-from .base import Layer, both, image_shape, one_or_pair, pair, shape_text
+from cnn_numba.errors import InputError, truth_value, whole_number
+from cnn_numba.kernels import pool
+from cnn_numba.kernels.lanes import Tile
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer, both, image_shape, one_or_pair, pair, shape_text
 
 MOST_PLACES = 1 << 24           # of a channel whose places are numbered in float32
 

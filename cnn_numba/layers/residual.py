@@ -1,9 +1,8 @@
 """Layers beside a short cut."""
-from kernels import residual
-from kernels.program import Call
-
-from ..errors import InputError, naming
-from .base import Layer, below, container_text, infer_shapes, shape_text
+from cnn_numba.errors import InputError, naming
+from cnn_numba.kernels import residual
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer, below, container_text, infer_shapes, shape_text
 
 
 class Residual(Layer):

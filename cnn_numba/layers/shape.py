@@ -1,11 +1,10 @@
 """Layers that change the shape of an image and not its numbers."""
 import math
 
-from kernels import shape as kernel
-from kernels.program import Call
-
-from ..errors import InputError, whole_number
-from .base import Layer, shape_text
+from cnn_numba.errors import InputError, whole_number
+from cnn_numba.kernels import shape as kernel
+from cnn_numba.kernels.program import Call
+from cnn_numba.layers.base import Layer, shape_text
 
 
 class Flatten(Layer):

@@ -14,7 +14,8 @@ import re
 import stat
 from collections import Counter
 
-from .architecture import (
+from cnn_numba.errors import InputError, naming, shortened
+from cnn_numba.files.layers_json import (
     BRANCHES,
     TYPES,
     arguments,
@@ -26,10 +27,9 @@ from .architecture import (
     checked_output_shape,
     construct,
 )
-from .errors import InputError, naming, shortened
-from .layers import Flatten, shape_text
-from .model import Sequential
-from .presets import PRESETS
+from cnn_numba.layers import Flatten, shape_text
+from cnn_numba.model import Sequential
+from cnn_numba.presets import PRESETS
 
 LONGEST_FILE = 1 << 20
 MOST_DIGITS = 18            # of a whole number

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .errors import InputError
-from .layers.base import both
+from cnn_numba.errors import InputError
+from cnn_numba.layers.base import both
 
 CHUNK = 1 << 22         # numbers of a convolution's windows at a time: 32 MB
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, archive
-from .errors import InputError, shortened
+from cnn_numba import __version__
+from cnn_numba.errors import InputError, shortened
+from cnn_numba.files import container
 
 FORMAT = "cnn-numba checkpoint"
 VERSION = 2             # 1: before schedules, validation and best weights
@@ -39,7 +40,7 @@ class Checkpoint:
 
 def read_checkpoint(path):
     """Read one file; InputError when it is damaged or no checkpoint.  Nothing in it is ever executed."""
-    description, arrays = archive.read(path, KIND)
+    description, arrays = container.read(path, KIND)
     version = description.get("version")
     if description.get("format") != FORMAT or version != VERSION or isinstance(version, bool):
         raise InputError(f"{path} is no {FORMAT} of version {VERSION}")
@@ -102,7 +103,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, trainer, settings=None, minutes=10, steps=None):
-        from .architecture import describe_layers
+        from cnn_numba.files.layers_json import describe_layers
 
         self.folder, self.trainer, self.settings, self.minutes, self.steps = (
             Path(folder), trainer, settings or {}, minutes, steps)
@@ -125,7 +126,7 @@ class Checkpoints:
 
         Raises InputError when that was another network, other images, or another batch size or seed.
         """
-        from .architecture import build_layers, describe_layers
+        from cnn_numba.files.layers_json import build_layers, describe_layers
 
         try:
             others = describe_layers(build_layers(checkpoint.layers))   # with the arguments that are new since then
@@ -169,7 +170,7 @@ class Checkpoints:
         description = {"format": FORMAT, "version": VERSION, "library": __version__, "settings": self.settings,
                        "data": self._data, "layers": self._layers,
                        "state": {name: value for name, value in state.items() if name not in arrays}}
-        archive.write(path, archive.pack(description, arrays))
+        container.write(path, container.pack(description, arrays))
         before, self.last = self.last, path
         paths = list_checkpoints(self.folder)
         self._delete(set(paths[:paths.index(path)]) - {before})

@@ -6,9 +6,9 @@ described in the same way.  This is the form in files of this program; `network_
 import inspect
 import math
 
-from . import layers as known
-from .errors import InputError, naming, shortened
-from .layers import Layer, every_layer, shape_text
+from cnn_numba import layers as known
+from cnn_numba.errors import InputError, naming, shortened
+from cnn_numba.layers import Layer, every_layer, shape_text
 
 TYPES = {name: value for name, value in vars(known).items()
          if isinstance(value, type) and issubclass(value, Layer) and value is not Layer}

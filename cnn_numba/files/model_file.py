@@ -4,10 +4,11 @@ import numbers
 
 import numpy as np
 
-from . import __version__, archive
-from .architecture import build_layers, check_image_shape, describe_layers
-from .errors import InputError, shortened
-from .model import Sequential
+from cnn_numba import __version__
+from cnn_numba.errors import InputError, shortened
+from cnn_numba.files import container
+from cnn_numba.files.layers_json import build_layers, check_image_shape, describe_layers
+from cnn_numba.model import Sequential
 
 FORMAT = "cnn-numba model"
 VERSION = 1
@@ -28,7 +29,7 @@ def save(model, path, **facts):
     facts = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in checked.items()}
     description = {"format": FORMAT, "version": VERSION, "library": __version__,
                    "layers": describe_layers(model.layers), **facts}
-    archive.write(path, archive.pack(description, state))
+    container.write(path, container.pack(description, state))
 
 
 def load(path):
@@ -48,7 +49,7 @@ def load(path):
     ------
     InputError (a ValueError) : the file cannot be read, is damaged, or is no model file.
     """
-    description, state = archive.read(path, KIND)
+    description, state = container.read(path, KIND)
     try:
         check_format(description, FORMAT, VERSION)
         layers = build_layers(description.get("layers"))

@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from .layers import Layer, infer_shapes, shape_text
+from cnn_numba.layers import Layer, infer_shapes, shape_text
 
 
 @dataclass(frozen=True)

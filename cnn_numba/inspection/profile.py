@@ -6,14 +6,13 @@ from statistics import median
 
 import numpy as np
 
-from kernels.program import JIT, Program, at_once, execution, in_order
-
-from . import summary
-from .benchmark.peak import measure_peak
-from .benchmark.report import Table, number
-from .losses import CrossEntropyLoss
-from .optim import SGD
-from .training import Feed
+from cnn_numba.benchmark.report import Table, number
+from cnn_numba.inspection import summary
+from cnn_numba.inspection.peak import measure_peak
+from cnn_numba.kernels.program import JIT, Program, at_once, execution, in_order
+from cnn_numba.losses import CrossEntropyLoss
+from cnn_numba.optim import SGD
+from cnn_numba.training import Feed
 
 WARM = 3                    # iterations before those that count
 LOOKS = 20                  # at the peak, of which the highest counts: other programs take their share of some

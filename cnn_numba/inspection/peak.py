@@ -5,8 +5,20 @@ import numpy as np
 from numba import njit
 
 from cnn_numba.benchmark.contender import per_call
-from kernels.lanes import LANES, REGISTERS, Tile, aligned, fma, load, outer, spread, store, store_tile, vectors
-from kernels.program import KERNEL, Call, Program, at_once
+from cnn_numba.kernels.lanes import (
+    LANES,
+    REGISTERS,
+    Tile,
+    aligned,
+    fma,
+    load,
+    outer,
+    spread,
+    store,
+    store_tile,
+    vectors,
+)
+from cnn_numba.kernels.program import KERNEL, Call, Program, at_once
 
 TILE = Tile(12 if REGISTERS > 8 else 5, 1)              # sums: enough to hide the latency, few enough for registers
 SHARES = 16                                             # items per thread, so that a late thread holds up little

@@ -7,12 +7,12 @@ import os
 import sys
 import time
 
+from cnn_numba.commands.flags import COUNT
+from cnn_numba.commands.interrupt import Terminated
 from cnn_numba.commands.networks import check_gradients, profile, summary
 from cnn_numba.commands.saved import evaluate, predict
 from cnn_numba.commands.train import train
 from cnn_numba.errors import InputError
-from cnn_numba.flags import COUNT
-from cnn_numba.interrupt import Terminated
 
 
 def main(argv=None):

@@ -4,7 +4,7 @@ import math
 import os
 from datetime import datetime
 
-from .errors import InputError
+from cnn_numba.errors import InputError
 
 
 class RunLog:

@@ -5,8 +5,8 @@ that the choice does not use is refused.
 """
 import math
 
+from cnn_numba.commands.flags import BELOW_ONE, COUNT, FROM_ZERO, POSITIVE, bounded
 from cnn_numba.errors import InputError
-from cnn_numba.flags import BELOW_ONE, COUNT, FROM_ZERO, POSITIVE, bounded
 
 # {choice: {flag: default}}
 OPTIMIZERS = {

@@ -5,14 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from kernels.lanes import LANES
-from kernels.program import Program, at_once, in_order
-
-from .benchmark.report import Table
-from .layers import Dropout
-from .losses import CrossEntropyLoss
-from .model import Sequential
-from .textbook import Pass, cross_entropy, forward
+from cnn_numba.benchmark.report import Table
+from cnn_numba.inspection.textbook import Pass, cross_entropy, forward
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Program, at_once, in_order
+from cnn_numba.layers import Dropout
+from cnn_numba.losses import CrossEntropyLoss
+from cnn_numba.model import Sequential
 
 STEP = 1e-6
 DRAWS, MARGIN = 50, 1e-5        # images are drawn anew while float32 could decide otherwise at a ReLU or a maximum

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from cnn_numba.errors import InputError
 
 TEXT = "description.json"
 LONGEST_TEXT = 1 << 20
