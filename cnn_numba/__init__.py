@@ -1,9 +1,10 @@
 """Convolutional networks whose training runs in Numba kernels, with PyTorch's names, shapes and semantics.
 
-The public names are looked up on first use, so that importing the package does not import Numba.
+Public names are looked up on first use, so that importing the package does not import Numba.
 """
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -11,38 +12,41 @@ __version__ = "0.1.0"
 if not (Path(__file__).parent / "kernels").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
-_MODULES = {
-    "augment": ("Augment",),
-    "data": ("Dataset", "load_dataset"),
-    "errors": ("Diverged", "InputError"),
-    "execution": ("describe", "set_execution"),
-    "layers": ("AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten",
-               "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax",
-               "Tanh"),
-    "losses": ("CrossEntropyLoss", "MSELoss"),
-    "lr_scheduler": ("CosineAnnealingLR", "ExponentialLR", "LinearLR", "MultiStepLR", "OneCycleLR", "ReduceLROnPlateau",
-                     "StepLR"),
-    "model": ("Parameter", "Sequential"),
-    "files.network_json": ("read_network",),
-    "optim": ("Adam", "AdamW", "GradientNorm", "Optimizer", "RMSprop", "SGD", "clip_grad_norm_"),
-    "presets": ("PRESETS",),
-    "files.model_file": ("load",),
-    "training": ("Trainer",),
-}
-_SUBMODULES = "functional", "init", "lr_scheduler", "optim"
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+if TYPE_CHECKING:
+    from cnn_numba.augment import *
+    from cnn_numba.callbacks import *
+    from cnn_numba.data import *
+    from cnn_numba.errors import *
+    from cnn_numba.execution import *
+    from cnn_numba.files.model_file import *
+    from cnn_numba.files.network_json import *
+    from cnn_numba.history import *
+    from cnn_numba.layers import *
+    from cnn_numba.losses import *
+    from cnn_numba.lr_scheduler import *
+    from cnn_numba.model import *
+    from cnn_numba.optim import *
+    from cnn_numba.presets import *
+    from cnn_numba.training import *
 
-__all__ = sorted([*_MODULE_OF, *_SUBMODULES])
+# Where a name is looked for, in this order: modules that do not need Numba come first.
+_MODULES = ("errors", "data", "presets", "history", "execution", "augment", "layers", "losses", "optim", "lr_scheduler",
+            "model", "training", "callbacks", "files.model_file", "files.network_json")
+_SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    return value
+    if not name.startswith("_"):
+        for module in _MODULES:
+            found = import_module(f"{__name__}.{module}")
+            if name in found.__all__:
+                value = globals()[name] = getattr(found, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
-    return sorted({*globals(), *__all__})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES, *(
+        name for module in _MODULES for name in import_module(f"{__name__}.{module}").__all__)})

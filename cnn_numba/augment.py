@@ -9,6 +9,8 @@ from cnn_numba.kernels import augment as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call
 
+__all__ = ["Augment"]
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -76,7 +78,7 @@ class Augment:
         """Whether it moves anything."""
         return str(self) != "none"
 
-    def calls(self, blocks, x, images, order, window, draw, mean, scale, lanes):
+    def calls(self, blocks, x, images, order, batch, draw, mean, scale, lanes):
         """The kernel calls instead of `kernels.batch.gather`; draw is int64 (seed, epoch).
 
         Raises InputError when a shift could leave nothing of an image.
@@ -87,9 +89,10 @@ class Augment:
                              f"most {min(H, W) - 1}")
         moves = np.zeros((blocks, LANES, 6), np.float32)
         ranges = np.array([self.shift, math.radians(self.rotate), self.scale, 0.5 * self.flip])
-        transforms = Call(kernels.transforms, blocks, moves, order, window, draw, ranges, H, W)
+        transforms = Call(kernels.transforms, blocks, out=moves, order=order, batch=batch, draw=draw, ranges=ranges,
+                          rows=H, columns=W)
+        gather = dict(x=x, images=images, order=order, batch=batch, mean=mean, scale=scale, lanes=lanes, moves=moves)
         if self.rotate or self.scale:
             padded = np.zeros((blocks, H + 3, W + 3), np.float32)
-            return [transforms, Call(kernels.gather_warped, blocks, x, padded, images, order, window, mean, scale,
-                                     lanes, moves)]
-        return [transforms, Call(kernels.gather_shifted, blocks, x, images, order, window, mean, scale, lanes, moves)]
+            return [transforms, Call(kernels.gather_warped, blocks, padded=padded, **gather)]
+        return [transforms, Call(kernels.gather_shifted, blocks, **gather)]

@@ -2,6 +2,8 @@
 from contextlib import contextmanager
 from numbers import Real
 
+__all__ = ["Diverged", "InputError"]
+
 MOST = 3.4028234663852886e38            # the largest float32 number
 
 

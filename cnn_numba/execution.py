@@ -1,47 +1,90 @@
-"""How the kernels run: interpreted, serially or in parallel."""
-import numba
+"""How the kernels run: interpreted, serially or in parallel, and which algorithms."""
+import os
+import sys
 
 from cnn_numba.errors import InputError, whole_number
-from cnn_numba.kernels import program
-from cnn_numba.kernels.lanes import LANES
+
+__all__ = ["describe", "set_execution", "set_textbook"]
+
+MODES = "interpreted", "serial", "parallel"
+
+_textbook = False
 
 
-def set_execution(mode, threads=None):
-    """Run the kernels serially or in parallel; results are the same to the bit.
+def set_execution(mode: str, threads: int | None = None) -> None:
+    """Run the kernels interpreted, serially or in parallel; serial and parallel give the same bits.
 
     Parameters
     ----------
-    mode : "serial" or "parallel"
+    mode : "interpreted", "serial" or "parallel"
+        "interpreted" runs the kernels as plain Python, for a debugger, and hundreds of times slower.  It has to be
+        chosen before anything else of this library is used (or with NUMBA_DISABLE_JIT=1 in the environment), because
+        kernels are compiled from the moment they are imported.
     threads : int, optional
         For "parallel": 1 to the number of processors (or NUMBA_NUM_THREADS), which is the default.
 
-    Raises InputError (a ValueError) for another mode, a number of threads that the machine does not offer, or when the
-    environment asks for a threading layer that is not there.
+    Raises InputError (a ValueError) for another mode, for a number of threads that the machine does not offer, when the
+    kernels have been imported already in the other way, or when the environment asks for a threading layer that does
+    not exist.
     """
-    most = program.max_threads()
-    if mode not in ("serial", "parallel"):
-        raise InputError(f"set_execution: the mode must be 'serial' or 'parallel', got {mode!r}")
+    if mode not in MODES:
+        raise InputError(f"set_execution: the mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    if mode == "interpreted" and "cnn_numba.kernels.compiled" not in sys.modules:
+        os.environ["NUMBA_DISABLE_JIT"] = "1"
+        if "numba" in sys.modules:
+            sys.modules["numba"].config.reload_config()
+    from cnn_numba.kernels import driver
+    from cnn_numba.kernels.compiled import JIT
+
+    if mode == "interpreted":
+        if JIT:
+            raise InputError("set_execution: the kernels are compiled already; choose 'interpreted' before anything "
+                             "else of cnn_numba is used, or set NUMBA_DISABLE_JIT=1 before the program starts")
+        mode = "serial"
+    most = driver.max_threads()
     threads = most if threads is None else threads
     if mode == "parallel" and whole_number("set_execution", "threads", threads) > most:
         raise InputError(f"set_execution: threads must be at most {most}, the processors of this machine, "
                          f"got {threads}")
     try:
-        program.execute(mode, threads)
+        driver.execute(mode, threads)
     except ValueError:
-        raise InputError(f"the threading layer that NUMBA_THREADING_LAYER names, {numba.config.THREADING_LAYER!r}, "
-                         "cannot be loaded") from None
+        raise InputError("the threading layer that NUMBA_THREADING_LAYER names, "
+                         f"{os.environ.get('NUMBA_THREADING_LAYER')!r}, cannot be loaded") from None
 
 
-def describe():
-    """What runs, in one line: numba's version, JIT on or off, how parallel, threading layer, vector lanes."""
-    mode, threads = program.execution()
-    if not program.JIT:
-        mode = "JIT off, interpreted"
+def set_textbook(textbook: bool) -> None:
+    """Choose the algorithm of convolutions for all models: True runs the plain loops of `kernels/conv.py` everywhere.
+
+    By default, convolutions with stride 1 and three or five columns run as Cook-Toom products, with half the
+    multiplications; results agree up to float32 rounding.  It concerns trainers made, and models called, from now on.
+    """
+    global _textbook
+    _textbook = bool(textbook)
+
+
+def textbook() -> bool:
+    """Whether convolutions run the plain loops; see `set_textbook`."""
+    return _textbook
+
+
+def describe() -> str:
+    """What runs, in one line: compiled or not, on how many threads, which convolutions, versions and vector lanes."""
+    import numba
+
+    from cnn_numba.kernels import compiled, driver, program
+    from cnn_numba.kernels.lanes import LANES
+
+    mode, threads = driver.execution()
+    layer = ""
+    if not compiled.JIT:
+        how = "interpreted (JIT off)"
     elif mode == "serial":
-        mode = "JIT on, serial"
+        how = "compiled, serial"
     else:
-        layer = program.threading_layer()
-        slow = ", slow: omp or tbb would be faster" if layer == "workqueue" else ""
-        mode = f"JIT on, parallel, {threads} thread{'s' * (threads > 1)} ({layer}{slow})"
-    cache = "" if program.FOLDER or not program.JIT else ", no cache folder can be written: every start compiles anew"
-    return f"numba {numba.__version__}, {mode}, {LANES} lanes{cache}"
+        name = program.threading_layer()
+        layer = f", {name}" + (", slow: omp or tbb would be faster" if name == "workqueue" else "")
+        how = f"compiled, parallel on {threads} thread{'s' * (threads > 1)}"
+    convolutions = "convolutions by the textbook" if _textbook else "convolutions by Cook-Toom"
+    cache = "" if compiled.FOLDER or not compiled.JIT else "; no cache folder can be written: every start compiles anew"
+    return f"Kernels {how}, {convolutions} (numba {numba.__version__}{layer}, {LANES} images per vector){cache}"

@@ -3,11 +3,11 @@ import math
 
 import numpy as np
 
+from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Program, in_order
-from cnn_numba.layers import MaxPool2d, Wires
-from cnn_numba.plan import Buffer
+from cnn_numba.layers import MaxPool2d, Setup, Wires
 
 
 def max_pool2d(images, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -35,7 +35,8 @@ def max_pool2d(images, kernel_size, stride=None, padding=0, dilation=1, ceil_mod
     blocks, shape = math.ceil(len(images) / LANES), layer.output_shape(images.shape[1:])
     x, y, indices = Buffer(blocks, images.shape[1:]), Buffer(blocks, shape), Buffer(blocks, shape)
     x.put(images)
-    wires = Wires(x, y, LANES, indices=indices)
+    wires = Wires(x=x, y=y, setup=Setup(LANES, False, False, np.zeros(2, np.int64), np.zeros(2, np.int64)),
+                  indices=indices)
     layer.calls(wires)
     Program(in_order(wires.forward))()
     y = y.get(len(images))

@@ -48,7 +48,7 @@ class Classifier:
             if not np.isfinite(batch).all():
                 raise InputError("the images contain NaN or infinity, expected finite numbers")
             self._plan.x.put((batch - self.mean.reshape(channel)) * self.scale.reshape(channel))
-            self._plan.window[1] = len(batch)
+            self._plan.setup.batch[1] = len(batch)
             self._forward()
             logits[first:first + BATCH] = self._plan.z.get(len(batch))
         return logits

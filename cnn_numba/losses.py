@@ -3,12 +3,14 @@ import math
 
 import numpy as np
 
+from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, number
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.model import Output
-from cnn_numba.plan import Buffer
+
+__all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss"]
 
 
 def checked_labels(labels, count, classes):
@@ -51,12 +53,13 @@ class ClassLoss:
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
         return Loss(float(losses.mean(dtype=np.float64)), dz.get(n), logits)
 
-    def call(self, dz, losses, predictions, z, labels, order, window):
+    def call(self, dz, losses, predictions, z, labels, order, batch):
         """The kernel call for buffers z, dz (see `kernels.loss`).
 
         The mean of all `losses`, in the order of all `labels`, is the loss of all these images.
         """
-        return Call(self.kernel, z.blocks, dz.array, losses, predictions, z.array, labels, order, window)
+        return Call(self.kernel, z.blocks, dz=dz.array, losses=losses, predictions=predictions, z=z.array,
+                    labels=labels, order=order, batch=batch)
 
 
 class CrossEntropyLoss(ClassLoss):
@@ -88,9 +91,9 @@ class CrossEntropyLoss(ClassLoss):
         self.weight = weight
         self.label_smoothing = number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
 
-    def call(self, dz, losses, predictions, z, labels, order, window):
+    def call(self, dz, losses, predictions, z, labels, order, batch):
         if self.weight is None and not self.label_smoothing:
-            return super().call(dz, losses, predictions, z, labels, order, window)
+            return super().call(dz, losses, predictions, z, labels, order, batch)
         classes, = z.shape
         weight = np.ones(classes, np.float32) if self.weight is None else self.weight
         if len(weight) != classes:
@@ -99,8 +102,9 @@ class CrossEntropyLoss(ClassLoss):
         soft = (weight * (self.label_smoothing / classes)).astype(np.float32)
         hard = (weight * (1 - self.label_smoothing)).astype(np.float32)
         usual = weight[labels].mean(dtype=np.float64, keepdims=True).astype(np.float32)
-        return Call(kernels.cross_entropy_weighted, z.blocks, dz.array, losses, predictions, z.array, labels, order,
-                    window, hard, soft, weight, usual)
+        return Call(kernels.cross_entropy_weighted, z.blocks, dz=dz.array, losses=losses, predictions=predictions,
+                    z=z.array, labels=labels, order=order, batch=batch, hard=hard, soft=soft, weight=weight,
+                    usual=usual)
 
 
 class MSELoss(ClassLoss):

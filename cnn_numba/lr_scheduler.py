@@ -11,6 +11,9 @@ import numpy as np
 from cnn_numba.errors import InputError, choice, number, truth_value, whole_number
 from cnn_numba.optim import Optimizer
 
+__all__ = ["CosineAnnealingLR", "ExponentialLR", "LRScheduler", "LinearLR", "MultiStepLR", "OneCycleLR",
+           "ReduceLROnPlateau", "StepLR"]
+
 
 def _checked_optimizer(owner, optimizer):
     if not isinstance(optimizer, Optimizer):

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn_numba.errors import InputError, seed_number
+from cnn_numba.execution import textbook
 from cnn_numba.init import INITS, init_name
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.layers import Layer, container_text, every_layer, infer_shapes, shape_text
 from cnn_numba.plan import Plan
+
+__all__ = ["Parameter", "Sequential"]
 
 PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
 
@@ -104,11 +107,11 @@ class Sequential:
         statistics, self.statistics = _flat(layer.statistic_shapes() for layer in layers)
         self.grads = aligned(self.values.shape)
         self._parameters = [
-            {name: Parameter(f"{k}.{name}", *(_part(flat, place) for flat in (self.values, self.grads)),
-                             self.grads[place.start:place.end].reshape(-1, LANES)) for name, place in of_layer.items()}
+            {name: Parameter(f"{k}.{name}", *(_view(flat, part) for flat in (self.values, self.grads)),
+                             self.grads[part.start:part.end].reshape(-1, LANES)) for name, part in of_layer.items()}
             for k, of_layer in enumerate(parameters)]
-        self._statistics = [{name: Parameter(f"{k}.{name}", _part(self.statistics, place))
-                             for name, place in of_layer.items()} for k, of_layer in enumerate(statistics)]
+        self._statistics = [{name: Parameter(f"{k}.{name}", _view(self.statistics, part))
+                             for name, part in of_layer.items()} for k, of_layer in enumerate(statistics)]
         index = {p.name: k for k, p in enumerate(self.parameters())}
         for k, (layer, tensors) in enumerate(zip(layers, self._tensors(), strict=True)):
             layer.reset_parameters(
@@ -183,7 +186,8 @@ class Sequential:
         """
         cut = logits and self.layers[-1].takes_logits and len(self.layers) > 1
         layers = self.layers[:-1] if cut else self.layers
-        return Plan(layers, self._tensors(), infer_shapes(layers, shape), blocks, **options)
+        return Plan(layers, self._tensors(), infer_shapes(layers, shape), blocks,
+                    **({"textbook": textbook()} | options))
 
     def __call__(self, images):
         """The forward pass.
@@ -203,7 +207,7 @@ class Sequential:
             raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
         if not np.isfinite(images).all():
             raise InputError("model: the images contain NaN or infinity, expected finite numbers")
-        key = images.shape[1:], math.ceil(len(images) / LANES), self.training
+        key = images.shape[1:], math.ceil(len(images) / LANES), self.training, textbook()
         if key not in self._plans:
             plan = self.plan(*key[:2], training=self.training)
             self._plans[key] = plan, *plan.programs()
@@ -212,8 +216,8 @@ class Sequential:
         self._plans.move_to_end(key)
         plan, forward, _ = self._plans[key]
         plan.x.put(images)
-        plan.window[1] = len(images)
-        plan.draw[:] = self.seed, self._passes
+        plan.setup.batch[1] = len(images)
+        plan.setup.draw[:] = self.seed, self._passes
         self._passes += self.training
         forward()
         output = plan.z.get(len(images)).view(Output)
@@ -271,8 +275,8 @@ class Sequential:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor stands in a flat vector: from start on; the next one starts at end."""
+class _Slice:
+    """The part of a flat vector that holds a tensor: from start on; the next one starts at end."""
 
     start: int
     end: int
@@ -280,18 +284,18 @@ class _Place:
 
 
 def _flat(shapes):
-    """[{name: _Place}] for [{name: shape}], and the vector with room for all of them."""
-    places, end = [], 0
+    """[{name: _Slice}] for [{name: shape}], and the vector with room for all of them."""
+    slices, end = [], 0
     for of_layer in shapes:
-        places.append({})
+        slices.append({})
         for name, shape in of_layer.items():
             start, end = end, end + math.ceil(math.prod(shape) / LANES) * LANES
-            places[-1][name] = _Place(start, end, shape)
-    return places, aligned(end)
+            slices[-1][name] = _Slice(start, end, shape)
+    return slices, aligned(end)
 
 
-def _part(flat, place):
-    return flat[place.start:place.start + math.prod(place.shape)].reshape(place.shape)
+def _view(flat, part):
+    return flat[part.start:part.start + math.prod(part.shape)].reshape(part.shape)
 
 
 def _restored(layers, seed, init, values, statistics):

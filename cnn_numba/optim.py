@@ -9,12 +9,9 @@ from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.model import Sequential
 
+__all__ = ["Adam", "AdamW", "GradientNorm", "Optimizer", "RMSprop", "SGD", "clip_grad_norm_"]
+
 CHUNK = 256             # vectors that one item of an update covers
-
-
-def _flat(model, *arrays):
-    """How many items cover the model's vectors, and the arrays as vectors."""
-    return math.ceil(len(model.values) / LANES / CHUNK), *(array.reshape(-1, LANES) for array in arrays)
 
 
 def _checked_model(owner, model):
@@ -98,21 +95,27 @@ class Optimizer:
         self._decays[self._decayed] = value
 
     def calls(self):
-        """The kernel calls of one update, in order: for `in_order`, after which all gradients must be known."""
+        """The kernel calls of one update, in order; all gradients are known before them."""
         raise NotImplementedError
 
-    def rate_call(self, rates, window, batch_size):
+    def _flat(self, **arrays):
+        """How many items cover the model's vectors, and the arguments that the kernels of all optimizers have."""
+        arrays |= {"value": self.model.values, "grad": self.model.grads}
+        vectors = {name: array.reshape(-1, LANES) for name, array in arrays.items()}
+        return math.ceil(len(vectors["value"]) / CHUNK), vectors | {"decays": self._decays, "chunk": CHUNK}
+
+    def rate_call(self, rates, batch, batch_size):
         """A kernel call, to run before those of `calls`, that sets the rates of one step.
 
         Parameters
         ----------
         rates : float64 (steps, 2)
             Learning rate and momentum (Adam: first beta) of every step; see `lr_scheduler.LRScheduler.rates`.
-        window : int64 (2,)
+        batch : int64 (2,)
             first, count: the images of this step, which is number first // batch_size.
         batch_size : int
         """
-        return Call(kernels.set_rates, 1, self._hyper, rates, window, batch_size)
+        return Call(kernels.set_rates, 1, hyper=self._hyper, rates=rates, batch=batch, batch_size=batch_size)
 
     def step(self):
         """Update all parameters from their gradients."""
@@ -178,8 +181,8 @@ class SGD(Optimizer):
     momentum = _hyperparameter("momentum", 1, "The share of the velocity that a step keeps.")
 
     def calls(self):
-        items, *flat = _flat(self.model, self.model.values, self.velocity, self.model.grads)
-        return [Call(kernels.sgd, items, *flat, self._decays, self._hyper, int(self.nesterov), CHUNK)]
+        items, flat = self._flat(velocity=self.velocity)
+        return [Call(kernels.sgd, items, **flat, hyper=self._hyper, nesterov=int(self.nesterov))]
 
 
 class RMSprop(Optimizer):
@@ -216,9 +219,8 @@ class RMSprop(Optimizer):
 
     def calls(self):
         grad_avg = self.grad_avg if self.centered else aligned(0)
-        items, *flat = _flat(
-            self.model, self.model.values, self.square_avg, grad_avg, self.velocity, self.model.grads)
-        return [Call(kernels.rmsprop, items, *flat, self._decays, self._hyper, int(self.centered), CHUNK)]
+        items, flat = self._flat(square=self.square_avg, mean=grad_avg, velocity=self.velocity)
+        return [Call(kernels.rmsprop, items, **flat, hyper=self._hyper, centered=int(self.centered))]
 
 
 class Adam(Optimizer):
@@ -268,9 +270,9 @@ class Adam(Optimizer):
         self._count[0] = self._checked("steps", value)
 
     def calls(self):
-        items, *flat = _flat(self.model, self.model.values, self.exp_avg, self.exp_avg_sq, self.model.grads)
-        return [Call(kernels.adam_factors, 1, self._factors, self._count, self._hyper),
-                Call(kernels.adam, items, *flat, self._decays, self._factors, int(self.decoupled), CHUNK)]
+        items, flat = self._flat(mean=self.exp_avg, square=self.exp_avg_sq)
+        return [Call(kernels.adam_factors, 1, factors=self._factors, steps=self._count, hyper=self._hyper),
+                Call(kernels.adam, items, **flat, factors=self._factors, decoupled=int(self.decoupled))]
 
 
 class AdamW(Adam):
@@ -311,13 +313,14 @@ class GradientNorm:
 
     def calls(self):
         """The kernel calls, in order: for `in_order`, between the gradients and the update."""
-        items, grads = _flat(self.model, self.model.grads)
+        grad = self.model.grads.reshape(-1, LANES)
+        items = math.ceil(len(grad) / CHUNK)
         sums, factor = np.zeros(items), np.ones(1, np.float32)
         limit = np.array([math.inf if self.max_norm is None else self.max_norm])
-        calls = [Call(kernels.squared_norm, items, sums, grads, CHUNK),
-                 Call(kernels.norm, 1, self.norms, factor, sums, limit)]
+        calls = [Call(kernels.squared_norm, items, sums=sums, grad=grad, chunk=CHUNK),
+                 Call(kernels.norm, 1, norms=self.norms, factor=factor, sums=sums, limit=limit)]
         if self.max_norm is not None:
-            calls.append(Call(kernels.scale, items, grads, factor, CHUNK))
+            calls.append(Call(kernels.scale, items, grad=grad, factor=factor, chunk=CHUNK))
         return calls
 
     def reset(self):

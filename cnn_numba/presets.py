@@ -5,6 +5,8 @@ such as seed.  InputError when the images, (channels, rows, columns), are too sm
 """
 import cnn_numba as nn
 
+__all__ = ["PRESETS"]
+
 
 def two_conv(image_shape, num_classes, **options):
     """Two 3x3 convolutions and one dense layer."""

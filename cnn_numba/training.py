@@ -1,26 +1,31 @@
-"""Training and evaluation over a data set: every batch is one replay of one table, from pixels to update."""
+"""Training and evaluation over a data set: every step is one replay of one table, from the pixels to the update."""
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cnn_numba.augment import Augment
+from cnn_numba.buffer import Buffer
+from cnn_numba.callbacks import Callback, Notifier
+from cnn_numba.data import Dataset
 from cnn_numba.errors import Diverged, InputError, seed_number, whole_number
+from cnn_numba.feed import REPLAYS, Feed
+from cnn_numba.history import EpochResult, History
 from cnn_numba.init import ORDER, stream
-from cnn_numba.kernels import batch, loss
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import below
-from cnn_numba.losses import ClassLoss, CrossEntropyLoss, checked_labels
-from cnn_numba.lr_scheduler import ReduceLROnPlateau
-from cnn_numba.optim import GradientNorm
-from cnn_numba.plan import Buffer
+from cnn_numba.losses import ClassLoss, CrossEntropyLoss
+from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from cnn_numba.model import Sequential
+from cnn_numba.optim import GradientNorm, Optimizer
+from cnn_numba.plan import Plan
+
+__all__ = ["Evaluation", "Trainer"]
 
 EVALUATION_BATCH = 128
-REPORTS = 50                # how often an epoch tells how far it is
-REPLAYS = 64                # the most steps of one call of the driver
-CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the progress bar
 
 
 @dataclass(frozen=True)
@@ -32,106 +37,19 @@ class Evaluation:
     predictions: np.ndarray
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch of training gave.
+def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, update: Sequence[Call],
+                  before: Sequence[Call] = (), rates: Sequence[Call] = ()) -> list:
+    """The phases of one training step, for `Program`: forward pass, loss, backward pass and update in one table.
 
-    loss, accuracy : mean over the images, and per cent, each image judged when it was trained on
-    seconds : of the training, without the validation
-    images, steps : how many
-    learning_rate : of the last step
-    gradient_norm : mean over the steps at which it was measured, before clipping; None without any
-    validation : Evaluation of the validation part; None without one
+    before : calls that run first, such as `Feed.next_batch`
+    rates : calls that set the learning rate of the step
     """
-
-    loss: float
-    accuracy: float
-    seconds: float
-    images: int
-    steps: int
-    learning_rate: float
-    gradient_norm: float | None = None
-    validation: Evaluation | None = None
-
-    @property
-    def images_per_second(self):
-        return self.images / self.seconds
-
-
-class Feed:
-    """Batches of a set of images, and the sums over them: what one table of calls reads and writes besides the network.
-
-    window = (first, count) is the batch: images order[first : first + count].  draw = (seed, epoch).
-    """
-
-    def __init__(self, images, labels, shape, classes, batch_size, mean, std, window):
-        images = np.asarray(images)
-        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "iuf":
-            raise InputError(f"the images must be numbers of shape (N, {', '.join(map(str, shape))}), N at least 1, "
-                             f"got {images.dtype} {images.shape}")
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            raise InputError("the images contain NaN or infinity, expected finite numbers")
-        self.images = images if images.dtype in (np.uint8, np.float32) else images.astype(np.float32)
-        self.labels = checked_labels(labels, len(images), classes)
-        self.mean = np.asarray(mean, np.float32)
-        self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
-        self.order, self.window, self.sums = np.arange(len(images)), window, np.zeros(2)
-        self.draw = np.zeros(2, np.int64)
-        self.blocks, self.lanes = math.ceil(batch_size / LANES), min(batch_size, LANES)
-        self.losses, self.predictions = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
-        self.batch_size = batch_size
-
-    def next_batch(self):
-        return Call(batch.next_batch, 1, self.window, self.batch_size, len(self.images))
-
-    def start(self):
-        """Before the first batch."""
-        self.window[:] = 0
-        self.sums[:] = 0
-
-    @property
-    def done(self):
-        """How many images are through."""
-        return int(self.window.sum())
-
-    def replay(self, program, advance=None, pause=None):
-        """Replay a program that starts with `next_batch` until all images are through, or `pause()`, asked between
-        calls, is true; several batches at a call."""
-        images, repeats, told, done = len(self.images), 1, self.done, self.done
-        most = min(REPLAYS, math.ceil(images / self.batch_size / REPORTS))
-        while done < images and not (pause and pause()):
-            start = time.perf_counter()
-            program(min(repeats, math.ceil((images - done) / self.batch_size)))
-            if time.perf_counter() - start < CALL_SECONDS / 2:
-                repeats = min(2 * repeats, most)
-            done = self.done
-            if advance and (done - told >= images / REPORTS or done == images):
-                advance(done - told)
-                told = done
-
-    def gather(self, plan, augment=None):
-        """The calls that lay the batch out for the plan."""
-        if augment:
-            return augment.calls(self.blocks, plan.x.inner, self.images, self.order, self.window, self.draw, self.mean,
-                                 self.scale, self.lanes)
-        return [Call(
-            batch.gather, self.blocks, plan.x.inner, self.images, self.order, self.window, self.mean, self.scale,
-            self.lanes)]
-
-    def loss(self, loss, plan, dz):
-        return loss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.window)
-
-    def step(self, plan, gather, loss, update, before=(), rates=()):
-        """The phases of a training step: the calls of `gather`, loss and `update` around those of the plan, with
-        some before all, and some that set the rates of the update."""
-        phases = in_order(update)
-        phases[-1] += at_once([self.tally()])[0]        # among the gradients it made two-conv 5 % slower on 2 threads
-        return (at_once([*before, *plan.prepare_calls])
-                + in_order([*gather, *plan.forward_calls, loss, *plan.backward_calls])
-                + at_once([*plan.gradient_calls, *rates]) + phases)
-
-    def tally(self):
-        return Call(loss.tally, 1, self.sums, self.losses, self.predictions, self.labels, self.order, self.window)
+    calls, phases = plan.calls, in_order(update)
+    phases[-1] += at_once([feed.tally()])[0]        # among the gradients it made two-conv 5 % slower on 2 threads
+    return (at_once([*before, *calls.prepare])
+            + in_order([*gather, *calls.forward, loss, *calls.backward])
+            + at_once([*calls.gradients, *rates])
+            + phases)
 
 
 class Trainer:
@@ -142,29 +60,31 @@ class Trainer:
     model : Sequential
         A Softmax or LogSoftmax at its end is left out when the loss is the cross-entropy, which has its own.
     data : Dataset
-        Its training part is shuffled anew for every epoch; its mean and standard deviation normalise all images.  Where
-        it has a validation part, every epoch ends with a look at it, and the best weights are kept (`restore_best`).
+        Its training part is shuffled for every epoch; its mean and standard deviation normalise all images.  Where it
+        has a validation part, every epoch is judged by it, and the best weights are kept (`restore_best`).
     optimizer : Optimizer
         Of this model.
     batch_size : int
         Images per update; a last short batch is trained on too.
     seed : int
         The order of the images derives from it and the number of the epoch.
-    loss : CrossEntropyLoss or MSELoss, optional
+    loss : CrossEntropyLoss, MSELoss or another ClassLoss, optional
         CrossEntropyLoss() unless given.
     scheduler : of `lr_scheduler`, optional
         Of this optimizer; changes the learning rate after every epoch or, where it is made for that, every step.
     max_norm : float, optional
-        The longest gradient (2-norm over all parameters) that is not scaled down to it.
+        Gradients longer than this (2-norm over all parameters) are scaled down to it.
     measure_norm : bool
         Whether the norm of the gradient is measured for the results of the epochs.
     augment : Augment, optional
-        How images are moved while they are trained on; those that are evaluated are not.
+        Random changes of the training images; images that are evaluated are not changed.
 
     Attributes
     ----------
     epochs : int
         How many are done.
+    history : History
+        The results of these epochs.
     best : dict or None
         {"epoch", "loss", "accuracy"} of the best epoch so far: the one of the highest accuracy on the validation part
         (of the least loss, among equals) or, without such a part, of the least loss in training.
@@ -173,8 +93,9 @@ class Trainer:
     the network does not fit the images.
     """
 
-    def __init__(self, model, data, optimizer, batch_size=64, seed=0, loss=None, scheduler=None, max_norm=None,
-                 measure_norm=False, augment=None):
+    def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
+                 loss: ClassLoss | None = None, scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+                 max_norm: float | None = None, measure_norm: bool = False, augment: Augment | None = None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if optimizer.model is not model:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -191,20 +112,20 @@ class Trainer:
         self.model, self.data, self.optimizer, self.batch_size = model, data, optimizer, batch_size
         self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
-        self.epochs, self._seconds, self.best, self._best_tensors = 0, 0.0, None, None
+        self.epochs, self.history, self.best = 0, History(), None
+        self._seconds, self._best_tensors, self._stopping = 0.0, None, False
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
         model.accuracy = None
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
         logits = isinstance(self.loss, CrossEntropyLoss)
         plan = model.plan(shape, feed.blocks, logits=logits, input_gradient=False, lanes=feed.lanes,
-                          window=feed.window, draw=feed.draw)
+                          batch=feed.batch, draw=feed.draw)
         self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
-        self._steps = math.ceil(len(feed.images) / batch_size)
-        self._rates = np.zeros((self._steps, 2)) if scheduler is not None and scheduler.per == "step" else None
-        rate_calls = [] if self._rates is None else [optimizer.rate_call(self._rates, feed.window, batch_size)]
+        self._rates = np.zeros((feed.steps, 2)) if scheduler is not None and scheduler.per == "step" else None
+        rate_calls = [] if self._rates is None else [optimizer.rate_call(self._rates, feed.batch, batch_size)]
         update_calls = [*(self._norm.calls() if self._norm else []), *optimizer.calls()]
-        self._step = Program(feed.step(
-            plan, feed.gather(plan, augment), feed.loss(self.loss, plan, plan.dz), update_calls,
+        self._step = Program(training_step(
+            feed, plan, feed.gather(plan, augment), feed.loss(self.loss, plan, plan.dz), update_calls,
             [feed.next_batch()], rate_calls), REPLAYS)
         self._evaluation_plan = model.plan(
             shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
@@ -213,63 +134,109 @@ class Trainer:
         self._evaluation_program(data.test_images, data.test_labels)
         Program([])()                                               # compiles the driver
 
-    def _make_feed(self, images, labels, batch_size, window):
+    def _make_feed(self, images, labels, batch_size, batch):
         shape = self.data.train_images.shape[1:]
-        return Feed(images, labels, shape, self.data.num_classes, batch_size, self.data.mean, self.data.std, window)
+        return Feed(images, labels, shape, self.data.num_classes, batch_size, self.data.mean, self.data.std, batch)
 
     def _evaluation_program(self, images, labels):
         plan = self._evaluation_plan
-        feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.window)
-        unused = Buffer(plan.blocks, plan.shapes[-1])
-        calls = [*feed.gather(plan), *plan.forward_calls, feed.loss(self.loss, plan, unused)]
-        return feed, Program(at_once([feed.next_batch(), *plan.prepare_calls]) + in_order(calls)
+        feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.setup.batch)
+        unused = Buffer(plan.blocks, plan.z.shape)
+        calls = [*feed.gather(plan), *plan.calls.forward, feed.loss(self.loss, plan, unused)]
+        return feed, Program(at_once([feed.next_batch(), *plan.calls.prepare]) + in_order(calls)
                              + at_once([feed.tally()]), REPLAYS)
 
-    @property
-    def step(self):
-        """How many batches of the current epoch are done."""
-        return self._feed.done // self.batch_size
-
-    def epoch(self, advance=None, pause=None):
-        """Train on every image once, or on those that a paused epoch has left.
+    def fit(self, epochs: int, callbacks: Callback | Callable | Iterable = ()) -> History:
+        """Train until `epochs` epochs are done, or a callback calls `stop`; a later call goes on from there.
 
         Parameters
         ----------
-        advance : callable, optional
-            Called with a number of images, some dozens of times, for a progress bar.
-        pause : callable, optional
-            Asked before every few batches whether to stop there; the next call goes on from that batch.
+        epochs : int
+            Counted from the start of the training: after `fit(3)`, `fit(5)` trains two more.
+        callbacks : Callback or callable(trainer, result), or several of them
+            See `callbacks.Callback`; a function is called after every epoch.
 
         Returns
         -------
-        EpochResult, or None when it stopped
+        History : of all epochs so far
 
-        Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the training then
-        stands where this call began.
+        Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the training then has
+        the state from before the epoch, or from before this call where that began within the epoch.
         """
-        start, before = time.perf_counter(), self.state()
-        feed, images = self._feed, len(self._feed.images)
-        feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(images)
+        notify, self._stopping = Notifier(self, callbacks), False
+        notify("on_train_begin")
+        try:
+            while self.epochs < epochs and not self._stopping:
+                before, start = self.state(), time.perf_counter()
+                self._begin_epoch()
+                for _ in self._feed.replay(self._step):         # forward, loss, backward, update: `training_step`
+                    if not math.isfinite(self._feed.sums[0]):
+                        break
+                    notify("on_batch_end")
+                    if self._stopping:
+                        break
+                self._check_finite(before)
+                self._seconds += time.perf_counter() - start
+                if self._feed.done < len(self._feed.images):
+                    break                                       # stopped within the epoch
+                validation = self._evaluation(*self._validation) if self._validation else None
+                self.epochs += 1
+                result = self._epoch_result(validation)
+                self.history.append(result)
+                self._keep_best(result)
+                self._advance_scheduler(result)
+                self._end_epoch()
+                notify("on_epoch_end", result)                  # log, checkpoint, early stopping
+        finally:
+            notify("on_train_end")
+        return self.history
+
+    def stop(self) -> None:
+        """End `fit` after the batches that are running: for callbacks."""
+        self._stopping = True
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self._feed.steps
+
+    @property
+    def step(self) -> int:
+        """How many batches of the current epoch are done."""
+        return self._feed.done // self.batch_size
+
+    @property
+    def images_done(self) -> int:
+        """How many images of the current epoch are done."""
+        return self._feed.done
+
+    @property
+    def running_loss(self) -> float:
+        """Mean loss of the images of the current epoch that are done; NaN before the first batch."""
+        return float(self._feed.sums[0] / self._feed.done) if self._feed.done else math.nan
+
+    def _begin_epoch(self):
+        """Shuffle, and set what changes from epoch to epoch; the same again for an epoch that was stopped within."""
+        feed = self._feed
+        feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(len(feed.images))
         feed.draw[:] = self.seed, self.epochs
         if self._rates is not None:
-            self._rates[:] = self.scheduler.rates(self._steps)
-        feed.replay(self._step, advance, lambda: not math.isfinite(feed.sums[0]) or (pause is not None and pause()))
-        self._check_finite(before)
-        self._seconds += time.perf_counter() - start
-        if feed.done < images:
-            return None
-        loss, right = feed.sums / images
-        validation = self._evaluation(*self._validation) if self._validation else None
-        result = EpochResult(float(loss), 100 * float(right), self._seconds, images, self._steps, self.optimizer.lr,
-                             float(self._norm.norms[1] / self._norm.norms[3]) if self._norm else None, validation)
-        self.epochs += 1
-        self._keep_best(result)
-        self._advance_scheduler(result)
+            self._rates[:] = self.scheduler.rates(feed.steps)
+
+    def _end_epoch(self):
         self._seconds = 0.0
-        feed.start()
+        self._feed.start()
         if self._norm:
             self._norm.reset()
-        return result
+
+    def _epoch_result(self, validation):
+        loss, right = self._feed.sums / len(self._feed.images)
+        return EpochResult(
+            epoch=self.epochs, loss=float(loss), accuracy=100 * float(right), seconds=self._seconds,
+            images=len(self._feed.images), steps=self._feed.steps, learning_rate=self.optimizer.lr,
+            gradient_norm=float(self._norm.norms[1] / self._norm.norms[3]) if self._norm else None,
+            validation_loss=validation.loss if validation else None,
+            validation_accuracy=validation.accuracy if validation else None)
 
     def _check_finite(self, before):
         """Diverged, and back to the state before, unless loss, gradients and weights are finite."""
@@ -289,25 +256,28 @@ class Trainer:
         raise Diverged(self.epochs + 1, step, what)
 
     def _keep_best(self, result):
-        judged = result.validation or result
-        new = {"epoch": self.epochs, "loss": judged.loss, "accuracy": judged.accuracy}
-        if not math.isfinite(judged.loss):
+        judged = [result.loss, result.accuracy]
+        if self._validation:
+            judged = [result.validation_loss, result.validation_accuracy]
+        loss, accuracy = judged
+        if not math.isfinite(loss):
             return
-        if self._validation is None:
-            if self.best is None or new["loss"] < self.best["loss"]:
-                self.best = new
-        elif self.best is None or (-new["accuracy"], new["loss"]) < (-self.best["accuracy"], self.best["loss"]):
-            self.best, self._best_tensors = new, self.model.state_dict()
+        best = self.best
+        if self._validation:
+            better = best is None or (-accuracy, loss) < (-best["accuracy"], best["loss"])
+        else:
+            better = best is None or loss < best["loss"]
+        if better:
+            self.best = {"epoch": self.epochs, "loss": loss, "accuracy": accuracy}
+            self._best_tensors = self.model.state_dict() if self._validation else None
 
     def _advance_scheduler(self, result):
         if self.scheduler is None:
             return
-        if self.scheduler.per == "step":
-            self.scheduler.advance(self._steps)
-        elif isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(result.loss if result.validation is None else result.validation.loss)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(result.loss if result.validation_loss is None else result.validation_loss)
         else:
-            self.scheduler.step()
+            self.scheduler.advance(self._feed.steps if self.scheduler.per == "step" else 1)
 
     def restore_best(self):
         """Give the model the weights that were best on the validation part; without one, it keeps those it has."""
@@ -323,6 +293,7 @@ class Trainer:
                    "best": self._best_tensors or {}}
         return {"batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs, "step": self.step,
                 "sums": self._feed.sums.tolist(), "seconds": self._seconds, "best": self.best,
+                "history": self.history.state(),
                 "norms": self._norm.norms.tolist() if self._norm else None,
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 **{f"{part}.{name}": value for part, state in tensors.items() for name, value in state.items()}}
@@ -342,6 +313,9 @@ class Trainer:
         for name in "best", "norms", "scheduler":
             if name not in state:
                 raise InputError(f"the state lacks {name!r}")
+        history = History.from_state(state.get("history"))
+        if history["epoch"] != list(range(1, epochs + 1)):
+            raise InputError(f"the history is not that of {epochs} epochs")
         numbers, best = [state.get("seconds")], state["best"]
         for sums, size in (state.get("sums"), 2), (state["norms"] or [0] * 4, 4):
             numbers += sums if isinstance(sums, list) and len(sums) == size else [None]
@@ -363,8 +337,9 @@ class Trainer:
             self._norm.norms[:] = state["norms"] or 0
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
-        self.epochs, self._seconds, self.best = epochs, float(state["seconds"]), best
-        self._feed.window[:] = 0, step * self.batch_size
+        self.epochs, self.history, self.best = epochs, history, best
+        self._seconds = float(state["seconds"])
+        self._feed.batch[:] = 0, step * self.batch_size
         self._feed.sums[:] = state["sums"]
 
     def evaluate(self, images, labels):
@@ -377,6 +352,7 @@ class Trainer:
     @staticmethod
     def _evaluation(feed, program):
         feed.start()
-        feed.replay(program)
+        for _ in feed.replay(program):
+            pass
         loss, right = feed.sums / len(feed.images)
         return Evaluation(float(loss), 100 * float(right), feed.predictions.copy())

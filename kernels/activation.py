@@ -4,17 +4,16 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .exponential import exp, sigmoid, tanh
 from .lanes import LANES, ZERO, load, maximum, splat, store, where
-from .program import KERNEL
 
 ONE = np.float32(1)
 
 
 @njit(**KERNEL)
-def relu_forward(n, call):
+def relu_forward(n, y, x):
     """y = max(0, x); a NaN stays a NaN.  Block n; x, y (N, C, H, W); y is overwritten and may be x."""
-    y, x = call[0]
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
@@ -22,9 +21,8 @@ def relu_forward(n, call):
 
 
 @njit(**KERNEL)
-def relu_backward(n, call):
+def relu_backward(n, dx, dy, y):
     """dx = dy where y is positive, else 0.  Block n; all (N, C, H, W); dx is overwritten and may be dy."""
-    dx, dy, y = call[0]
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -33,9 +31,8 @@ def relu_backward(n, call):
 
 
 @njit(**KERNEL)
-def leaky_relu_forward(n, call):
+def leaky_relu_forward(n, y, x, slope):
     """y = x where x is positive, else slope[0] x.  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x, slope = call[0]
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
@@ -44,9 +41,8 @@ def leaky_relu_forward(n, call):
 
 
 @njit(**KERNEL)
-def leaky_relu_backward(n, call):
+def leaky_relu_backward(n, dx, dy, x, slope):
     """dx = dy where x is positive, else slope[0] dy.  Block n; all (N, C, H, W); dx is overwritten."""
-    dx, dy, x, slope = call[0]
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
@@ -56,9 +52,8 @@ def leaky_relu_backward(n, call):
 
 
 @njit(**KERNEL)
-def tanh_forward(n, call):
+def tanh_forward(n, y, x):
     """y = tanh(x).  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x = call[0]
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
@@ -66,9 +61,8 @@ def tanh_forward(n, call):
 
 
 @njit(**KERNEL)
-def tanh_backward(n, call):
+def tanh_backward(n, dx, dy, y):
     """dx = dy (1 - y^2).  Block n; all (N, C, H, W); dx is overwritten."""
-    dx, dy, y = call[0]
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -77,9 +71,8 @@ def tanh_backward(n, call):
 
 
 @njit(**KERNEL)
-def sigmoid_forward(n, call):
+def sigmoid_forward(n, y, x):
     """y = 1 / (1 + exp(-x)).  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x = call[0]
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
@@ -87,9 +80,8 @@ def sigmoid_forward(n, call):
 
 
 @njit(**KERNEL)
-def sigmoid_backward(n, call):
+def sigmoid_backward(n, dx, dy, y):
     """dx = dy y (1 - y).  Block n; all (N, C, H, W); dx is overwritten."""
-    dx, dy, y = call[0]
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -98,10 +90,9 @@ def sigmoid_backward(n, call):
 
 
 @njit(**KERNEL)
-def softmax_forward(n, call):
+def softmax_forward(n, y, x):
     """y[c] = exp(x[c]) / the sum of exp(x[k]) over k, at every i, j; each x less the largest of them, so that exp
     cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x = call[0]
     _, C, H, W = x.shape[:4]
     for i in range(H):
         for j in range(W):
@@ -117,9 +108,8 @@ def softmax_forward(n, call):
 
 
 @njit(**KERNEL)
-def softmax_backward(n, call):
+def softmax_backward(n, dx, dy, y):
     """dx[c] = y[c] (dy[c] - the sum of dy[k] y[k] over k).  Block n; all (N, C, H, W); dx is overwritten."""
-    dx, dy, y = call[0]
     _, C, H, W = y.shape[:4]
     for i in range(H):
         for j in range(W):
@@ -131,10 +121,9 @@ def softmax_backward(n, call):
 
 
 @njit(**KERNEL)
-def log_softmax_forward(n, call):
+def log_softmax_forward(n, y, x):
     """y[c] = x[c] - log(the sum of exp(x[k]) over k), at every i, j; each x less the largest of them, so that exp
     cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
-    y, x = call[0]
     _, C, H, W = x.shape[:4]
     for i in range(H):
         for j in range(W):
@@ -152,9 +141,8 @@ def log_softmax_forward(n, call):
 
 
 @njit(**KERNEL)
-def log_softmax_backward(n, call):
+def log_softmax_backward(n, dx, dy, y):
     """dx[c] = dy[c] - exp(y[c]) * the sum of dy[k] over k.  Block n; all (N, C, H, W); dx is overwritten."""
-    dx, dy, y = call[0]
     _, C, H, W = y.shape[:4]
     for i in range(H):
         for j in range(W):

@@ -8,20 +8,19 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import LANES
-from .program import KERNEL
 from .random import AUGMENT, bits, fraction, word
 
 
 @njit(**KERNEL)
-def transforms(n, call):
+def transforms(n, out, order, batch, draw, ranges, rows, columns):
     """The transforms of block n: shifted, after a rotation and scaling about the centre, after a flip of the columns.
 
     out (N, LANES, 6); ranges: rows and columns to shift by at most, radians, part of the scale, probability of a flip.
     Each image's are drawn anew in each pass: draw = (seed, pass).  The images are order[first + n*LANES + l].
     """
-    out, order, window, draw, ranges, rows, columns = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     middle_row, middle_column = 0.5 * (rows - 1), 0.5 * (columns - 1)
     key = bits(bits(word(draw[0]), draw[1]), AUGMENT)
     for l in range(min(LANES, count - n * LANES)):
@@ -42,10 +41,9 @@ def transforms(n, call):
 
 
 @njit(**KERNEL)
-def gather_shifted(n, call):
+def gather_shifted(n, x, images, order, batch, mean, scale, lanes, moves):
     """As `batch.gather`, of shifted and flipped images: transforms whose numbers are whole."""
-    x, images, order, window, mean, scale, lanes, moves = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     _, C, H, W = images.shape
     for c in range(C):
         outside = (np.float32(0) - mean[c]) * scale[c]
@@ -73,13 +71,12 @@ def gather_shifted(n, call):
 
 
 @njit(**KERNEL)
-def gather_warped(n, call):
+def gather_warped(n, x, padded, images, order, batch, mean, scale, lanes, moves):
     """As `batch.gather`, of images that any transform moves, interpolated between four pixels.
 
     padded (N, H + 3, W + 3): room for one channel of an image from (1, 1) on, in zeros.
     """
-    x, padded, images, order, window, mean, scale, lanes, moves = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     _, C, H, W = images.shape
     source, zero, last_row, last_column = padded[n], np.float32(0), np.float32(H + 1), np.float32(W + 1)
     for c in range(C):

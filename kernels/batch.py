@@ -2,19 +2,18 @@
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import LANES
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def gather(n, call):
+def gather(n, x, images, order, batch, mean, scale, lanes):
     """x[c, i, j] = (image[c, i, j] - mean[c]) * scale[c] of image order[first + n*LANES + l], in lane l.
 
-    Block n; images (images, C, H, W) of any number type; window = (first, count); the first `lanes` lanes of
+    Block n; images (images, C, H, W) of any number type; batch = (first, count); the first `lanes` lanes of
     x (N, C, H, W) are overwritten, with 0 past count.
     """
-    x, images, order, window, mean, scale, lanes = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     _, C, H, W = images.shape
     for c in range(C):
         for i in range(H):                                          # row by row: x[n, c, i] stays in the first cache
@@ -30,8 +29,7 @@ def gather(n, call):
 
 
 @njit(**KERNEL)
-def next_batch(_, call):
-    """window = (first, count) of the batch after the one in window, of `size` images or those that are left."""
-    window, size, images = call[0]
-    window[0] += window[1]
-    window[1] = min(size, images - window[0])
+def next_batch(_, batch, size, images):
+    """batch = (first, count) of the batch after the one in batch, of `size` images or those that are left."""
+    batch[0] += batch[1]
+    batch[1] = min(size, images - batch[0])

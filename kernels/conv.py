@@ -1,6 +1,7 @@
 """Two-dimensional convolution (cross-correlation, as in PyTorch) on lanes."""
 from numba import njit
 
+from .compiled import HELPER, KERNEL
 from .lanes import (
     ZERO,
     block,
@@ -18,17 +19,15 @@ from .lanes import (
     vectors,
     zeros,
 )
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def conv2d_forward(n, call):
+def conv2d_forward(n, y, x, weight, bias, stride, dilation_h, dilation_w, groups, relu, T):
     """y[f, i, j] = bias[f] + sum of weight[f, c, p, q] x[c, i*stride + p*dilation, j*stride + q*dilation] over c, p, q.
 
     Block n; x (N, C, H, W) includes its padding, y (N, F, OH, OW) is overwritten; a group of filters sees its share of
-    the channels; `relu` adds max(0, .).  T: filters x columns, T.step = stride along a row.
+    the channels; `relu` adds max(0, .).  T: filters x columns, T.spacing = stride along a row.
     """
-    y, x, weight, bias, stride, dilation_h, dilation_w, groups, relu, T = call[0]
     F, C, KH, KW = weight.shape
     OH, OW = y.shape[2], y.shape[3]
     F //= groups
@@ -41,43 +40,43 @@ def conv2d_forward(n, call):
                     acc = spread(bias, f, T.rows, T.cols)
                     for p in range(KH):
                         for q in range(KW):
-                            row, col = i * stride + p * dilation_h, j * T.step + q * dilation_w
+                            row, col = i * stride + p * dilation_h, j * T.spacing + q * dilation_w
                             for c in range(C):
                                 acc = outer(acc, scalars(weight, (f, c, p, q), T.rows, 0),
-                                            vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
+                                            vectors(x, (n, g * C + c, row, col), T.cols, 3, T.spacing))
                     if relu:
                         acc = rectify(acc)
                     store_tile(y, (n, f, i, j), 1, 3, 1, acc)
 
 
-@njit(**KERNEL)
-def taps_to(place, taps, stride, dilation, first, end):
-    """The taps p = begin, begin + step, ... < stop that connect an input place (padding counted) with an output place
-    a = (place - p * dilation) / stride, whole and first <= a < end; also the first a and how much it falls per step.
+@njit(**HELPER)
+def taps_to(row, taps, stride, dilation, first, end):
+    """The taps p = begin, begin + every, ... < stop that connect an input row (padding counted) with an output row
+    a = (row - p * dilation) / stride, whole and first <= a < end; also the first a and how much it falls from one tap
+    to the next.  Columns likewise.
     """
-    step = 1
-    while step * dilation % stride != 0:
-        step += 1
-    begin = max(0, (place - end * stride) // dilation + 1)
+    every = 1
+    while every * dilation % stride != 0:
+        every += 1
+    begin = max(0, (row - end * stride) // dilation + 1)
     unfit = 0
-    while (place - begin * dilation) % stride != 0:
+    while (row - begin * dilation) % stride != 0:
         begin += 1
         unfit += 1
-        if unfit == step:
+        if unfit == every:
             return 0, 0, 1, 0, 0
-    stop = min(taps, (place - first * stride) // dilation + 1)
-    return begin, stop, step, (place - begin * dilation) // stride, step * dilation // stride
+    stop = min(taps, (row - first * stride) // dilation + 1)
+    return begin, stop, every, (row - begin * dilation) // stride, every * dilation // stride
 
 
 @njit(**KERNEL)
-def conv2d_backward_input(n, call):
+def conv2d_backward_input(n, dx, dy, weight, x, stride, dilation_h, dilation_w, groups, top, left, margin, relu, T):
     """dx[c, i, j] = sum of weight[f, c, p, q] dy[f, a, b] over the f, p, q for which a*stride + p*dilation - top = i
     and b*stride + q*dilation - left = j.
 
     Block n; dx (N, C, H, W) without padding is overwritten; dy (N, F, OH, margin + OW + margin) has at least T.cols - 1
-    columns of zeros at both sides; `relu`: 0 where x is not positive.  T: channels x columns a stride (T.step) apart.
+    columns of zeros at both sides; `relu`: 0 where x is not positive.  T: channels x columns, T.spacing = stride.
     """
-    dx, dy, weight, x, stride, dilation_h, dilation_w, groups, top, left, margin, relu, T = call[0]
     F, C, KH, KW = weight.shape
     H, W = dx.shape[2], dx.shape[3]
     OH, OW = dy.shape[2], dy.shape[3] - 2 * margin
@@ -86,35 +85,34 @@ def conv2d_backward_input(n, call):
         for c0 in range(0, C, T.rows):
             c = min(c0, C - T.rows)
             for i in range(H):
-                p0, p_end, p_step, a0, a_step = taps_to(i + top, KH, stride, dilation_h, 0, OH)
-                for phase in range(min(T.step, W)):                 # columns a stride apart share their taps
-                    last = phase + ((W - 1 - phase) // T.step + 1 - T.cols) * T.step
-                    for j0 in range(phase, W, T.step * T.cols):
+                p0, p_end, p_every, a0, a_fall = taps_to(i + top, KH, stride, dilation_h, 0, OH)
+                for phase in range(min(T.spacing, W)):                 # columns a stride apart share their taps
+                    last = phase + ((W - 1 - phase) // T.spacing + 1 - T.cols) * T.spacing
+                    for j0 in range(phase, W, T.spacing * T.cols):
                         j = min(j0, last)
-                        q0, q_end, q_step, b0, b_step = taps_to(j + left, KW, T.step, dilation_w, 1 - T.cols, OW)
+                        q0, q_end, q_every, b0, b_fall = taps_to(j + left, KW, T.spacing, dilation_w, 1 - T.cols, OW)
                         acc = zeros(T.rows, T.cols)
                         a = a0
-                        for p in range(p0, p_end, p_step):
+                        for p in range(p0, p_end, p_every):
                             b = b0 + margin
-                            for q in range(q0, q_end, q_step):
+                            for q in range(q0, q_end, q_every):
                                 for f in range(g * F, g * F + F):
                                     acc = outer(acc, scalars(weight, (f, c, p, q), T.rows, 1),
                                                 vectors(dy, (n, f, a, b), T.cols, 3, 1))
-                                b -= b_step
-                            a -= a_step
+                                b -= b_fall
+                            a -= a_fall
                         if relu:
-                            acc = mask_tile(acc, x, (n, g * C + c, i, j), 1, 3, T.step)
-                        store_tile(dx, (n, g * C + c, i, j), 1, 3, T.step, acc)
+                            acc = mask_tile(acc, x, (n, g * C + c, i, j), 1, 3, T.spacing)
+                        store_tile(dx, (n, g * C + c, i, j), 1, 3, T.spacing, acc)
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight(n, call):
+def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
     """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
     images of block n, which is overwritten; `add_blocks` adds the blocks up.
 
-    x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.step = dilation along a row.
+    x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.spacing = dilation.
     """
-    dweight, dy, x, stride_h, stride_w, dilation_h, groups, T = call[0]
     _, F, C, KH, KW = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
@@ -128,19 +126,18 @@ def conv2d_backward_weight(n, call):
                         acc = zeros(T.rows, T.cols)
                         for i in range(OH):
                             for j in range(OW):
-                                row, col = i * stride_h + p * dilation_h, j * stride_w + q * T.step
+                                row, col = i * stride_h + p * dilation_h, j * stride_w + q * T.spacing
                                 acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
-                                            vectors(x, (n, g * C + c, row, col), T.cols, 3, T.step))
+                                            vectors(x, (n, g * C + c, row, col), T.cols, 3, T.spacing))
                         store_sums(dweight, (n, f, c, p, q), 1, 4, acc)
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_window(n, call):
+def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window):
     """The same for small kernels, all taps of which fit in a tile: dy is read once for all of them.
 
-    dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.step = dilation along a row.
+    dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.spacing = dilation.
     """
-    dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window = call[0]
     _, F, C, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
@@ -157,9 +154,8 @@ def conv2d_backward_weight_window(n, call):
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_narrow(n, call):
+def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
     """The same for kernels one column wide, whose taps make no tile.  T: filters x channels."""
-    dweight, dy, x, stride_h, stride_w, dilation_h, groups, T = call[0]
     _, F, C, KH, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
@@ -179,9 +175,8 @@ def conv2d_backward_weight_narrow(n, call):
 
 
 @njit(**KERNEL)
-def conv2d_backward_bias(n, call):
+def conv2d_backward_bias(n, dbias, dy):
     """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, which is overwritten."""
-    dbias, dy = call[0]
     _, F, OH, OW = dy.shape[:4]
     for f in range(F):
         even, odd = splat(ZERO), splat(ZERO)                # two sums: a single one waits for each addition
@@ -194,9 +189,8 @@ def conv2d_backward_bias(n, call):
 
 
 @njit(**KERNEL)
-def add_blocks(item, call):
+def add_blocks(item, y, x, chunk):
     """y[k] = sum of x[n, k] over n, always in the same order; an item is `chunk` vectors k; y is overwritten."""
-    y, x, chunk = call[0]
     for k in range(item * chunk, min(item * chunk + chunk, y.shape[0])):
         acc = load(x, (0, k))
         for n in range(1, x.shape[0]):

@@ -8,10 +8,11 @@
     dweight[f, c, p]            = G^T (sum of d[f, i, t] v[c, i + p, t] over i, t and images)
 
 Products are element by element over the n points, the axis of u, v and d before the lanes.  The last tile is shifted
-back to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  K is a Toom(m, r).
+back to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  toom: Toom(m, r).
 """
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import (
     LANES,
     ZERO,
@@ -30,14 +31,12 @@ from .lanes import (
     where,
     zeros,
 )
-from .program import KERNEL
 from .toom import by_points, transform
 
 
 @njit(**KERNEL)
-def toom_weights(f, call):
+def toom_weights(f, u, weight, G):
     """u[f, c, p, xi] = sum of G[xi, q] weight[f, c, p, q] over q; u (F, C, KH, n) is overwritten."""
-    u, weight, G = call[0]
     for c in range(weight.shape[1]):
         for p in range(weight.shape[2]):
             for xi in range(G.shape[0]):
@@ -48,61 +47,57 @@ def toom_weights(f, call):
 
 
 @njit(**KERNEL)
-def toom_input(n, call):
+def toom_input(n, v, x, toom):
     """v of block n; x (N, C, H, W) includes its padding; v (N, C, H, tiles, n) is overwritten."""
-    v, x, K = call[0]
-    last = x.shape[3] - K.n
+    last = x.shape[3] - toom.n
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for t in range(v.shape[3]):
-                tile = vectors(x, (n, c, i, min(t * K.m, last)), K.n, 3, 1)
-                store_pack(v, (n, c, i, t, 0), 4, transform(K.B, tile))
+                tile = vectors(x, (n, c, i, min(t * toom.m, last)), toom.n, 3, 1)
+                store_pack(v, (n, c, i, t, 0), 4, transform(toom.B, tile))
 
 
 @njit(**KERNEL)
-def toom_gradient(n, call):
+def toom_gradient(n, d, dy, toom):
     """d of block n; dy (N, F, OH, OW); d (N, F, OH, tiles, n) is overwritten."""
-    d, dy, K = call[0]
-    last = dy.shape[3] - K.m
+    last = dy.shape[3] - toom.m
     for f in range(dy.shape[1]):
         for i in range(dy.shape[2]):
             for t in range(d.shape[3]):
-                j = min(t * K.m, last)
-                tile = clear_first(vectors(dy, (n, f, i, j), K.m, 3, 1), t * K.m - j)
-                store_pack(d, (n, f, i, t, 0), 4, transform(K.A, tile))
+                j = min(t * toom.m, last)
+                tile = clear_first(vectors(dy, (n, f, i, j), toom.m, 3, 1), t * toom.m - j)
+                store_pack(d, (n, f, i, t, 0), 4, transform(toom.A, tile))
 
 
 @njit(**KERNEL)
-def toom_forward(n, call):
+def toom_forward(n, y, u, v, bias, relu, toom, T):
     """y of block n (N, F, OH, OW), overwritten; `relu` adds max(0, .).  T: filters x points."""
-    y, u, v, bias, relu, K, T = call[0]
     F, C, KH, _ = u.shape
-    last = y.shape[3] - K.m
+    last = y.shape[3] - toom.m
     for i in range(y.shape[2]):
         for t in range(v.shape[3]):
             for f0 in range(0, F, T.rows):
                 f = min(f0, F - T.rows)
-                acc = zeros(T.rows, K.n)
+                acc = zeros(T.rows, toom.n)
                 for c in range(C):
                     for p in range(KH):
-                        acc = by_points(acc, u, (f, c, p, 0), 0, vectors(v, (n, c, i + p, t, 0), K.n, 4, 1))
-                out = transform(K.AT, acc) + spread(bias, f, T.rows, K.m)
+                        acc = by_points(acc, u, (f, c, p, 0), 0, vectors(v, (n, c, i + p, t, 0), toom.n, 4, 1))
+                out = transform(toom.AT, acc) + spread(bias, f, T.rows, toom.m)
                 if relu:
                     out = rectify(out)
-                store_tile(y, (n, f, i, min(t * K.m, last)), 1, 3, 1, out)
+                store_tile(y, (n, f, i, min(t * toom.m, last)), 1, 3, 1, out)
 
 
 @njit(**KERNEL)
-def toom_backward_input(n, call):
+def toom_backward_input(n, dx, u, d, x, top, left, relu, toom, T):
     """dx of block n, overwritten; `relu`: 0 where x is not positive.
 
     dx (N, C, H, left + W + right) includes the padding columns of x, which end as zeros; x (N, C, H, W) is without.
     T: channels x points.
     """
-    dx, u, d, x, top, left, relu, K, T = call[0]
     F, C, KH, _ = u.shape
     OH, H, W = d.shape[2], x.shape[2], x.shape[3]
-    last = dx.shape[3] - K.n
+    last = dx.shape[3] - toom.n
     none = splat(ZERO)
     for c0 in range(0, C, T.rows):
         c = min(c0, C - T.rows)
@@ -112,11 +107,11 @@ def toom_backward_input(n, call):
                 for j in range(dx.shape[3]):
                     store(dx, (n, r, i, j), none)
             for t in range(d.shape[3]):
-                acc = zeros(T.rows, K.n)
+                acc = zeros(T.rows, toom.n)
                 for f in range(F):
                     for p in range(first_p, end_p):
-                        acc = by_points(acc, u, (f, c, p, 0), 1, vectors(d, (n, f, i + top - p, t, 0), K.n, 4, 1))
-                add_tile(dx, (n, c, i, min(t * K.m, last)), 1, 3, transform(K.BT, acc))
+                        acc = by_points(acc, u, (f, c, p, 0), 1, vectors(d, (n, f, i + top - p, t, 0), toom.n, 4, 1))
+                add_tile(dx, (n, c, i, min(t * toom.m, last)), 1, 3, transform(toom.BT, acc))
             for r in range(c, c + T.rows):
                 for j in range(left):
                     store(dx, (n, r, i, j), none)
@@ -129,17 +124,16 @@ def toom_backward_input(n, call):
 
 
 @njit(**KERNEL)
-def toom_backward_weight(n, call):
+def toom_backward_weight(n, dweight, d, v, sums, toom, T):
     """dweight of block n (N, F, C, KH, KW), overwritten.
 
     sums (N, n, room for T.rows * T.cols numbers) is scratch.  T: filters x kernel rows, for one channel and point.
     """
-    dweight, d, v, sums, K, T = call[0]
     _, F, C, KH, KW = dweight.shape
     for f0 in range(0, F, T.rows):
         f = min(f0, F - T.rows)
         for c in range(C):
-            for xi in range(K.n):
+            for xi in range(toom.n):
                 acc = zeros(T.rows, T.cols)
                 for i in range(d.shape[2]):
                     for t in range(d.shape[3]):
@@ -147,7 +141,7 @@ def toom_backward_weight(n, call):
                                     vectors(v, (n, c, i, t, xi), T.cols, 2, 1))
                 store_totals(sums, (n, xi, 0), acc)
             for k in range(sums.shape[2]):                          # a vector holds LANES of the tile's sums
-                store_pack(sums, (n, 0, k), 1, transform(K.GT, vectors(sums, (n, 0, k), K.n, 1, 1)))
+                store_pack(sums, (n, 0, k), 1, transform(toom.GT, vectors(sums, (n, 0, k), toom.n, 1, 1)))
             for r in range(T.rows):
                 for p in range(KH):
                     place = r * KH + p

@@ -1,6 +1,7 @@
 """Fully connected layers on lanes."""
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import (
     LANES,
     ZERO,
@@ -17,16 +18,14 @@ from .lanes import (
     vectors,
     zeros,
 )
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def linear_forward(n, call):
+def linear_forward(n, y, x, weight, bias, relu, T):
     """y[o] = bias[o] + sum of weight[o, k] x[k] over k, and `relu`: max(0, .).
 
     Block n; x (N, K), weight (O, K); y (N, O) is overwritten.  T: units x 1.
     """
-    y, x, weight, bias, relu, T = call[0]
     O, K = weight.shape
     for o0 in range(0, O, T.rows):
         o = min(o0, O - T.rows)
@@ -39,12 +38,11 @@ def linear_forward(n, call):
 
 
 @njit(**KERNEL)
-def linear_backward_input(n, call):
+def linear_backward_input(n, dx, dy, weight, x, relu, T):
     """dx[k] = sum of weight[o, k] dy[o] over o; `relu`: 0 where x is not positive.
 
     Block n; dy (N, O), weight (O, K); dx (N, K) is overwritten.  T: features x 1.
     """
-    dx, dy, weight, x, relu, T = call[0]
     O, K = weight.shape
     for k0 in range(0, K, T.rows):
         k = min(k0, K - T.rows)
@@ -57,26 +55,24 @@ def linear_backward_input(n, call):
 
 
 @njit(**KERNEL)
-def transpose(n, call):
+def transpose(n, xt, x, lanes):
     """xt[image, k] = x[k] of that image: features innermost, as linear_backward_weight reads them.
 
     Block n; x (N, K); xt (N * LANES, ceil(K / LANES)) vectors of LANES features is overwritten, for the first `lanes`
     images of the block.
     """
-    xt, x, lanes = call[0]
     for k in range(x.shape[1]):
         for l in range(lanes):
             xt[n * LANES + l, k // LANES, k % LANES] = x[n, k, l]
 
 
 @njit(**KERNEL)
-def linear_backward_weight(item, call):
+def linear_backward_weight(item, dweight, dy, xt, lanes, T):
     """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES values of k of one image.
 
     An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; a block has images in its
     first `lanes` lanes only.  T: units x vectors.
     """
-    dweight, dy, xt, lanes, T = call[0]
     O, vectors_of_k = dweight.shape[0], xt.shape[1]
     o = min(item * T.rows, O - T.rows)
     for v0 in range(0, vectors_of_k, T.cols):
@@ -89,9 +85,8 @@ def linear_backward_weight(item, call):
 
 
 @njit(**KERNEL)
-def linear_backward_bias(o, call):
+def linear_backward_bias(o, dbias, dy):
     """dbias[o] = sum of dy[o] over all images; dbias is overwritten."""
-    dbias, dy = call[0]
     acc = splat(ZERO)
     for n in range(dy.shape[0]):
         acc = acc + load(dy, (n, o))

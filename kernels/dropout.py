@@ -1,20 +1,19 @@
 """Dropout.  Which numbers are dropped is not stored: the backward pass draws them again."""
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import LANES, ZERO, load, splat, store, where
-from .program import KERNEL
 from .random import DROPOUT, bits, lane_fractions, lane_keys, word
 
 
 @njit(**KERNEL)
-def dropout_forward(n, call):
+def dropout_forward(n, y, x, batch, draw, rates, layer):
     """y = x * (0 with the probability rates[0], else rates[1]).  Block n; x, y (N, C, H, W); y is overwritten.
 
-    Drawn anew for each number of each image of each pass, with draw = (seed, pass); window[0] images of the pass come
+    Drawn anew for each number of each image of each pass, with draw = (seed, pass); batch[0] images of the pass come
     before these blocks.  `layer` is a number that no other dropout of the network has.
     """
-    y, x, window, draw, rates, layer = call[0]
-    keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), window[0] + n * LANES)
+    keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), batch[0] + n * LANES)
     probability, kept, k = splat(rates[0]), splat(rates[1]), 0
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
@@ -25,10 +24,9 @@ def dropout_forward(n, call):
 
 
 @njit(**KERNEL)
-def dropout_backward(n, call):
+def dropout_backward(n, dx, dy, x, batch, draw, rates, layer, relu):
     """dx = dy * (what the forward pass drew); with `relu`, 0 where x is not positive.  Block n; dx is overwritten."""
-    dx, dy, x, window, draw, rates, layer, relu = call[0]
-    keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), window[0] + n * LANES)
+    keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), batch[0] + n * LANES)
     probability, kept, k = splat(rates[0]), splat(rates[1]), 0
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):

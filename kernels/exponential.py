@@ -2,8 +2,8 @@
 import numpy as np
 from numba import njit
 
+from .compiled import HELPER
 from .lanes import ROUND, ZERO, splat, times_power, where
-from .program import KERNEL
 
 f32 = np.float32
 LEAST, MOST = f32(-104), f32(89)            # exp is 0 and infinite beyond these
@@ -20,7 +20,7 @@ T3, T4 = f32(2.06390887954e-2), f32(-5.70498872745e-3)
 SMALL = f32(0.625)
 
 
-@njit(**KERNEL)
+@njit(**HELPER)
 def exp(v):
     """2^k exp(r), k a whole number and |r| <= ln(2) / 2.  Right to one unit in the last place, also where the result
     is subnormal; a NaN stays.  Multiplications and additions stay apart: all CPUs, and NumPy, give the same bits."""
@@ -34,14 +34,14 @@ def exp(v):
     return times_power(splat(ONE) + (r + r * r * p), t)
 
 
-@njit(**KERNEL)
+@njit(**HELPER)
 def sigmoid(v):
     """1 / (1 + exp(-v)), from the exponential that cannot overflow.  Right to 2.5 units in the last place."""
     e = exp(where(v > splat(ZERO), splat(ZERO) - v, v))
     return where(v > splat(ZERO), splat(ONE), e) / (splat(ONE) + e)
 
 
-@njit(**KERNEL)
+@njit(**HELPER)
 def tanh(v):
     """1 - 2 / (exp(2v) + 1) for |v|, with the sign of v; near 0, where that would cancel, a polynomial.  Right to 1.5
     units in the last place."""

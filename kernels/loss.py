@@ -1,7 +1,7 @@
 """Losses of class scores, and the sums that are reported.
 
 Every loss works on block n of the batch: lane l holds the image order[first + n*LANES + l], which is its place in
-labels, losses and predictions; window = (first, count).  z, dz (N, O); dz is the gradient of the batch's loss,
+labels, losses and predictions; batch = (first, count).  z, dz (N, O); dz is the gradient of the batch's loss,
 overwritten, with 0 in the lanes past count.  losses get each image's part of it, predictions the unit of the largest z.
 """
 import math
@@ -9,8 +9,8 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiled import INLINE, KERNEL
 from .lanes import LANES
-from .program import INLINE, KERNEL
 
 
 # As calls, these two made the cross-entropy a tenth slower.
@@ -35,10 +35,9 @@ def _exponentials(dz, z, n, l, top):
 
 
 @njit(**KERNEL)
-def cross_entropy(n, call):
+def cross_entropy(n, dz, losses, predictions, z, labels, order, batch):
     """loss = log(sum of exp z[o]) - z[label], dz = (softmax(z) - onehot(label)) / count."""
-    dz, losses, predictions, z, labels, order, window = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     units = z.shape[1]
     for l in range(LANES):
         for o in range(units):
@@ -56,14 +55,13 @@ def cross_entropy(n, call):
 
 
 @njit(**KERNEL)
-def cross_entropy_weighted(n, call):
+def cross_entropy_weighted(n, dz, losses, predictions, z, labels, order, batch, hard, soft, weight, usual):
     """loss = -sum of t[o] log softmax(z)[o] / usual, dz = (softmax(z) sum t - t) / (sum of the batch's weight[label]),
     where t[o] = soft[o] + (o == label) hard[o].
 
     hard, soft, weight (O,); usual (1,), what the weights of the labels are on average.
     """
-    dz, losses, predictions, z, labels, order, window, hard, soft, weight, usual = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     units = z.shape[1]
     weights = np.float32(0)
     for k in range(first, first + count):
@@ -90,10 +88,9 @@ def cross_entropy_weighted(n, call):
 
 
 @njit(**KERNEL)
-def squared_error(n, call):
+def squared_error(n, dz, losses, predictions, z, labels, order, batch):
     """loss = mean of d**2, dz = 2 d / (count * O), where d = z - onehot(label)."""
-    dz, losses, predictions, z, labels, order, window = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     units = z.shape[1]
     for l in range(LANES):
         for o in range(units):
@@ -110,10 +107,9 @@ def squared_error(n, call):
 
 
 @njit(**KERNEL)
-def tally(_, call):
+def tally(_, sums, losses, predictions, labels, order, batch):
     """sums += (loss, right answers) over the batch, in float64 and always in the order of the images."""
-    sums, losses, predictions, labels, order, window = call[0]
-    first, count = window[0], window[1]
+    first, count = batch[0], batch[1]
     for k in range(first, first + count):
         sums[0] += losses[order[k]]
         sums[1] += predictions[order[k]] == labels[order[k]]

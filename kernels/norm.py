@@ -4,20 +4,19 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import LANES, ZERO, added, first_lanes, fma, load, maximum, repeat, splat, store, total, vectors, where
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def batch_norm_block(n, call):
+def batch_norm_block(n, sums, x, batch, T):
     """sums[n, c] = (mean, sum of (x - mean)**2) of a channel, over the images that the block holds.
 
-    Block n; x (N, C, H, W); window = (first, count); sums float64 (N, C, 2) is overwritten.  T: 1 x columns, which
+    Block n; x (N, C, H, W); batch = (first, count); sums float64 (N, C, 2) is overwritten.  T: 1 x columns, which
     divide W.
     """
-    sums, x, window, T = call[0]
     _, C, H, W = x.shape[:4]
-    images = min(LANES, max(0, window[1] - n * LANES))
+    images = min(LANES, max(0, batch[1] - n * LANES))
     valid = first_lanes(images)
     for c in range(C):
         acc = repeat(splat(ZERO), T.cols)
@@ -35,7 +34,7 @@ def batch_norm_block(n, call):
 
 
 @njit(**KERNEL)
-def batch_norm_statistics(n, call):
+def batch_norm_statistics(n, scales, means, variances, batches, sums, batch, pixels, hyper):
     """scales[n, c] = (mean, 1 / sqrt(variance + eps)) over all blocks (Chan et al., "Updating formulae and a pairwise
     algorithm for computing sample variances", 1979).
 
@@ -43,19 +42,18 @@ def batch_norm_statistics(n, call):
     = (means, variances, batches) towards mean and unbiased variance, by `momentum` or, when it is negative, to their
     average over all batches.
     """
-    scales, means, variances, batches, sums, window, pixels, hyper = call[0]
     N, C = sums.shape[:2]
-    count, eps, momentum = window[1] * pixels, hyper[0], hyper[1]
+    count, eps, momentum = batch[1] * pixels, hyper[0], hyper[1]
     if n == 0 and momentum < 0:
         momentum = 1 / (batches[0] + 1.0)
     for c in range(C):
         mean, spread = 0.0, 0.0
         for m in range(N):
-            mean += max(0, min(LANES, window[1] - m * LANES)) * pixels * sums[m, c, 0]
+            mean += max(0, min(LANES, batch[1] - m * LANES)) * pixels * sums[m, c, 0]
         mean /= count
         for m in range(N):
             away = sums[m, c, 0] - mean
-            spread += sums[m, c, 1] + max(0, min(LANES, window[1] - m * LANES)) * pixels * away * away
+            spread += sums[m, c, 1] + max(0, min(LANES, batch[1] - m * LANES)) * pixels * away * away
         scales[n, c, 0] = mean
         scales[n, c, 1] = 1 / math.sqrt(spread / count + eps)
         if n == 0:
@@ -66,21 +64,19 @@ def batch_norm_statistics(n, call):
 
 
 @njit(**KERNEL)
-def batch_norm_running(n, call):
+def batch_norm_running(n, scales, means, variances, hyper):
     """scales[n, c] = (mean, 1 / sqrt(variance + eps)) of a training; scales (N, C, 2) is overwritten."""
-    scales, means, variances, hyper = call[0]
     for c in range(means.shape[0]):
         scales[n, c, 0] = means[c]
         scales[n, c, 1] = 1 / math.sqrt(variances[c] + hyper[0])
 
 
 @njit(**KERNEL)
-def batch_norm_forward(n, call):
+def batch_norm_forward(n, y, x, scales, weight, bias, relu):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias, and `relu`: max(0, .).
 
     Block n; x, y (N, C, H, W); weight, bias (C,); scales (N, C, 2) = (mean, 1 / sqrt(...)); y is overwritten.
     """
-    y, x, scales, weight, bias, relu = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
         mean, scale, shift = splat(scales[n, c, 0]), splat(scales[n, c, 1] * weight[c]), splat(bias[c])
@@ -91,13 +87,12 @@ def batch_norm_forward(n, call):
 
 
 @njit(**KERNEL)
-def batch_norm_backward_sums(n, call):
+def batch_norm_backward_sums(n, sums, dy, x, scales, T):
     """sums[n, c] = (sum of dy, sum of dy * normalised x) of a channel.
 
     Block n; dy, x (N, C, H, W), dy 0 in lanes without an image; scales (N, C, 2); sums float64 (N, C, 2) is
     overwritten.  T: 1 x columns, which divide W.
     """
-    sums, dy, x, scales, T = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
         middle = repeat(splat(scales[n, c, 0]), T.cols)
@@ -112,23 +107,22 @@ def batch_norm_backward_sums(n, call):
 
 
 @njit(**KERNEL)
-def batch_norm_backward_input(n, call):
+def batch_norm_backward_input(n, dx, dy, x, weight, scales, sums, batch, of_batch, relu):
     """dx = weight / sqrt(variance + eps) * (dy - mean of dy - normalised x * mean of (dy * normalised x)), the means
     being 0 when the statistics were not those of the batch; 0 in lanes without an image and, `relu`, where x is not
     positive.
 
     Block n; dx, dy, x (N, C, H, W); sums of all blocks; scales (N, C, 2); dx is overwritten.
     """
-    dx, dy, x, weight, scales, sums, window, batch, relu = call[0]
     N, C, H, W = x.shape[:4]
-    valid, none = first_lanes(window[1] - n * LANES), splat(ZERO)
+    valid, none = first_lanes(batch[1] - n * LANES), splat(ZERO)
     for c in range(C):
         plain, weighted = 0.0, 0.0
-        if batch:
+        if of_batch:
             for m in range(N):
                 plain += sums[m, c, 0]
                 weighted += sums[m, c, 1]
-        scale, per_value = scales[n, c, 1] * weight[c], 1 / (window[1] * H * W)
+        scale, per_value = scales[n, c, 1] * weight[c], 1 / (batch[1] * H * W)
         mean, factor = splat(scales[n, c, 0]), splat(scale)
         shift = splat(np.float32(-scale * plain * per_value))
         slope = splat(np.float32(-scale * scales[n, c, 1] * weighted * per_value))
@@ -141,9 +135,8 @@ def batch_norm_backward_input(n, call):
 
 
 @njit(**KERNEL)
-def batch_norm_backward_parameters(_, call):
+def batch_norm_backward_parameters(_, dweight, dbias, sums):
     """dweight[c] = sum of dy * normalised x, dbias[c] = sum of dy, over all blocks; both are overwritten."""
-    dweight, dbias, sums = call[0]
     for c in range(dweight.shape[0]):
         dbias[c], dweight[c] = np.float32(0), np.float32(0)
         for n in range(sums.shape[0]):

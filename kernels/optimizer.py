@@ -7,18 +7,17 @@ import math
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import LANES, ZERO, fma, load, splat, sqrt, store, total
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def sgd(item, call):
+def sgd(item, value, velocity, grad, decays, hyper, nesterov, chunk):
     """g = grad + decay * value; velocity = momentum * velocity + g; value -= lr * velocity   (PyTorch's SGD),
 
     or lr * (g + momentum * velocity) with Nesterov momentum, or lr * g when the momentum is 0: it then leaves
     velocity alone.  value, velocity (vectors,) are updated; hyper = (lr, momentum).
     """
-    value, velocity, grad, decays, hyper, nesterov, chunk = call[0]
     rate, momentum, moves = splat(np.float32(-hyper[0])), splat(np.float32(hyper[1])), hyper[1] != 0
     for k in range(item * chunk, min(item * chunk + chunk, value.shape[0])):
         w = load(value, (k,))
@@ -31,14 +30,13 @@ def sgd(item, call):
 
 
 @njit(**KERNEL)
-def rmsprop(item, call):
+def rmsprop(item, value, square, mean, velocity, grad, decays, hyper, centered, chunk):
     """square = alpha * square + (1 - alpha) * g**2, g = grad + decay * value; u = g / (sqrt(square) + eps);
     value -= lr * u   (PyTorch's RMSprop).
 
     With momentum u is velocity = momentum * velocity + u; centered, the root is of square - mean**2 where
     mean += (1 - alpha) * (g - mean).  All but grad (vectors,) are updated; hyper = (lr, momentum, alpha, eps).
     """
-    value, square, mean, velocity, grad, decays, hyper, centered, chunk = call[0]
     rate, momentum, moves = splat(np.float32(-hyper[0])), splat(np.float32(hyper[1])), hyper[1] != 0
     alpha, rest, eps = splat(np.float32(hyper[2])), splat(np.float32(1 - hyper[2])), splat(np.float32(hyper[3]))
     for k in range(item * chunk, min(item * chunk + chunk, value.shape[0])):
@@ -59,12 +57,11 @@ def rmsprop(item, call):
 
 
 @njit(**KERNEL)
-def adam_factors(_, call):
+def adam_factors(_, factors, steps, hyper):
     """One step more, and what it multiplies with: with t = steps, c = sqrt(1 - beta2**t),
 
     factors = (-lr * c / (1 - beta1**t), eps * c, 1 - beta1, beta2, 1 - beta2, -lr); hyper = (lr, beta1, beta2, eps).
     """
-    factors, steps, hyper = call[0]
     steps[0] += 1
     lr, beta1, beta2, t = hyper[0], hyper[1], hyper[2], np.float64(steps[0])
     c = math.sqrt(1 - beta2**t)
@@ -77,14 +74,13 @@ def adam_factors(_, call):
 
 
 @njit(**KERNEL)
-def adam(item, call):
+def adam(item, value, mean, square, grad, decays, factors, decoupled, chunk):
     """mean += (1 - beta1) * (g - mean); square = beta2 * square + (1 - beta2) * g**2;
     value -= lr * c / (1 - beta1**t) * mean / (sqrt(square) + eps * c)   (PyTorch's Adam; `adam_factors`)
 
     where g = grad + decay * value; or, decoupled (AdamW), g = grad and first value -= lr * decay * value.
     value, mean, square (vectors,) are updated.
     """
-    value, mean, square, grad, decays, factors, decoupled, chunk = call[0]
     rate, eps, rest1 = splat(factors[0]), splat(factors[1]), splat(factors[2])
     beta2, rest2, minus_lr = splat(factors[3]), splat(factors[4]), splat(factors[5])
     for k in range(item * chunk, min(item * chunk + chunk, value.shape[0])):
@@ -101,21 +97,19 @@ def adam(item, call):
 
 
 @njit(**KERNEL)
-def set_rates(_, call):
-    """hyper[:2] = rates[first // batch_size]: the row of this batch; window = (first, count), rates (steps, 2)."""
-    hyper, rates, window, batch_size = call[0]
-    k = window[0] // batch_size
+def set_rates(_, hyper, rates, batch, batch_size):
+    """hyper[:2] = rates[first // batch_size]: the row of this batch; batch = (first, count), rates (steps, 2)."""
+    k = batch[0] // batch_size
     hyper[0] = rates[k, 0]
     hyper[1] = rates[k, 1]
 
 
 @njit(**KERNEL)
-def squared_norm(item, call):
+def squared_norm(item, sums, grad, chunk):
     """sums[item] = the sum of grad**2 over the chunk.  grad (vectors,); sums (items,) float64 is overwritten.
 
     In float32 over LANES vectors at a time, which rounds some LANES + 4 times, and in float64 from there.
     """
-    sums, grad, chunk = call[0]
     end, squares = min(item * chunk + chunk, grad.shape[0]), 0.0
     for begin in range(item * chunk, end, LANES):
         acc = splat(ZERO)
@@ -127,10 +121,9 @@ def squared_norm(item, call):
 
 
 @njit(**KERNEL)
-def norm(_, call):
+def norm(_, norms, factor, sums, limit):
     """norms = (norm, sum of norms so far, largest so far, how many) with norm = sqrt(sum of sums); factor (1,) is
     overwritten: min(1, limit / (norm + 1e-6)), as PyTorch clips.  A NaN shows in all of the first three."""
-    norms, factor, sums, limit = call[0]
     squares = 0.0
     for k in range(sums.shape[0]):
         squares += sums[k]
@@ -145,9 +138,8 @@ def norm(_, call):
 
 
 @njit(**KERNEL)
-def scale(item, call):
+def scale(item, grad, factor, chunk):
     """grad *= factor.  grad (vectors,) is updated; factor (1,)."""
-    grad, factor, chunk = call[0]
     if factor[0] != 1:
         by = splat(factor[0])
         for k in range(item * chunk, min(item * chunk + chunk, grad.shape[0])):

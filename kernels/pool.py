@@ -2,20 +2,19 @@
 import numpy as np
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import ZERO, load, maximum, splat, store, where
-from .program import KERNEL
 
 LEAST = np.float32(-np.inf)
 
 
 @njit(**KERNEL)
-def max_pool2d_forward(n, call):
+def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
     """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the places p, q
     of the window that lie in x; -inf if there are none.
 
-    Block n; y (N, C, OH, OW) is overwritten.  T: the window, T.step = dilation along a row.
+    Block n; y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a row.
     """
-    y, x, stride_h, stride_w, top, left, dilation_h, T = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
         for i in range(y.shape[2]):
@@ -24,21 +23,20 @@ def max_pool2d_forward(n, call):
                 best = splat(LEAST)
                 for p in range(T.rows):
                     for q in range(T.cols):
-                        r, s = row + p * dilation_h, col + q * T.step
+                        r, s = row + p * dilation_h, col + q * T.spacing
                         if 0 <= r < H and 0 <= s < W:
                             best = maximum(best, load(x, (n, c, r, s)))
                 store(y, (n, c, i, j), best)
 
 
 @njit(**KERNEL)
-def max_pool2d_backward(n, call):
+def max_pool2d_backward(n, dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T):
     """dx at the first place of each window that holds its maximum gets dy; a place that several windows choose, the
     sum.
 
     Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
     positive.
     """
-    dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T = call[0]
     _, C, H, W = x.shape[:4]
     none = splat(ZERO)
     for c in range(C):
@@ -54,7 +52,7 @@ def max_pool2d_backward(n, call):
                     left_over = where(best > none, left_over, none)
                 for p in range(T.rows):
                     for q in range(T.cols):
-                        r, s = row + p * dilation_h, col + q * T.step
+                        r, s = row + p * dilation_h, col + q * T.spacing
                         if 0 <= r < H and 0 <= s < W:
                             place = (n, c, r, s)
                             here = load(x, place) == best
@@ -66,13 +64,12 @@ def max_pool2d_backward(n, call):
 
 
 @njit(**KERNEL)
-def max_pool2d_indices(n, call):
+def max_pool2d_indices(n, index, x, stride_h, stride_w, top, left, dilation_h, T):
     """index[c, i, j] = row * W + column of the first place of the window that holds its maximum (of the last NaN where
     there is one, -1 where no place lies in x), as a float32.
 
     The arguments of max_pool2d_forward; index (N, C, OH, OW) is overwritten.
     """
-    index, x, stride_h, stride_w, top, left, dilation_h, T = call[0]
     _, C, H, W = x.shape[:4]
     for c in range(C):
         for i in range(index.shape[2]):
@@ -81,7 +78,7 @@ def max_pool2d_indices(n, call):
                 best, found, empty = splat(LEAST), splat(np.float32(-1)), True
                 for p in range(T.rows):
                     for q in range(T.cols):
-                        r, s = row + p * dilation_h, col + q * T.step
+                        r, s = row + p * dilation_h, col + q * T.spacing
                         if 0 <= r < H and 0 <= s < W:
                             v, here = load(x, (n, c, r, s)), splat(np.float32(r * W + s))
                             if empty:
@@ -92,12 +89,11 @@ def max_pool2d_indices(n, call):
 
 
 @njit(**KERNEL)
-def avg_pool2d_forward(n, call):
+def avg_pool2d_forward(n, y, x, rows, cols, scale, T):
     """y[c, i, j] = scale[i, j] * the sum of x[c] over the window rows[i, 0] <= row < rows[i, 1], and so for columns.
 
     Block n; y (N, C, OH, OW) is overwritten.  T: the size of most windows, whose loops the compiler unrolls.
     """
-    y, x, rows, cols, scale, T = call[0]
     for c in range(x.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -114,13 +110,12 @@ def avg_pool2d_forward(n, call):
 
 
 @njit(**KERNEL)
-def avg_pool2d_backward(n, call):
+def avg_pool2d_backward(n, dx, dy, x, rows, cols, scale, tiled, relu):
     """dx[c, row, col] = the sum of scale[i, j] * dy[c, i, j] over the windows that the place lies in.
 
     Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
     positive; the rest as in avg_pool2d_forward.
     """
-    dx, dy, x, rows, cols, scale, tiled, relu = call[0]
     _, C, H, W = x.shape[:4]
     none = splat(ZERO)
     for c in range(C):

@@ -12,8 +12,8 @@ A purpose is part of the key, so that nothing uses the numbers of something else
 import numpy as np
 from numba import config, njit
 
+from .compiled import INLINE
 from .lanes import counters, integers, unit
-from .program import INLINE
 
 AUGMENT, DROPOUT = 0, 1     # purposes
 

@@ -1,14 +1,13 @@
 """The sum of two branches of a network."""
 from numba import njit
 
+from .compiled import KERNEL
 from .lanes import ZERO, load, maximum, splat, store, where
-from .program import KERNEL
 
 
 @njit(**KERNEL)
-def add_forward(n, call):
+def add_forward(n, y, a, b, relu):
     """y = a + b, and `relu`: max(0, .).  Block n; all (N, C, H, W); y is overwritten."""
-    y, a, b, relu = call[0]
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -17,9 +16,8 @@ def add_forward(n, call):
 
 
 @njit(**KERNEL)
-def add_backward(n, call):
+def add_backward(n, dx, db, x, relu):
     """dx += db, and `relu`: 0 where x is not positive.  Block n; all (N, C, H, W); dx is changed."""
-    dx, db, x, relu = call[0]
     for c in range(dx.shape[1]):
         for i in range(dx.shape[2]):
             for j in range(dx.shape[3]):

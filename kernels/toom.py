@@ -52,10 +52,10 @@ def _matrices(m, r):
 
 
 class Matrix:
-    """A constant matrix as the shortest list of steps that this simple search finds.
+    """A constant matrix as the shortest list of operations that a simple search finds.
 
-    steps : (target, a, b, factor): x[target] = x[a] + factor * x[b], or factor * x[b] when a is None; x[0], x[1], ...
-        are the inputs
+    operations : (target, a, b, factor): x[target] = x[a] + factor * x[b], or factor * x[b] when a is None;
+        x[0], x[1], ... are the inputs
     out : the names of the outputs
 
     The points come in pairs p, -p, so rows come as even + odd and even - odd part: each part is computed once.  In a
@@ -64,7 +64,7 @@ class Matrix:
 
     def __init__(self, rows):
         self.shape = len(rows), len(rows[0])
-        self.steps, self._next = [], self.shape[1]
+        self.operations, self._next = [], self.shape[1]
         by_row, by_column = self._pairs(rows), self._pairs([list(c) for c in zip(*rows, strict=True)])
         self.out = [None] * len(rows)
         if sum(mate is not None for _, mate, *_ in by_column) > sum(mate is not None for _, mate, *_ in by_row):
@@ -73,7 +73,7 @@ class Matrix:
                 if mate is None:
                     terms.append((k, even))
                 else:
-                    terms += [(self._step(k, mate, sign), even), (self._step(k, mate, -sign), odd)]
+                    terms += [(self._operation(k, mate, sign), even), (self._operation(k, mate, -sign), odd)]
             for j in range(len(rows)):
                 self.out[j] = self._sum([(name, column[j]) for name, column in terms if column[j]])
             return
@@ -108,8 +108,8 @@ class Matrix:
                 found.append((k, None, row, None, 1))
         return found
 
-    def _step(self, a, b, factor):
-        self.steps.append((self._next, a, b, float(factor)))
+    def _operation(self, a, b, factor):
+        self.operations.append((self._next, a, b, float(factor)))
         self._next += 1
         return self._next - 1
 
@@ -117,17 +117,17 @@ class Matrix:
         """The name of the sum of factor * x[name]; starts with a factor 1 where there is one, which costs nothing."""
         start = next((term for term in terms if term[1] == 1), None)
         if start is None:
-            start, terms = (self._step(None, *terms[0]), 1), terms[1:]
+            start, terms = (self._operation(None, *terms[0]), 1), terms[1:]
         name = start[0]
         for term in terms:
             if term is not start:
-                name = self._step(name, *term)
+                name = self._operation(name, *term)
         return name
 
     def run(self, x, add, multiply, multiply_add):
         """The outputs for the inputs x, with the arithmetic given."""
         x = dict(enumerate(x))
-        for target, a, b, factor in self.steps:
+        for target, a, b, factor in self.operations:
             if a is None:
                 x[target] = multiply(factor, x[b])
             elif abs(factor) == 1:
@@ -176,7 +176,7 @@ else:
         typeof_impl,
     )
 
-    from .lanes import F32, I64, VECTOR, Lanes, Place, _fma, _pack, _read, _splat, _unpack
+    from .lanes.compiled import F32, I64, VECTOR, Address, Lanes, _fma, _pack, _read, _splat, _unpack
 
     SIZES, MATRICES = ("m", "r", "n"), ("A", "AT", "B", "BT", "GT")
 
@@ -232,10 +232,10 @@ else:
         along = row_axis.literal_value
 
         def code(context, builder, sig, args):
-            place = Place(context, builder, sig.args[1], args[1], sig.args[2], args[2])
+            address = Address(context, builder, sig.args[1], args[1], sig.args[2], args[2])
             sums, points = _unpack(builder, args[0]), _unpack(builder, args[4])
             n = len(points)
-            factors = [_splat(builder, _read(builder, place.at({along: I64(k // n), -1: I64(k % n)}, F32)))
+            factors = [_splat(builder, _read(builder, address.at({along: I64(k // n), -1: I64(k % n)}, F32)))
                        for k in range(len(sums))]
             return _pack(builder, [_fma(builder, factor, points[k % n], s)
                                    for k, (factor, s) in enumerate(zip(factors, sums, strict=True))])

@@ -104,9 +104,8 @@ def loop_over_row(y, x, weight, bias):
 
 
 @njit(**KERNEL)
-def one_sum(n, call):
+def one_sum(n, y, x, weight, bias):
     """The vector as a type: the sum stays in a register, where each addition waits for the one before."""
-    y, x, weight, bias = call[0]
     F, C, KH, KW = weight.shape
     for f in range(F):
         for i in range(y.shape[2]):
@@ -120,9 +119,8 @@ def one_sum(n, call):
 
 
 @njit(**KERNEL)
-def row_of_sums(n, call):
+def row_of_sums(n, y, x, weight, bias, T):
     """T.cols sums of a row at once, which do not wait for each other; each pixel is loaded for one multiply-add."""
-    y, x, weight, bias, T = call[0]
     F, C, KH, KW = weight.shape
     for f in range(F):
         for i in range(y.shape[2]):

@@ -145,9 +145,8 @@ def test_averages_of_powers_of_two_are_exact():
 
 # ---- activations ---------------------------------------------------------------------------------
 @njit(**KERNEL)
-def exponentials(n, call):
+def exponentials(n, y, x):
     """exp, tanh and sigmoid of x (N, K), to y (3, N, K)."""
-    y, x = call[0]
     for k in range(x.shape[1]):
         v = load(x, (n, k))
         store(y, (0, n, k), exponential.exp(v))

@@ -18,9 +18,8 @@ SURE = 6                        # standard errors: one good generator in 10**7 t
 
 
 @njit(**KERNEL)
-def words(n, call):
+def words(n, out, fractions, seeds):
     """Row n: the numbers of the key seeds[n]; and those of its pass `n` as fractions."""
-    out, fractions, seeds = call[0]
     key = word(seeds[n])
     for k in range(out.shape[1]):
         out[n, k] = bits(key, k)
@@ -28,9 +27,8 @@ def words(n, call):
 
 
 @njit(**KERNEL)
-def lanes(n, call):
+def lanes(n, out, draw):
     """Block n: the numbers of its images."""
-    out, draw = call[0]
     keys = lane_keys(bits(word(draw[0]), draw[1]), n * LANES)
     for k in range(out.shape[1]):
         store(out, (n, k), lane_fractions(keys, k))

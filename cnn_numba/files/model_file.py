@@ -10,6 +10,8 @@ from cnn_numba.files import container
 from cnn_numba.files.layers_json import build_layers, check_image_shape, describe_layers
 from cnn_numba.model import Sequential
 
+__all__ = ["load"]
+
 FORMAT = "cnn-numba model"
 VERSION = 1
 KIND = "model file"

@@ -31,6 +31,8 @@ from cnn_numba.layers import Flatten, shape_text
 from cnn_numba.model import Sequential
 from cnn_numba.presets import PRESETS
 
+__all__ = ["read_network"]
+
 LONGEST_FILE = 1 << 20
 MOST_DIGITS = 18            # of a whole number
 MOST_PARAMETERS = 1 << 28   # a gigabyte, and as much for the gradients

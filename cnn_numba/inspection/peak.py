@@ -5,6 +5,7 @@ import numpy as np
 from numba import njit
 
 from cnn_numba.benchmark.contender import per_call
+from cnn_numba.kernels.compiled import KERNEL
 from cnn_numba.kernels.lanes import (
     LANES,
     REGISTERS,
@@ -18,7 +19,7 @@ from cnn_numba.kernels.lanes import (
     store_tile,
     vectors,
 )
-from cnn_numba.kernels.program import KERNEL, Call, Program, at_once
+from cnn_numba.kernels.program import Call, Program, at_once
 
 TILE = Tile(12 if REGISTERS > 8 else 5, 1)              # sums: enough to hide the latency, few enough for registers
 SHARES = 16                                             # items per thread, so that a late thread holds up little
@@ -26,10 +27,9 @@ VECTORS = 1 << 20                                       # 64 MB in each of three
 
 
 @njit(**KERNEL)
-def multiply_add(item, call):
+def multiply_add(item, y, x, start, rounds, T):
     """sum += x0 x1, `rounds` times to each of T.rows sums with beginnings of their own; all are stored.  (LLVM computes
     equal sums once, and leaves out what nobody stores.)"""
-    y, x, start, rounds, T = call[0]
     acc = spread(start, 0, T.rows, T.cols)
     left, right = vectors(x, (item, 0), T.rows, 1, 0), vectors(x, (item, 1), T.cols, 1, 1)
     for _ in range(rounds):
@@ -38,9 +38,8 @@ def multiply_add(item, call):
 
 
 @njit(**KERNEL)
-def triad(item, call):
+def triad(item, z, x, y, chunk):
     """z = x y + z over `chunk` vectors: as much memory traffic as can be for one multiply-add."""
-    z, x, y, chunk = call[0]
     for k in range(item * chunk, item * chunk + chunk):
         store(z, (k,), fma(load(x, (k,)), load(y, (k,)), load(z, (k,))))
 
@@ -51,9 +50,10 @@ def _programs(threads):
     items, rounds, rng = SHARES * threads, 5000, np.random.default_rng(0)
     x, start = aligned((items, 2, LANES)), aligned(TILE.rows)
     x[...], start[...] = rng.normal(size=x.shape), rng.normal(size=start.shape)
-    compute = Call(multiply_add, items, aligned((items, TILE.rows, TILE.cols, LANES)), x, start, rounds, TILE)
+    sums = aligned((items, TILE.rows, TILE.cols, LANES))
+    compute = Call(multiply_add, items, y=sums, x=x, start=start, rounds=rounds, T=TILE)
     flat = [aligned((VECTORS, LANES)) for _ in range(3)]
-    move = Call(triad, 64, *flat, VECTORS // 64)
+    move = Call(triad, 64, z=flat[0], x=flat[1], y=flat[2], chunk=VECTORS // 64)
     return (Program(at_once([compute])), 2 * rounds * TILE.rows * TILE.cols * LANES * items,
             Program(at_once([move])), 4 * flat[0].nbytes)
 

@@ -21,10 +21,8 @@ class Row:
 
     @property
     def multiply_adds(self):
-        """Of the forward pass: each weight is used once for each place of the output."""
-        if self.layer.branches:
-            return 0
-        return math.prod(self.layer.parameter_shapes().get("weight", (0,))) * math.prod(self.after[1:])
+        """Of the forward pass; 0 for a container, whose layers have rows of their own."""
+        return 0 if self.layer.branches else self.layer.multiply_adds(self.before, self.after)
 
     @property
     def numbers(self):

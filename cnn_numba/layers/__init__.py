@@ -1,21 +1,34 @@
 """The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and its kernel calls.
 
-A layer holds no arrays.  `calls(wires)` gets the buffers that a plan made for it and appends kernel calls to four
-lists: what the forward pass needs of the parameters, the forward pass, the backward pass, and the gradients of the
-parameters (which need the backward pass of all images).
+A layer holds no arrays.  `base` has the protocol: what a plan asks of a layer, and what it gives to one.
 """
-from cnn_numba.layers.activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from cnn_numba.layers.base import Layer, Wires, below, container_text, every_layer, infer_shapes, shape_text
-from cnn_numba.layers.conv import Conv2d
-from cnn_numba.layers.dropout import Dropout
-from cnn_numba.layers.linear import Linear
-from cnn_numba.layers.norm import BatchNorm1d, BatchNorm2d
-from cnn_numba.layers.pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from cnn_numba.layers.residual import Residual
-from cnn_numba.layers.shape import Flatten, Reshape
+from cnn_numba.layers import activation, conv, dropout, linear, norm, pool, residual, shape
+from cnn_numba.layers.activation import *
+from cnn_numba.layers.base import (
+    Calls,
+    Layer,
+    Setup,
+    Wires,
+    below,
+    container_text,
+    every_layer,
+    infer_shapes,
+    shape_text,
+)
+from cnn_numba.layers.conv import *
+from cnn_numba.layers.dropout import *
+from cnn_numba.layers.linear import *
+from cnn_numba.layers.norm import *
+from cnn_numba.layers.pool import *
+from cnn_numba.layers.residual import *
+from cnn_numba.layers.shape import *
 
-__all__ = [
-    "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer",
-    "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Reshape", "Residual", "Sigmoid", "Softmax", "Tanh",
-    "Wires", "below", "container_text", "every_layer", "infer_shapes", "shape_text",
-]
+__all__ = ["Calls", "Layer", "Setup", "Wires", "below", "container_text", "every_layer", "infer_shapes", "shape_text"]
+__all__ += activation.__all__
+__all__ += conv.__all__
+__all__ += dropout.__all__
+__all__ += linear.__all__
+__all__ += norm.__all__
+__all__ += pool.__all__
+__all__ += residual.__all__
+__all__ += shape.__all__

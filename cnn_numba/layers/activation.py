@@ -5,21 +5,22 @@ from cnn_numba.errors import MOST, InputError
 from cnn_numba.kernels import activation
 from cnn_numba.kernels.lanes import aligned
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, shape_text
+from cnn_numba.layers.base import Layer, Wires, shape_text
+
+__all__ = ["LeakyReLU", "LogSoftmax", "ReLU", "Sigmoid", "Softmax", "Tanh"]
 
 
 class ReLU(Layer):
     """max(0, x), element by element, as `torch.nn.ReLU`; any shape."""
 
-    def calls(self, wires):
-        wires.forward.append(Call(activation.relu_forward, wires.blocks, wires.y.image(), wires.x.image()))
-        if wires.dx is not None:
-            self.mask_calls(wires)
+    is_relu = True
 
-    def mask_calls(self, wires):
-        """The backward pass alone: after a layer that applied the ReLU, before one that does not mask."""
-        wires.backward.append(Call(
-            activation.relu_backward, wires.blocks, wires.dx.image(), wires.dy.image(), wires.y.image()))
+    def calls(self, wires: Wires) -> None:
+        _calls(wires, activation.relu_forward, activation.relu_backward)
+
+    def textbook(self, x, parameters, run):
+        run.decide(x, np.abs(x))
+        return np.maximum(x, 0)
 
 
 class LeakyReLU(Layer):
@@ -40,13 +41,15 @@ class LeakyReLU(Layer):
     def calls(self, wires):
         slope, x = aligned(1), wires.x.image()
         slope[0] = self.negative_slope
-        wires.forward.append(Call(activation.leaky_relu_forward, wires.blocks, wires.y.image(), x, slope))
+        wires.forward.append(Call(activation.leaky_relu_forward, wires.blocks, y=wires.y.image(), x=x, slope=slope))
         if wires.dx is not None:
             wires.backward.append(Call(
-                activation.leaky_relu_backward, wires.blocks, wires.dx.image(), wires.dy.image(), x, slope))
+                activation.leaky_relu_backward, wires.blocks, dx=wires.dx.image(), dy=wires.dy.image(), x=x,
+                slope=slope))
 
-    def extra_repr(self):
-        return f"negative_slope={self.negative_slope}"
+    def textbook(self, x, parameters, run):
+        run.decide(x, np.abs(x))
+        return np.where(x < 0, self.negative_slope * x, x)
 
 
 class Tanh(Layer):
@@ -55,12 +58,18 @@ class Tanh(Layer):
     def calls(self, wires):
         _calls(wires, activation.tanh_forward, activation.tanh_backward)
 
+    def textbook(self, x, parameters, run):
+        return np.tanh(x)
+
 
 class Sigmoid(Layer):
     """1 / (1 + exp(-x)), element by element, as `torch.nn.Sigmoid`; any shape."""
 
     def calls(self, wires):
         _calls(wires, activation.sigmoid_forward, activation.sigmoid_backward)
+
+    def textbook(self, x, parameters, run):
+        return (1 + np.tanh(x / 2)) / 2
 
 
 class Softmax(Layer):
@@ -94,8 +103,8 @@ class Softmax(Layer):
     def calls(self, wires):
         _calls(wires, activation.softmax_forward, activation.softmax_backward)
 
-    def extra_repr(self):
-        return f"dim={self.dim}"
+    def textbook(self, x, parameters, run):
+        return np.exp(_log_softmax(x))
 
 
 class LogSoftmax(Softmax):
@@ -107,10 +116,18 @@ class LogSoftmax(Softmax):
     def calls(self, wires):
         _calls(wires, activation.log_softmax_forward, activation.log_softmax_backward)
 
+    def textbook(self, x, parameters, run):
+        return _log_softmax(x)
+
 
 def _calls(wires, forward, backward):
     """The calls of an activation whose gradient follows from its output."""
     y = wires.y.image()
-    wires.forward.append(Call(forward, wires.blocks, y, wires.x.image()))
+    wires.forward.append(Call(forward, wires.blocks, y=y, x=wires.x.image()))
     if wires.dx is not None:
-        wires.backward.append(Call(backward, wires.blocks, wires.dx.image(), wires.dy.image(), y))
+        wires.backward.append(Call(backward, wires.blocks, dx=wires.dx.image(), dy=wires.dy.image(), y=y))
+
+
+def _log_softmax(x):
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))

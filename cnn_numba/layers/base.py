@@ -1,120 +1,206 @@
-"""What every layer offers to a plan, and what the plan gives it."""
+"""What a plan asks of every layer, and what it gives to one: the protocol of layers."""
+import inspect
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
 
 from cnn_numba.errors import InputError, naming, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
+from cnn_numba.kernels.program import Call
 
 WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
 
+Shape = tuple[int, ...]
+Sides = tuple[int, int, int, int]
+
 
 @dataclass
-class Wires:
-    """What connects a layer to its neighbours in one plan: buffers (see `plan.Buffer`), parameters, and how many lanes
-    of a block can hold an image.
+class Calls:
+    """The kernel calls of a layer, or of a network.
 
-    parameters : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
-    training : whether the layer is to behave as in a training
-    window : int64 (first, count); the batch has `count` images, and is images first, first + 1, ... of its pass
-    draw : int64 (seed, pass), from which random numbers derive, with the layer's `index` and the place in the pass
-    indices : Buffer of y's shape for where the maxima of y stand, where somebody can take a second result
-
-    dx and dy are None in a plan without backward pass; dx also where nobody needs it.  `relu_after`: the next layer is
-    a ReLU that this one applies on its way; `relu_before`: x comes from such a ReLU, whose gradient this layer applies.
-    Lanes without an image may hold anything finite in x and y, but must get 0 in dx when they hold 0 in dy.
+    prepare : what the forward pass needs of the parameters; these calls do not depend on each other
+    forward, backward : in the order in which they run
+    gradients : of the parameters, where they need the backward pass of all images; independent of each other
     """
 
-    x: object
-    y: object
+    prepare: list[Call] = field(default_factory=list)
+    forward: list[Call] = field(default_factory=list)
+    backward: list[Call] = field(default_factory=list)
+    gradients: list[Call] = field(default_factory=list)
+
+    def append(self, after: "Calls") -> None:
+        """Add the calls of layers that run after these: their backward pass comes first."""
+        self.prepare += after.prepare
+        self.forward += after.forward
+        self.backward[:0] = after.backward
+        self.gradients += after.gradients
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all layers of a plan share.
+
+    lanes : how many lanes of a block can hold an image
+    training : whether layers behave as in training
+    textbook : whether convolutions run their plain loops, and no faster algorithm
+    batch : int64 (first, count): the batch holds `count` images, and is images first, first + 1, ... of its pass
+    draw : int64 (seed, pass), from which random numbers derive, together with a layer's index and an image's position
+    """
+
     lanes: int
-    dx: object = None
-    dy: object = None
-    parameters: dict = field(default_factory=dict)
-    training: bool = True
-    window: object = None
-    draw: object = None
+    training: bool
+    textbook: bool
+    batch: np.ndarray
+    draw: np.ndarray
+
+
+@dataclass(kw_only=True)
+class Wires(Calls):
+    """What connects one layer to its network: the layer reads the buffers and appends its calls to the four lists.
+
+    Buffers (see `buffer.Buffer`): x and y; dy in a plan with a backward pass; dx where the gradient is needed below.
+    Lanes without an image may hold any finite number in x and y; dx must be 0 there when dy is.
+
+    parameters : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
+    index : number of the layer in the network, counted through containers
+    relu_after : the layer applies the ReLU that follows to its y
+    relu_before : x comes from such a ReLU, and the layer applies its gradient to dx
+    indices : Buffer for a second output, the position of each maximum; None where nothing reads it
+    """
+
+    x: Any
+    y: Any
+    dx: Any = None
+    dy: Any = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    setup: Setup
     index: int = 0
-    indices: object = None
     relu_after: bool = False
     relu_before: bool = False
-    prepare: list = field(default_factory=list)
-    forward: list = field(default_factory=list)
-    backward: list = field(default_factory=list)
-    gradients: list = field(default_factory=list)
+    indices: Any = None
+    plan: Any = None
+    name: str = ""
 
     @property
-    def blocks(self):
+    def blocks(self) -> int:
         return self.x.blocks
+
+    def branch(self, name: str, layers: Sequence["Layer"], dx: Any) -> Any:
+        """Lay out the layers of a container's branch, from x to a new buffer of y's shape, which is returned.
+
+        The branch's calls are added to these wires; its output has the gradient dy, and dx gets that of its input.
+        """
+        return self.plan.lay_out_branch(self, name, layers, dx)
 
 
 class Layer:
-    """What a plan asks of every layer."""
+    """Base class of all layers.
 
-    applies_relu = False        # can apply a ReLU that follows to its output
-    masks_relu = False          # can apply the gradient of a ReLU before it to its dx
-    reshapes = False            # gives the numbers of its input another shape, in the same place
-    init = None                 # the initialisation of its weights, when it is not the model's
-    takes_logits = False        # turns logits into probabilities or their logarithms
-    gives_indices = False       # has a second result: where the maxima stand
-    branches = {}               # {name: layers} inside of it
+    A subclass keeps the arguments of its constructor as attributes of the same names, and defines `calls` and, where
+    they differ from "the same shape, nothing trained", `output_shape` and `parameter_shapes`.  The name of the class is
+    its type in JSON and in model files.  docs/extending.md builds a layer from nothing.
+    """
 
-    def output_shape(self, shape):
-        """The shape of one image's output for one image's input shape; InputError when they cannot meet."""
+    applies_relu = False            # can apply a ReLU that follows to its output (`Wires.relu_after`)
+    masks_relu = False              # can apply the gradient of a ReLU before it to its dx (`Wires.relu_before`)
+    is_relu = False                 # max(0, x), which a neighbour may apply
+    reshapes = False                # gives the numbers of its input another shape, in the same memory
+    takes_logits = False            # turns logits into probabilities or their logarithms
+    gives_indices = False           # has a second output, the position of each maximum
+    init: str | None = None         # the initialisation of its weights, where it is not the model's
+    branches: ClassVar[dict[str, tuple["Layer", ...]]] = {}     # the layers inside a container
+
+    aliases: ClassVar[tuple[str, ...]] = ()         # what other programs call the layer, for networks in JSON
+    known: ClassVar[dict[str, type["Layer"]]] = {}  # every layer class by its name
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__name__.startswith("_"):
+            return
+        other = Layer.known.get(cls.__name__)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise InputError(f"a layer named {cls.__name__} exists already, in {other.__module__}: choose another name")
+        Layer.known[cls.__name__] = cls
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one image's output for one image's input shape; InputError when the layer cannot take it."""
         return shape
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> dict[str, Shape]:
         """{name: shape} of what is trained."""
         return {}
 
-    def statistic_shapes(self):
+    def statistic_shapes(self) -> dict[str, Shape]:
         """{name: shape} of what a training collects besides."""
         return {}
 
-    def reset_parameters(self, values, initialise):
-        """Set {name: array of zeros}, what is trained and what is collected, to the values that a training starts with.
+    def reset_parameters(self, values: dict[str, np.ndarray], initialise: Any) -> None:
+        """Set the parameters and statistics, {name: array of zeros}, to their values before training.
 
-        initialise(name, array, init) : fills an array with random weights; init None: in the way of the model
+        initialise(name, array, init) : fills an array with random weights; init None: as the model says
         """
         for name, value in values.items():
             if value.ndim > 1:
                 initialise(name, value, self.init)
 
-    def padding_sides(self):
-        """Rows and columns of zeros that its input needs: (top, bottom, left, right)."""
+    def padding_sides(self) -> Sides:
+        """Rows and columns of zeros that the input needs: (top, bottom, left, right)."""
         return 0, 0, 0, 0
 
-    def gradient_sides(self, shape):
-        """(of dx, of dy): columns that the backward pass needs beside them, (left, right), for an input shape.
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(of dx, of dy): columns (left, right) that the backward pass needs beside them, for an input shape.
 
-        Those beside dy hold zeros; those beside dx it writes, and leaves zeros there.
+        The columns beside dy hold zeros; the layer may write those beside dx, and leaves zeros there.
         """
         return (0, 0), (0, 0)
 
-    def calls(self, wires):
-        """Append the kernel calls to the lists of the wires."""
-        raise NotImplementedError
+    def calls(self, wires: Wires) -> None:
+        """Append the layer's kernel calls to the lists of the wires."""
+        raise NotImplementedError(f"{type(self).__name__}.calls")
 
-    def __repr__(self):
+    def textbook(self, x: np.ndarray, parameters: dict[str, np.ndarray], run: Any) -> np.ndarray:
+        """The forward pass in NumPy as a textbook has it, for `check-gradients`: x (N, ...) in float64.
+
+        parameters : {name: array}
+        run : `inspection.textbook.Run`, which knows the batches, and what a Dropout drops
+        """
+        raise InputError(f"{type(self).__name__} has no textbook() method, which this needs")
+
+    def multiply_adds(self, before: Shape, after: Shape) -> int:
+        """Of one image's forward pass: each weight is used once for each position of the output."""
+        return math.prod(self.parameter_shapes().get("weight", (0,))) * math.prod(after[1:])
+
+    @classmethod
+    def arguments(cls) -> dict[str, inspect.Parameter]:
+        """{name: inspect.Parameter} of the constructor."""
+        return dict(inspect.signature(cls).parameters)
+
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def extra_repr(self):
-        return ""
+    def extra_repr(self) -> str:
+        """The arguments in the text of the layer, as `torch.nn.Module.extra_repr`."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments())
 
 
-def container_text(name, parts):
+def container_text(name: str, parts: Any) -> str:
     """A container as PyTorch prints it; parts: (name, layer or its text)."""
     lines = ["  ({}): {}\n".format(part, str(inside).replace("\n", "\n  ")) for part, inside in parts]
     return f"{name}(\n{''.join(lines)})"
 
 
-def below(prefix, named):
+def below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
     """{rest of the name: value} of the names that begin with a prefix."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
-def infer_shapes(layers, shape):
+def infer_shapes(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
     """The input shape of each layer and the output shape of the last, of one image.
 
-    Raises InputError, naming the layer, when two layers cannot meet.
+    Raises InputError, naming the layer, when two layers do not fit.
     """
     shapes = [tuple(shape)]
     for k, layer in enumerate(layers):
@@ -123,38 +209,39 @@ def infer_shapes(layers, shape):
     return shapes
 
 
-def every_layer(layers):
-    """The layers, each followed by those inside of it."""
+def every_layer(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """The layers, each followed by those inside it."""
     for layer in layers:
         yield layer
         for branch in layer.branches.values():
             yield from every_layer(branch)
 
 
-def pair(owner, name, value, least=1):
+def pair(owner: str, name: str, value: Any, least: int = 1) -> tuple[int, int]:
     """(rows, columns) for one number or two; InputError when one is below `least`."""
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise InputError(f"{owner}: {name} must be a whole number or a pair of them, got {value!r}")
-    return tuple(whole_number(owner, name, v, least) for v in both)
+    return whole_number(owner, name, both[0], least), whole_number(owner, name, both[1], least)
 
 
-def one_or_pair(owner, name, value, least=1):
-    """The number or the pair as it came, which is how PyTorch keeps and prints it, checked as in `pair`."""
+def one_or_pair(owner: str, name: str, value: Any, least: int = 1) -> int | tuple[int, int]:
+    """The number or the pair as given, which is how PyTorch keeps and prints it, checked as in `pair`."""
     checked = pair(owner, name, value, least)
     return checked if isinstance(value, (tuple, list)) else checked[0]
 
 
-def both(value):
+def both(value: int | tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of a value from `one_or_pair`."""
     return value if isinstance(value, tuple) else (value, value)
 
 
-def image_shape(owner, shape):
+def image_shape(owner: str, shape: Shape) -> Shape:
+    """The shape; InputError unless it is that of an image, (channels, rows, columns)."""
     if len(shape) != 3:
         raise InputError(f"{owner} expects images (channels, rows, columns), got {shape_text(shape)}")
     return shape
 
 
-def shape_text(shape):
+def shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape)) + (" features" if len(shape) == 1 else "")

@@ -1,6 +1,8 @@
 """Convolution."""
 import math
 
+import numpy as np
+
 from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.init import init_name
 from cnn_numba.kernels import conv, conv_toom
@@ -8,9 +10,13 @@ from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.kernels.toom import Toom
 from cnn_numba.layers.base import WIDE, Layer, image_shape, pair, shape_text
+from cnn_numba.layers.windows import windows
+
+__all__ = ["Conv2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
+CHUNK = 1 << 22         # numbers in the windows that the textbook's convolution multiplies at a time: 32 MB
 
 
 class Conv2d(Layer):
@@ -82,9 +88,10 @@ class Conv2d(Layer):
         shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
-    def toom(self, shape):
+    def toom(self, shape, setup):
         """The Cook-Toom product for an input shape that needs the fewest multiplications, or None: direct."""
-        if self.stride != (1, 1) or self.dilation != (1, 1) or self.groups != 1 or self.out_channels < 4:
+        plain = self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
+        if setup.textbook or not plain or self.out_channels < 4:
             return None
         taps, columns = self.kernel_size[1], self.output_shape(shape)[2]
         sizes = [m for m in TOOM.get(taps, ()) if m <= columns]
@@ -98,21 +105,21 @@ class Conv2d(Layer):
         cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
         return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
 
-    def gradient_sides(self, shape):
-        if self.toom(shape):
+    def gradient_sides(self, shape, setup):
+        if self.toom(shape, setup):
             return self.padding_sides()[2:], (0, 0)
         margin = self._input_tile(shape).cols - 1
         return (0, 0), (margin, margin)
 
     def calls(self, wires):
-        toom = self.toom(wires.x.shape)
+        toom = self.toom(wires.x.shape, wires.setup)
         if toom:
             self._toom_calls(wires, toom)
         else:
             self._direct_calls(wires)
         if wires.dy is not None and self.bias:
             dbias = self._per_block(wires, wires.parameters["bias"])
-            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias, wires.dy.inner))
+            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=wires.dy.inner))
 
     def _bias(self, wires):
         return wires.parameters["bias"].value if self.bias else aligned(self.out_channels)
@@ -123,9 +130,10 @@ class Conv2d(Layer):
         filters = self.out_channels // self.groups
         rows = fit(filters, 8 if WIDE else 6)
         tile = Tile(rows, min(y.shape[2], max(2, 16 // rows) if WIDE else 1, 8), self.stride[1])
+        dilation = dict(dilation_h=self.dilation[0], dilation_w=self.dilation[1])
         wires.forward.append(Call(
-            conv.conv2d_forward, x.blocks, y.inner, padded, weight.value, self._bias(wires), self.stride[0],
-            *self.dilation, self.groups, int(wires.relu_after), tile))
+            conv.conv2d_forward, x.blocks, y=y.inner, x=padded, weight=weight.value, bias=self._bias(wires),
+            stride=self.stride[0], **dilation, groups=self.groups, relu=int(wires.relu_after), T=tile))
         if dy is None:
             return
         if dx is not None:
@@ -133,26 +141,27 @@ class Conv2d(Layer):
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
             wires.backward.append(Call(
-                conv.conv2d_backward_input, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner,
-                self.stride[0], *self.dilation, self.groups, top, left, margin, int(wires.relu_before), tile))
-        dweight, (rows, cols), wide = self._per_block(wires, weight), self.kernel_size, WIDE
-        most = (27 if rows * cols == 9 else 20) if wide else 5      # registers for sums
-        geometry = *self.stride, self.dilation[0], self.groups
-        if 1 < rows * cols <= 9 and cols > 1 and wide:
-            dweight = dweight.reshape(*dweight.shape[:3], rows * cols)
+                conv.conv2d_backward_input, x.blocks, dx=dx.inner, dy=dy.padded(0, 0, margin, margin),
+                weight=weight.value, x=x.inner, stride=self.stride[0], **dilation, groups=self.groups, top=top,
+                left=left, margin=margin, relu=int(wires.relu_before), T=tile))
+        dweight, (rows, cols) = self._per_block(wires, weight), self.kernel_size
+        most = (27 if rows * cols == 9 else 20) if WIDE else 5      # registers for sums
+        operands = dict(dy=dy.inner, x=padded, stride_h=self.stride[0], stride_w=self.stride[1],
+                        dilation_h=self.dilation[0], groups=self.groups)
+        if 1 < rows * cols <= 9 and cols > 1 and WIDE:
             wires.backward.append(Call(
-                conv.conv2d_backward_weight_window, x.blocks, dweight, dy.inner, padded, *geometry,
-                Tile(fit(filters, most // (rows * cols)), rows * cols), Tile(rows, cols, self.dilation[1])))
+                conv.conv2d_backward_weight_window, x.blocks,
+                dweight=dweight.reshape(*dweight.shape[:3], rows * cols), **operands,
+                T=Tile(fit(filters, most // (rows * cols)), rows * cols), window=Tile(rows, cols, self.dilation[1])))
             return
         if cols > 1:
-            kernel, step = conv.conv2d_backward_weight, self.dilation[1]
-            cols = fit(cols, 7 if wide else 5)
+            kernel, spacing = conv.conv2d_backward_weight, self.dilation[1]
+            cols = fit(cols, 7 if WIDE else 5)
         else:
-            kernel, step = conv.conv2d_backward_weight_narrow, 1
-            cols = fit(weight.value.shape[1], 4 if wide else 2)
+            kernel, spacing = conv.conv2d_backward_weight_narrow, 1
+            cols = fit(weight.value.shape[1], 4 if WIDE else 2)
         wires.backward.append(Call(
-            kernel, x.blocks, dweight, dy.inner, padded, *geometry,
-            Tile(fit(filters, max(1, most // cols)), cols, step)))
+            kernel, x.blocks, dweight=dweight, **operands, T=Tile(fit(filters, max(1, most // cols)), cols, spacing)))
 
     def _toom_calls(self, wires, toom):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -162,23 +171,24 @@ class Conv2d(Layer):
         most = 30 // toom.n if WIDE else 1
         u = aligned((filters, channels, kernel_rows, toom.n))
         v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
-        wires.prepare.append(Call(conv_toom.toom_weights, filters, u, weight.value, toom.G))
+        wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.G))
         wires.forward += [
-            Call(conv_toom.toom_input, x.blocks, v, x.padded(top, bottom, left, right), toom),
-            Call(conv_toom.toom_forward, x.blocks, y.inner, u, v, self._bias(wires), int(wires.relu_after), toom,
-                 Tile(fit(filters, most), toom.n))]
+            Call(conv_toom.toom_input, x.blocks, v=v, x=x.padded(top, bottom, left, right), toom=toom),
+            Call(conv_toom.toom_forward, x.blocks, y=y.inner, u=u, v=v, bias=self._bias(wires),
+                 relu=int(wires.relu_after), toom=toom, T=Tile(fit(filters, most), toom.n))]
         if dy is None:
             return
         d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
-        wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d, dy.inner, toom))
+        wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d=d, dy=dy.inner, toom=toom))
         if dx is not None:
             wires.backward.append(Call(
-                conv_toom.toom_backward_input, x.blocks, dx.padded(0, 0, left, right), u, d, x.inner, top, left,
-                int(wires.relu_before), toom, Tile(fit(channels, most), toom.n)))
+                conv_toom.toom_backward_input, x.blocks, dx=dx.padded(0, 0, left, right), u=u, d=d, x=x.inner, top=top,
+                left=left, relu=int(wires.relu_before), toom=toom, T=Tile(fit(channels, most), toom.n)))
         tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
         sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
         wires.backward.append(Call(
-            conv_toom.toom_backward_weight, x.blocks, self._per_block(wires, weight), d, v, sums, toom, tile))
+            conv_toom.toom_backward_weight, x.blocks, dweight=self._per_block(wires, weight), d=d, v=v, sums=sums,
+            toom=toom, T=tile))
 
     @staticmethod
     def _per_block(wires, parameter):
@@ -186,8 +196,22 @@ class Conv2d(Layer):
         vectors, shape = parameter.grad_vectors, parameter.grad.shape
         blocks = aligned((wires.blocks, *vectors.shape))
         chunk = 32
-        wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), vectors, blocks, chunk))
+        wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), y=vectors, x=blocks, chunk=chunk))
         return blocks.reshape(wires.blocks, -1)[:, :math.prod(shape)].reshape(wires.blocks, *shape)
+
+    def textbook(self, x, parameters, run):
+        weight, groups = parameters["weight"], self.groups
+        filters, rows, cols = self.output_shape(x.shape[1:])
+        matrix = weight.reshape(groups, filters // groups, -1).transpose(0, 2, 1)
+        y = np.empty((len(x), filters, rows, cols), x.dtype)
+        step = max(1, CHUNK // (rows * cols * weight[0].size * groups))
+        for first in range(0, len(x), step):
+            seen = windows(x[first:first + step], self, self.padding_sides(), rows, cols)
+            n = len(seen)
+            seen = seen.reshape(n, groups, -1, rows, cols, *self.kernel_size).transpose(0, 1, 3, 4, 2, 5, 6)
+            product = seen.reshape(n, groups, rows * cols, -1) @ matrix
+            y[first:first + n] = product.transpose(0, 1, 3, 2).reshape(n, filters, rows, cols)
+        return y + parameters["bias"][:, None, None] if self.bias else y
 
     def extra_repr(self):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

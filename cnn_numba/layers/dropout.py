@@ -6,6 +6,8 @@ from cnn_numba.kernels import dropout, shape
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import Layer
 
+__all__ = ["Dropout"]
+
 
 class Dropout(Layer):
     """In a training, each number becomes 0 with probability p, and the others grow by 1 / (1 - p), as
@@ -31,15 +33,15 @@ class Dropout(Layer):
         self.p = number("Dropout", "p", p, 0, 1)
 
     def calls(self, wires):
-        p = self.p if wires.training else 0.0
+        p = self.p if wires.setup.training else 0.0
         rates = np.array([p, 1 / (1 - p) if p < 1 else 0], np.float32)
-        drawn = wires.window, wires.draw, rates, wires.index
+        drawn = dict(batch=wires.setup.batch, draw=wires.setup.draw, rates=rates, layer=wires.index)
         x, y = wires.x.image(), wires.y.image()
-        wires.forward.append(Call(dropout.dropout_forward, wires.blocks, y, x, *drawn) if p else
-                             Call(shape.reshape, wires.blocks, y, x))
+        wires.forward.append(Call(dropout.dropout_forward, wires.blocks, y=y, x=x, **drawn) if p else
+                             Call(shape.reshape, wires.blocks, y=y, x=x))
         if wires.dx is not None:
-            wires.backward.append(Call(dropout.dropout_backward, wires.blocks, wires.dx.image(), wires.dy.image(), x,
-                                       *drawn, int(wires.relu_before)))
+            wires.backward.append(Call(dropout.dropout_backward, wires.blocks, dx=wires.dx.image(), dy=wires.dy.image(),
+                                       x=x, **drawn, relu=int(wires.relu_before)))
 
-    def extra_repr(self):
-        return f"p={self.p}"
+    def textbook(self, x, parameters, run):
+        return (run.batches(x) * run.masks[self]).reshape(x.shape)

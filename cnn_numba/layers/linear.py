@@ -8,6 +8,8 @@ from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import WIDE, Layer, shape_text
 
+__all__ = ["Linear"]
+
 
 class Linear(Layer):
     """x @ weight.T + bias, as `torch.nn.Linear`.
@@ -49,23 +51,27 @@ class Linear(Layer):
         crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share their places in the cache
         most = 12 if WIDE and not crowded else 6
         wires.forward.append(Call(
-            dense.linear_forward, wires.blocks, y, x, weight.value, bias.value if bias else aligned(self.out_features),
-            int(wires.relu_after), Tile(fit(self.out_features, most), 1)))
+            dense.linear_forward, wires.blocks, y=y, x=x, weight=weight.value,
+            bias=bias.value if bias else aligned(self.out_features), relu=int(wires.relu_after),
+            T=Tile(fit(self.out_features, most), 1)))
         if dy is None:
             return
         dy = dy.array
         if wires.dx is not None:
             wires.backward.append(Call(
-                dense.linear_backward_input, wires.blocks, wires.dx.array, dy, weight.value, x, int(wires.relu_before),
-                Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
-        turned = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0]
-        wires.backward.append(Call(dense.transpose, wires.blocks, turned, x, wires.lanes))
-        tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(turned.shape[1], 2 if WIDE else 1))
+                dense.linear_backward_input, wires.blocks, dx=wires.dx.array, dy=dy, weight=weight.value, x=x,
+                relu=int(wires.relu_before), T=Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
+        xt, lanes = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0], wires.setup.lanes
+        wires.backward.append(Call(dense.transpose, wires.blocks, xt=xt, x=x, lanes=lanes))
+        tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(xt.shape[1], 2 if WIDE else 1))
         wires.gradients.append(Call(
-            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), weight.grad, dy, turned,
-            wires.lanes, tile))
+            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), dweight=weight.grad, dy=dy, xt=xt,
+            lanes=lanes, T=tile))
         if bias:
-            wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, bias.grad, dy))
+            wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, dbias=bias.grad, dy=dy))
+
+    def textbook(self, x, parameters, run):
+        return x @ parameters["weight"].T + parameters.get("bias", 0.0)
 
     def extra_repr(self):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias}"

@@ -9,6 +9,8 @@ from cnn_numba.kernels.lanes import Tile, aligned
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import Layer, shape_text
 
+__all__ = ["BatchNorm1d", "BatchNorm2d"]
+
 
 class _BatchNorm(Layer):
     """Every channel (or feature) to mean 0 and variance 1 over a batch, then weight * x + bias: Ioffe and Szegedy,
@@ -74,27 +76,43 @@ class _BatchNorm(Layer):
             means, variances, batches = (tensors[name].value.reshape(-1) for name in self.statistic_shapes())
         else:
             means, variances, batches = aligned(C), aligned(C), aligned(1)
-        of_batch = wires.training or not self.track_running_stats
+        batch, of_batch = wires.setup.batch, wires.setup.training or not self.track_running_stats
         if of_batch:
             wires.forward += [
-                Call(norm.batch_norm_block, blocks, sums, x, wires.window, tile),
-                Call(norm.batch_norm_statistics, blocks, scales, means, variances, batches, sums, wires.window, H * W,
-                     hyper, after_all=True)]
+                Call(norm.batch_norm_block, blocks, sums=sums, x=x, batch=batch, T=tile),
+                Call(norm.batch_norm_statistics, blocks, scales=scales, means=means, variances=variances,
+                     batches=batches, sums=sums, batch=batch, pixels=H * W, hyper=hyper, after_all=True)]
         else:
-            wires.prepare.append(Call(norm.batch_norm_running, blocks, scales, means, variances, hyper))
-        wires.forward.append(
-            Call(norm.batch_norm_forward, blocks, y, x, scales, weight, bias, int(wires.relu_after)))
+            wires.prepare.append(Call(
+                norm.batch_norm_running, blocks, scales=scales, means=means, variances=variances, hyper=hyper))
+        wires.forward.append(Call(norm.batch_norm_forward, blocks, y=y, x=x, scales=scales, weight=weight, bias=bias,
+                                  relu=int(wires.relu_after)))
         if wires.dy is None:
             return
         dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
-        wires.backward.append(Call(norm.batch_norm_backward_sums, blocks, backward_sums, dy, x, scales, tile))
+        wires.backward.append(Call(
+            norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
         if wires.dx is not None:
             wires.backward.append(Call(
-                norm.batch_norm_backward_input, blocks, wires.dx.image(), dy, x, weight, scales, backward_sums,
-                wires.window, int(of_batch), int(wires.relu_before), after_all=of_batch))
+                norm.batch_norm_backward_input, blocks, dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales,
+                sums=backward_sums, batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
+                after_all=of_batch))
         if self.affine:
-            wires.gradients.append(Call(norm.batch_norm_backward_parameters, 1, tensors["weight"].grad,
-                                        tensors["bias"].grad, backward_sums))
+            wires.gradients.append(Call(
+                norm.batch_norm_backward_parameters, 1, dweight=tensors["weight"].grad, dbias=tensors["bias"].grad,
+                sums=backward_sums))
+
+    def textbook(self, x, parameters, run):
+        """In training: with the mean and the variance of each batch."""
+        each = run.batches(x)
+        axes = (1, *range(3, each.ndim))
+        centred = each - each.mean(axis=axes, keepdims=True)
+        variance = (centred * centred).mean(axis=axes, keepdims=True)
+        y = (centred / np.sqrt(variance + self.eps)).reshape(x.shape)
+        if not self.affine:
+            return y
+        weight, bias = (parameters[name].reshape(-1, *(1,) * (x.ndim - 2)) for name in ("weight", "bias"))
+        return y * weight + bias
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum}, affine={self.affine}, "

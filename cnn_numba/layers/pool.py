@@ -6,6 +6,9 @@ from cnn_numba.kernels import pool
 from cnn_numba.kernels.lanes import Tile
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import Layer, both, image_shape, one_or_pair, pair, shape_text
+from cnn_numba.layers.windows import pool_windows, windows
+
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
 
 MOST_PLACES = 1 << 24           # of a channel whose places are numbered in float32
 
@@ -88,20 +91,29 @@ class MaxPool2d(_Window):
     def calls(self, wires):
         x, y, ((rows, *of_rows), (cols, *of_cols)) = wires.x, wires.y, self._axes()
         (stride_h, top, dilation_h), (stride_w, left, dilation_w) = of_rows, of_cols
-        tile, geometry = Tile(rows, cols, dilation_w), (stride_h, stride_w, top, left, dilation_h)
-        wires.forward.append(Call(pool.max_pool2d_forward, x.blocks, y.inner, x.inner, *geometry, tile))
+        geometry = dict(stride_h=stride_h, stride_w=stride_w, top=top, left=left, dilation_h=dilation_h,
+                        T=Tile(rows, cols, dilation_w))
+        wires.forward.append(Call(pool.max_pool2d_forward, x.blocks, y=y.inner, x=x.inner, **geometry))
         if self.return_indices:
             if wires.indices is None:
                 raise InputError("MaxPool2d: return_indices=True gives two results, and the next layer takes one; "
                                  "put it last, or use cnn_numba.functional.max_pool2d")
             wires.forward.append(Call(
-                pool.max_pool2d_indices, x.blocks, wires.indices.inner, x.inner, *geometry, tile))
+                pool.max_pool2d_indices, x.blocks, index=wires.indices.inner, x=x.inner, **geometry))
         if wires.dx is not None:
             exact = all(n == o * k for n, o, k in zip(x.shape[1:], y.shape[1:], (rows, cols), strict=True))
-            tiled = exact and geometry == (rows, cols, 0, 0, 1) and dilation_w == 1
+            plain = (stride_h, stride_w, top, left, dilation_h, dilation_w) == (rows, cols, 0, 0, 1, 1)
             wires.backward.append(Call(
-                pool.max_pool2d_backward, x.blocks, wires.dx.inner, wires.dy.inner, y.inner, x.inner, *geometry,
-                int(tiled), int(wires.relu_before), tile))
+                pool.max_pool2d_backward, x.blocks, dx=wires.dx.inner, dy=wires.dy.inner, y=y.inner, x=x.inner,
+                **geometry, tiled=int(exact and plain), relu=int(wires.relu_before)))
+
+    def textbook(self, x, parameters, run):
+        seen = pool_windows(x, self, -np.inf)
+        seen = seen.reshape(*seen.shape[:4], -1)
+        y = seen.max(axis=-1)
+        if seen.shape[-1] > 1:
+            run.decide(x, y[..., None] - seen)
+        return y
 
     def extra_repr(self):
         return (f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
@@ -151,6 +163,15 @@ class AvgPool2d(_Window):
         divisor = self.divisor_override or np.outer(*counts)
         _average_calls(wires, spans, np.broadcast_to(1 / divisor, wires.y.shape[1:]), Tile(*both(self.kernel_size)))
 
+    def textbook(self, x, parameters, run):
+        """Divided by the positions of a window on the image, or on the image and its padding; never by those beyond."""
+        rows, cols = both(self.padding)
+        inside = np.pad(np.ones((1, 1, *x.shape[2:])), ((0, 0), (0, 0), (rows, rows), (cols, cols)),
+                        constant_values=float(self.count_include_pad))
+        size = self.output_shape(x.shape[1:])[1:]
+        count = windows(inside, self, (0, 0, 0, 0), *size).sum(axis=(4, 5))
+        return pool_windows(x, self, 0.0).sum(axis=(4, 5)) / (self.divisor_override or count)
+
     def extra_repr(self):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
@@ -189,17 +210,24 @@ class AdaptiveAvgPool2d(Layer):
             spans.append(np.stack([i * size // count, -(-(i + 1) * size // count)], axis=1))
         _average_calls(wires, spans, 1 / np.outer(*(np.diff(span) for span in spans)), Tile(0, 0))
 
-    def extra_repr(self):
-        return f"output_size={self.output_size}"
+    def textbook(self, x, parameters, run):
+        size = self.output_shape(x.shape[1:])[1:]
+        y = np.empty((*x.shape[:2], *size))
+        for i, j in np.ndindex(*size):
+            rows, cols = (slice(k * n // out, -(-(k + 1) * n // out))
+                          for k, n, out in zip((i, j), x.shape[2:], size, strict=True))
+            y[:, :, i, j] = x[:, :, rows, cols].mean(axis=(2, 3))
+        return y
 
 
 def _average_calls(wires, spans, scale, tile):
     """The calls that average x over the rows and columns `spans`, and multiply by `scale`, (OH, OW)."""
-    scale = scale.astype(np.float32)
-    wires.forward.append(Call(pool.avg_pool2d_forward, wires.blocks, wires.y.inner, wires.x.inner, *spans, scale, tile))
+    windows = dict(rows=spans[0], cols=spans[1], scale=scale.astype(np.float32))
+    wires.forward.append(Call(
+        pool.avg_pool2d_forward, wires.blocks, y=wires.y.inner, x=wires.x.inner, **windows, T=tile))
     if wires.dx is not None:
         tiled = all(span[0, 0] == 0 and span[-1, 1] == size and np.array_equal(span[1:, 0], span[:-1, 1])
                     for span, size in zip(spans, wires.x.shape[1:], strict=True))
         wires.backward.append(Call(
-            pool.avg_pool2d_backward, wires.blocks, wires.dx.inner, wires.dy.inner, wires.x.inner, *spans, scale,
-            int(tiled), int(wires.relu_before)))
+            pool.avg_pool2d_backward, wires.blocks, dx=wires.dx.inner, dy=wires.dy.inner, x=wires.x.inner, **windows,
+            tiled=int(tiled), relu=int(wires.relu_before)))

@@ -1,8 +1,11 @@
 """Layers beside a short cut."""
+from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming
 from cnn_numba.kernels import residual
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import Layer, below, container_text, infer_shapes, shape_text
+
+__all__ = ["Residual"]
 
 
 class Residual(Layer):
@@ -68,26 +71,28 @@ class Residual(Layer):
     def padding_sides(self):
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
 
-    def gradient_sides(self, shape):
+    def gradient_sides(self, shape, setup):
         shapes = self._shapes(shape)
-        after = [layers[-1].gradient_sides(shapes[name][-2])[1] for name, layers in self.branches.items() if layers]
-        return self.body[0].gradient_sides(shape)[0], tuple(map(max, zip(*after, strict=True)))
+        after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1]
+                 for name, layers in self.branches.items() if layers]
+        return self.body[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
 
-    def branch_ends(self, wires, buffer):
-        """[(gradient of its input, output)] of body and shortcut; the body's gradient takes the place of the sum."""
-        ends = [(wires.dx, buffer(wires.blocks, wires.y.shape))]
-        if not self.shortcut:
-            return [*ends, (wires.dy, wires.x)]
-        beside = self.shortcut[0].gradient_sides(wires.x.shape)[0]
-        dx = None if wires.dx is None else buffer(wires.blocks, wires.x.shape, (0, 0, *beside))
-        return [*ends, (dx, buffer(wires.blocks, wires.y.shape))]
-
-    def calls(self, wires, body, shortcut):
-        wires.forward.append(Call(residual.add_forward, wires.blocks, wires.y.image(), body[1].image(),
-                                  shortcut[1].image(), int(wires.relu_after)))
+    def calls(self, wires):
+        """The body's gradient goes straight to dx, to which that of the shortcut is added."""
+        body = wires.branch("body", self.body, wires.dx)
+        beside, dbeside = wires.x, wires.dy
+        if self.shortcut:
+            sides = self.shortcut[0].gradient_sides(wires.x.shape, wires.setup)[0]
+            dbeside = None if wires.dx is None else Buffer(wires.blocks, wires.x.shape, (0, 0, *sides))
+            beside = wires.branch("shortcut", self.shortcut, dbeside)
+        wires.forward.append(Call(residual.add_forward, wires.blocks, y=wires.y.image(), a=body.image(),
+                                  b=beside.image(), relu=int(wires.relu_after)))
         if wires.dx is not None:
-            wires.backward.append(Call(residual.add_backward, wires.blocks, wires.dx.image(), shortcut[0].image(),
-                                       wires.x.image(), int(wires.relu_before)))
+            wires.backward.append(Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=dbeside.image(),
+                                       x=wires.x.image(), relu=int(wires.relu_before)))
+
+    def textbook(self, x, parameters, run):
+        return sum(run.forward(layers, x, below(f"{name}.", parameters)) for name, layers in self.branches.items())
 
     def __repr__(self):
         return container_text("Residual", (

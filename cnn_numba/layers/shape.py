@@ -6,6 +6,8 @@ from cnn_numba.kernels import shape as kernel
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.base import Layer, shape_text
 
+__all__ = ["Flatten", "Reshape"]
+
 
 class Flatten(Layer):
     """(C, H, W) -> (C * H * W,), as `torch.nn.Flatten`; a view of the same numbers."""
@@ -18,7 +20,10 @@ class Flatten(Layer):
     def calls(self, wires):
         """A plan makes y a view of x.  dy is a view of dx too, unless dx has a margin: then it is copied."""
         if wires.dx is not None and wires.dy.array.base is not wires.dx.array.base:
-            wires.backward.append(Call(kernel.reshape, wires.blocks, wires.dx.image(), wires.dy.image()))
+            wires.backward.append(Call(kernel.reshape, wires.blocks, y=wires.dx.image(), x=wires.dy.image()))
+
+    def textbook(self, x, parameters, run):
+        return x.reshape(len(x), -1)
 
     def extra_repr(self):
         return "start_dim=1, end_dim=-1"
@@ -49,9 +54,9 @@ class Reshape(Layer):
         return tuple(size // known if s == -1 else s for s in self.shape)
 
     def calls(self, wires):
-        wires.forward.append(Call(kernel.reshape, wires.blocks, wires.y.image(), wires.x.image()))
+        wires.forward.append(Call(kernel.reshape, wires.blocks, y=wires.y.image(), x=wires.x.image()))
         if wires.dx is not None:
-            wires.backward.append(Call(kernel.reshape, wires.blocks, wires.dx.image(), wires.dy.image()))
+            wires.backward.append(Call(kernel.reshape, wires.blocks, y=wires.dx.image(), x=wires.dy.image()))
 
-    def extra_repr(self):
-        return f"shape={self.shape}"
+    def textbook(self, x, parameters, run):
+        return x.reshape(len(x), *self.output_shape(x.shape[1:]))

@@ -1,0 +1,276 @@
+"""What happens at certain moments of a training: progress, log, checkpoints, early stopping."""
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn_numba.data import Dataset
+from cnn_numba.errors import InputError, shortened, whole_number
+from cnn_numba.files.checkpoints import (
+    SavedTraining,
+    checkpoint_name,
+    list_checkpoints,
+    newest_checkpoint,
+    write_checkpoint,
+)
+from cnn_numba.files.layers_json import build_layers, describe_layers
+from cnn_numba.files.run_log import RunLog
+
+if TYPE_CHECKING:
+    from cnn_numba.history import EpochResult
+    from cnn_numba.training import Trainer
+
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "Log", "ProgressBar"]
+
+
+class Callback:
+    """Base class of callbacks for `Trainer.fit`: override what you need.
+
+    A callback may read everything of the trainer, and end the training with `trainer.stop()`.
+    """
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Before the first batch of a call of `fit`."""
+
+    def on_batch_end(self, trainer: Trainer) -> None:
+        """After every few batches: dozens of short ones run at a time in compiled code."""
+
+    def on_epoch_end(self, trainer: Trainer, result: EpochResult) -> None:
+        """After every epoch, when its result is part of `trainer.history`."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """When `fit` ends, however it ends."""
+
+
+class Notifier:
+    """Calls one hook of all callbacks, in their order; a function is a callback with `on_epoch_end` only."""
+
+    def __init__(self, trainer: Trainer, callbacks: Callback | Callable | Iterable):
+        several = isinstance(callbacks, Iterable) and not callable(callbacks)
+        self._trainer, self._callbacks = trainer, list(callbacks) if several else [callbacks]
+        for callback in self._callbacks:
+            if not isinstance(callback, Callback) and not callable(callback):
+                raise InputError(f"fit: a callback must be a Callback or a function, got {callback!r}")
+
+    def __call__(self, hook: str, *args: Any) -> None:
+        for callback in self._callbacks:
+            if isinstance(callback, Callback):
+                getattr(callback, hook)(self._trainer, *args)
+            elif hook == "on_epoch_end":
+                callback(self._trainer, *args)
+
+
+class ProgressBar(Callback):
+    """A bar on stderr with the epoch, the loss so far, images per second and the remaining time of the epoch.
+
+    It draws nothing where stderr is not a terminal.
+    """
+
+    def __init__(self):
+        self._bar = None
+
+    def on_train_begin(self, trainer):
+        self._start(trainer)
+
+    def on_batch_end(self, trainer):
+        bar, done = self._bar, trainer.images_done
+        elapsed = time.perf_counter() - self._began
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = (bar.max - done) / rate if rate else 0.0
+        bar.suffix = f"loss {trainer.running_loss:.4f}  {rate:,.0f} images/s  {_duration(left)} left"
+        bar.goto(done)
+
+    def on_epoch_end(self, trainer, result):
+        self._close()
+        self._start(trainer)
+
+    def on_train_end(self, trainer):
+        self._close()
+
+    def _start(self, trainer):
+        from progress.bar import Bar
+
+        self._began, self._first = time.perf_counter(), trainer.images_done
+        self._bar = Bar(f"Epoch {trainer.epochs + 1}", max=len(trainer.data.train_images), index=self._first, width=20,
+                        suffix="", file=sys.stderr)
+
+    def _close(self):
+        if self._bar is not None:
+            self._bar.clearln()
+            self._bar.finish()
+            self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+class Log(Callback):
+    """Appends the numbers of every epoch to a file, one JSON object a line.
+
+    Parameters
+    ----------
+    path : path of the file; one that exists keeps its lines
+    report : callable, optional
+        Gets a sentence when a line cannot be written, and training goes on; default: a warning.
+
+    Raises InputError when the file cannot be written to begin with.
+    """
+
+    def __init__(self, path: str | Path, report: Callable[[str], object] = warnings.warn):
+        self._log, self._report = RunLog(path), report
+
+    def on_epoch_end(self, trainer, result):
+        fields = {name: value for name, value in vars(result).items()
+                  if value is not None or not name.startswith("validation")}
+        try:
+            self._log.write(**fields, images_per_second=result.images_per_second)
+        except InputError as error:
+            self._report(f"{error}; training goes on without this line of the log")
+
+
+class Checkpoint(Callback):
+    """Keeps the last two states of a training in a folder, so that it can go on after whatever happens.
+
+    Parameters
+    ----------
+    folder : path, made when it is missing
+    recipe : dict of JSON values, optional
+        Stored in every file, for whoever starts the program again.
+    minutes, steps : number, optional
+        A state is written when one of them has passed since the last one, besides after every epoch.
+    report : callable, optional
+        Gets a sentence when a file cannot be written, and training goes on; default: a warning.
+
+    Attributes
+    ----------
+    last : Path of the last file that is whole, or None
+
+    Raises InputError when the folder cannot be made, and from `fit` when the folder holds another training.
+    """
+
+    def __init__(self, folder: str | Path, recipe: dict[str, Any] | None = None, minutes: float = 10,
+                 steps: int | None = None, report: Callable[[str], object] = warnings.warn):
+        self.folder, self.recipe, self.minutes, self.steps = Path(folder), recipe or {}, minutes, steps
+        self.last: Path | None = None
+        self._report = report
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be made ({error.strerror})") from None
+
+    def resume(self, trainer: Trainer, saved: SavedTraining | None = None) -> None:
+        """Set a trainer to the newest state in the folder (or to `saved`), from which `fit` goes on.
+
+        Raises InputError when there is none, or it is of another network, other images, batch size or seed.
+        """
+        saved = saved or newest_checkpoint(self.folder, self._report)
+        _check_same_training(trainer, saved)
+        try:
+            trainer.load_state(saved.state)
+        except InputError as error:
+            raise InputError(shortened(f"{saved.path}: {error}")) from None
+        self.last, self._saved_steps, self._saved_at = saved.path, _steps_done(trainer), time.monotonic()
+
+    def on_train_begin(self, trainer):
+        if self.last is None:
+            if found := list_checkpoints(self.folder):
+                raise InputError(f"{self.folder} holds the checkpoint {found[-1].name} of another training: resume "
+                                 "that, or choose another folder")
+            self.save(trainer)
+
+    def on_batch_end(self, trainer):
+        passed = _steps_done(trainer) - self._saved_steps
+        due = self.steps and passed >= self.steps or time.monotonic() - self._saved_at >= 60 * self.minutes
+        if due and passed:
+            self._try_to_save(trainer)
+
+    def on_epoch_end(self, trainer, result):
+        self._try_to_save(trainer)
+
+    def on_train_end(self, trainer):
+        self._try_to_save(trainer)
+
+    def _try_to_save(self, trainer):
+        try:
+            self.save(trainer)
+        except InputError as error:
+            self._report(f"{error}; training goes on without this checkpoint")
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the state of a trainer, unless it is no longer finite, and delete all but the last two files.
+
+        Raises InputError when it cannot be written; the files that exist then stay.
+        """
+        self._saved_steps, self._saved_at = _steps_done(trainer), time.monotonic()      # after a failure, too
+        state = trainer.state()
+        if self.last is not None and self.last.name == checkpoint_name(state):
+            return
+        saved = SavedTraining(self.recipe, fingerprint(trainer.data), describe_layers(trainer.model.layers), state)
+        self.last = write_checkpoint(self.folder, saved, [self.last] if self.last else []) or self.last
+
+
+def _steps_done(trainer):
+    return trainer.epochs * trainer.steps + trainer.step
+
+
+class EarlyStopping(Callback):
+    """Ends a training after `patience` epochs without improvement over `trainer.best`.
+
+    With a validation part that is measured by the accuracy on it, else by the training loss.
+    Raises InputError unless patience is a whole number of at least 1.
+    """
+
+    def __init__(self, patience: int):
+        self.patience = whole_number("EarlyStopping", "patience", patience)
+
+    def on_train_begin(self, trainer):
+        self._stop_if_enough(trainer)
+
+    def on_epoch_end(self, trainer, result):
+        self._stop_if_enough(trainer)
+
+    def _stop_if_enough(self, trainer):
+        if trainer.best and trainer.epochs - trainer.best["epoch"] >= self.patience:
+            trainer.stop()
+
+
+def _check_same_training(trainer, saved):
+    """InputError, naming what differs, when a checkpoint is of another network or of other images."""
+    try:
+        others = describe_layers(build_layers(saved.layers))        # with the arguments that are new since then
+    except InputError as error:
+        raise InputError(f"{saved.path}: {error}") from None
+    for k, (mine, other) in enumerate(zip_longest(describe_layers(trainer.model.layers), others)):
+        if mine != other:
+            raise InputError(shortened(f"{saved.path} is of another network: its layer {k} is "
+                                       f"{_difference(other, mine)}, expected {_difference(mine, other)}"))
+    if saved.data != fingerprint(trainer.data):
+        raise InputError(f"{saved.path} is of other training images than those of {trainer.data.name}")
+
+
+def _difference(layer, other):
+    """A layer's type, and those of its parameters that another one does not have."""
+    params, others = (entry.get("params") if isinstance(entry, dict) else None for entry in (layer, other))
+    if not isinstance(params, dict):
+        return "none" if layer is None else repr(layer)
+    odd = params.items() if not isinstance(others, dict) else (
+        (name, value) for name, value in params.items() if name not in others or others[name] != value)
+    return f"{layer.get('type')}({', '.join(f'{name}={value!r}' for name, value in odd)})"
+
+
+def fingerprint(data: Dataset) -> str:
+    """A hash of the images and labels of the training part."""
+    digest = hashlib.sha256()
+    for array in data.train_images, data.train_labels:
+        digest.update(f"{array.shape} {array.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

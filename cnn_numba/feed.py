@@ -1,0 +1,106 @@
+"""Batches of a set of images: what a table of kernel calls reads and writes besides the network."""
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from cnn_numba.augment import Augment
+from cnn_numba.buffer import Buffer
+from cnn_numba.errors import InputError
+from cnn_numba.kernels import batch, loss
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Call, Program
+from cnn_numba.losses import ClassLoss, checked_labels
+from cnn_numba.plan import Plan
+
+REPORTS = 50                # how often an epoch reports, at least
+REPLAYS = 64                # the most steps of one call of the driver
+CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the progress bar
+
+
+class Feed:
+    """Images, labels, the order in which batches take them, and the sums over the batches.
+
+    Parameters
+    ----------
+    images : array (N, C, H, W) of numbers
+    labels : int array (N,)
+    shape : (C, H, W), that images must have
+    classes : int
+    batch_size : int
+    mean, std : float arrays (C,), which normalise the images
+    batch : int64 (2,)
+        first, count: the batch is the images order[first : first + count].
+    draw : int64 (2,), optional
+        (seed, epoch), from which augmentation and dropout derive.
+
+    Raises InputError when images or labels are not such arrays, or contain NaN, infinity or labels out of range.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int, batch_size: int,
+                 mean: np.ndarray, std: np.ndarray, batch: np.ndarray):
+        images = np.asarray(images)
+        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "iuf":
+            raise InputError(f"the images must be numbers of shape (N, {', '.join(map(str, shape))}), N at least 1, "
+                             f"got {images.dtype} {images.shape}")
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            raise InputError("the images contain NaN or infinity, expected finite numbers")
+        self.images = images if images.dtype in (np.uint8, np.float32) else images.astype(np.float32)
+        self.labels = checked_labels(labels, len(images), classes)
+        self.mean = np.asarray(mean, np.float32)
+        self.scale = (1 / np.where(np.asarray(std) > 0, std, 1)).astype(np.float32)
+        self.order, self.batch, self.sums = np.arange(len(images)), batch, np.zeros(2)
+        self.draw = np.zeros(2, np.int64)
+        self.blocks, self.lanes = math.ceil(batch_size / LANES), min(batch_size, LANES)
+        self.losses, self.predictions = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
+        self.batch_size = batch_size
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    @property
+    def done(self) -> int:
+        """How many images of the epoch the batches have covered."""
+        return int(self.batch.sum())
+
+    def start(self) -> None:
+        """Go back to the first batch, and empty the sums."""
+        self.batch[:] = 0
+        self.sums[:] = 0
+
+    def replay(self, program: Program) -> Iterator[int]:
+        """Replay a program that begins with `next_batch` until all images are done, several batches at a call.
+
+        Yields the number of images that each call covered.
+        """
+        images, repeats = len(self.images), 1
+        most = min(REPLAYS, math.ceil(self.steps / REPORTS))
+        while (before := self.done) < images:
+            start = time.perf_counter()
+            program(min(repeats, math.ceil((images - before) / self.batch_size)))
+            if time.perf_counter() - start < CALL_SECONDS / 2:
+                repeats = min(2 * repeats, most)
+            yield self.done - before
+
+    # ---- kernel calls -----------------------------------------------------------------------------------------------
+    def next_batch(self) -> Call:
+        return Call(batch.next_batch, 1, batch=self.batch, size=self.batch_size, images=len(self.images))
+
+    def gather(self, plan: Plan, augment: Augment | None = None) -> list[Call]:
+        """Lay the batch out for a plan: pick, augment and normalise its images."""
+        arrays = dict(x=plan.x.inner, images=self.images, order=self.order, batch=self.batch, mean=self.mean,
+                      scale=self.scale, lanes=self.lanes)
+        if augment:
+            return augment.calls(self.blocks, draw=self.draw, **arrays)
+        return [Call(batch.gather, self.blocks, **arrays)]
+
+    def loss(self, loss: ClassLoss, plan: Plan, dz: Buffer) -> Call:
+        return loss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.batch)
+
+    def tally(self) -> Call:
+        """Add the batch's losses and right answers to the sums."""
+        return Call(loss.tally, 1, sums=self.sums, losses=self.losses, predictions=self.predictions,
+                    labels=self.labels, order=self.order, batch=self.batch)

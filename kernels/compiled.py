@@ -1,0 +1,129 @@
+"""How kernels are compiled: Numba's options, native addresses and the cache.
+
+A kernel is written `f(item, y, x, ...)` under `@njit(**KERNEL)` and compiled as `f(item, record)`.  The record is
+memory that holds the arguments as Numba lays out a tuple, so every kernel has the same machine signature,
+f(int, pointer), and the driver calls it by its address.  The pointer's Numba type carries the types of the arguments: a
+kernel is compiled once for each combination of them.  `UnpackRecord` changes Numba's intermediate code, so nothing is
+compiled twice.
+"""
+import numba
+import numpy as np
+from numba import config, types
+
+from .cache import kernel_cache, locked
+
+JIT = not config.DISABLE_JIT
+FOLDER = kernel_cache() if JIT else None
+
+# error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
+# driver calls it, and they are a third of the compile time.
+HELPER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)     # what kernels call
+INLINE = dict(inline="always", **HELPER)                                                # where the call would cost
+KERNEL = dict(HELPER)
+
+
+class KernelError(Exception):
+    """A kernel cannot be compiled."""
+
+
+if JIT:
+    from numba.core import errors, ir
+    from numba.core.caching import FunctionCache, NullCache
+    from numba.core.compiler import CompilerBase, DefaultPassBuilder
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.compiler_machinery import FunctionPass, register_pass
+    from numba.core.ir_utils import build_definitions
+    from numba.core.untyped_passes import TranslateByteCode
+
+    @register_pass(mutates_CFG=False, analysis_only=False)
+    class UnpackRecord(FunctionPass):
+        """Turn f(item, y, x, ...) into f(item, record) with (y, x, ...) = record[0]."""
+
+        _name = "unpack_record"
+
+        def __init__(self):
+            super().__init__()
+
+        def run_pass(self, state):
+            func = state.func_ir
+            entry = func.blocks[min(func.blocks)]
+            record, zero, values = (ir.Var(entry.scope, f"${name}", entry.loc) for name in ("record", "zero", "values"))
+            for statement in entry.find_insts(ir.Assign):
+                if isinstance(statement.value, ir.Arg) and statement.value.index > 0:
+                    statement.value = ir.Expr.static_getitem(values, statement.value.index - 1, None, statement.loc)
+            entry.body[:0] = [ir.Assign(value, target, entry.loc) for value, target in (
+                (ir.Arg("record", 1, entry.loc), record), (ir.Const(0, entry.loc), zero),
+                (ir.Expr.getitem(record, zero, entry.loc), values))]
+            func.arg_count, func.arg_names = 2, (func.arg_names[0], "record")
+            func._definitions = build_definitions(func.blocks)
+            return True
+
+    class RecordCompiler(CompilerBase):
+        """Numba's compiler with `UnpackRecord` as the first change of the code."""
+
+        def define_pipelines(self):
+            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            passes.add_pass_after(UnpackRecord, TranslateByteCode)
+            passes.finalize()
+            return [passes]
+
+    KERNEL["pipeline_class"] = RecordCompiler
+
+    def words(value):
+        """An argument as Numba lays it out in memory: always whole 8-byte words."""
+        if isinstance(value, np.ndarray):
+            return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
+        return [int(value)] if isinstance(value, (int, np.integer)) else [0]
+
+    def _typeof(value):
+        """Numba's type, but every array as one with strides, so that views and whole arrays share the compiled code."""
+        ty = numba.typeof(value)
+        return types.Array(ty.dtype, ty.ndim, "A") if isinstance(ty, types.Array) else ty
+
+    _compiled = {}
+
+    def address(kernel, args):
+        """The native address of a kernel for arguments of these types; KernelError when it cannot be compiled."""
+        result = compiled(kernel, (types.intp, types.CPointer(types.Tuple([_typeof(value) for value in args]))))
+        return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+    def compiled(function, signature):
+        """Numba's result of compiling a function, which owns the code; from the cache where that has it."""
+        if (function, signature) not in _compiled:
+            _compiled[function, signature] = _load_or_compile(function, signature)
+        return _compiled[function, signature]
+
+    def _load_or_compile(function, signature):
+        with global_compiler_lock, locked(FOLDER):
+            cache = _cache(function)
+            try:
+                result = cache.load_overload(signature, function.targetctx)
+            except Exception:               # a damaged file
+                cache, result = NullCache(), None
+            if result is None:
+                result = _compile(function, signature)
+                try:
+                    cache.save_overload(signature, result)
+                except Exception:           # a full disk
+                    pass
+        return result
+
+    def _cache(function):
+        elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(FOLDER or "")
+        try:
+            return FunctionCache(function.py_func) if FOLDER else NullCache()
+        except RuntimeError:                # a function without a file, typed at a prompt
+            return NullCache()
+        finally:
+            config.CACHE_DIR = elsewhere
+
+    def _compile(function, signature):
+        try:
+            return function._compiler.compile(signature, None)
+        except errors.NumbaError as error:
+            name, code = function.py_func.__name__, function.py_func.__code__
+            reason = " ".join(str(error).split("\n\n")[0].split("\n")[1:]) or str(error)
+            raise KernelError(
+                f"{name} ({code.co_filename}, line {code.co_firstlineno}) cannot be compiled: {reason.strip()}; "
+                "breakpoint() and whatever else only Python can do needs interpreted kernels (--no-jit, or "
+                "NUMBA_DISABLE_JIT=1)") from error

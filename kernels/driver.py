@@ -1,0 +1,166 @@
+"""The driver replays a table of kernel calls, serially or in parallel.  It has the only parallel loop.
+
+Numba's cache takes two compilations of a function for the same one when only their options differ, so the serial and
+the parallel driver are two copies with names of their own.
+"""
+import sys
+import types as python_types
+
+import numba
+import numpy as np
+from numba import config, njit, prange, types
+
+from .compiled import JIT
+
+LINE = 8                    # int64 numbers in a cache line
+TAKEN, DONE = 0, 1
+
+
+def _driver(tasks, chains, phases, repeats, counters, workers):
+    """Replay a table `repeats` times: phases one after the other; the chains of a phase, shared among the workers; the
+    tasks of a chain in order.
+
+    A worker takes its own share of a phase first, always the same, so that the data of an image block stay in one
+    core's cache; then it takes what others have not begun.  A phase ends when its chains are done, not when all workers
+    have come by: on a machine with other work, a worker that does not get a processor holds nobody up unless it is in
+    the middle of a chain.
+
+    counters (replays * phases * workers, 8): how many chains of a worker's share are taken, and how many it has done;
+    a row fills a cache line, so that workers do not disturb each other.
+    """
+    count = len(phases) - 1
+    for k in range(count * repeats * workers):
+        counters[k, TAKEN] = 0
+        counters[k, DONE] = 0
+    for worker in prange(workers):
+        me = np.int64(worker)
+        for replay in range(repeats):
+            for p in range(count):
+                row, size = (replay * count + p) * workers, phases[p + 1] - phases[p]
+                for k in range(workers):
+                    share = (me + k) % workers
+                    begin, end = phases[p] + size * share // workers, phases[p] + size * (share + 1) // workers
+                    chain = begin + add_one(counters, row + share, TAKEN)
+                    while chain < end:
+                        for task in range(chains[chain], chains[chain + 1]):
+                            invoke(tasks[task, 0], tasks[task, 1], tasks[task, 2])
+                        add_one(counters, row + me, DONE)
+                        chain = begin + add_one(counters, row + share, TAKEN)
+                done = 0
+                while done < size:
+                    done = 0
+                    for k in range(workers):
+                        done += value(counters, row + k, DONE)
+                    if done < size:
+                        let_others_run()
+
+
+if JIT:
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    from .compiled import compiled
+
+    I64 = ir.IntType(64)
+
+    @intrinsic
+    def invoke(typing, address, item, record):
+        """Call the kernel at an address; the status that Numba's calling convention returns is always 0 here."""
+        def code(context, builder, sig, args):
+            byte = ir.IntType(8).as_pointer()
+            kind = ir.FunctionType(ir.IntType(32), [byte.as_pointer(), byte.as_pointer(), I64, I64]).as_pointer()
+            result, exception = cgutils.alloca_once(builder, byte), cgutils.alloca_once(builder, byte)
+            builder.call(builder.inttoptr(args[0], kind), [result, exception, args[1], args[2]])
+            return context.get_dummy_value()
+        return types.void(types.intp, types.intp, types.intp), code
+
+    @intrinsic
+    def add_one(typing, counters, row, column):
+        """counters[row, column]++, atomically: no two workers get the same value, and what one wrote before, others see
+        after."""
+        def code(context, builder, sig, args):
+            return builder.atomic_rmw("add", _counter(context, builder, sig, args), I64(1), "seq_cst")
+        return types.intp(counters, row, column), code
+
+    @intrinsic
+    def value(typing, counters, row, column):
+        """counters[row, column], read anew each time."""
+        def code(context, builder, sig, args):
+            return builder.load_atomic(_counter(context, builder, sig, args), "seq_cst", 8)
+        return types.intp(counters, row, column), code
+
+    def _counter(context, builder, sig, args):
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        row, column = (context.cast(builder, arg, ty, types.intp)
+                       for arg, ty in zip(args[1:], sig.args[1:], strict=True))
+        return builder.gep(array.data, [builder.add(builder.mul(row, I64(LINE)), column)])
+
+    @intrinsic
+    def let_others_run(typing):
+        """Give the processor to another thread that waits for one."""
+        def code(context, builder, sig, args):
+            if sys.platform != "win32":
+                kind = ir.FunctionType(ir.IntType(32), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+            return context.get_dummy_value()
+        return types.void(), code
+
+    def _variant(name, **options):
+        """The driver compiled with options, under a name of its own."""
+        copy = python_types.FunctionType(_driver.__code__, _driver.__globals__, name)
+        copy.__qualname__ = name
+        return njit(**options)(copy)
+
+    _variants = {"serial": _variant("replay_serial"), "parallel": _variant("replay_parallel", parallel=True)}
+    _signature = types.int64[:, ::1], types.int64[::1], types.int64[::1], types.intp, types.int64[:, ::1], types.intp
+
+    def _ready(mode):
+        """The driver of a mode, compiled."""
+        driver = _variants[mode]
+        if not driver.overloads:
+            driver.add_overload(compiled(driver, _signature))
+        return driver
+else:
+    def invoke(kernel, item, args):
+        kernel(item, *args)
+
+    def add_one(counters, row, column):
+        counters[row, column] += 1
+        return counters[row, column] - 1
+
+    def value(counters, row, column):
+        return counters[row, column]
+
+    def let_others_run():
+        """Interpreted, there is one worker: nothing else can run."""
+
+    def _ready(mode):
+        return _driver
+
+
+# ---- execution ------------------------------------------------------------------------------------------------------
+_mode, _threads = ("parallel", config.NUMBA_NUM_THREADS) if JIT else ("serial", 1)
+
+
+def replay(tasks, chains, phases, repeats, counters):
+    """Run the driver that is in force."""
+    _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
+
+
+def max_threads():
+    """How many threads there can be: the processors this process may use, or NUMBA_NUM_THREADS."""
+    return config.NUMBA_NUM_THREADS if JIT else 1
+
+
+def execute(mode, threads):
+    """Choose the driver, "serial" or "parallel", and its number of threads, for all programs."""
+    global _mode, _threads
+    _mode, _threads = mode, threads if JIT and mode == "parallel" else 1
+    if JIT and mode == "parallel":
+        numba.set_num_threads(threads)
+
+
+def execution():
+    """(mode, threads) in force."""
+    return _mode, _threads

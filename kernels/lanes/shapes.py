@@ -1,0 +1,56 @@
+"""Sizes: of vectors, of register tiles, and of the arrays that hold vectors."""
+import math
+
+import llvmlite.binding as llvm
+import numpy as np
+from numba import config
+
+LANES = 16
+ZERO = np.float32(0)
+ROUND = np.float32(1.5 * 2**23)         # x + ROUND, |x| < 2**22, holds x to the nearest whole number in its last bits
+
+
+class Tile:
+    """The compile-time shape of a register tile: rows x cols vectors, the columns `spacing` apart in memory.
+
+    The shape is part of the Numba type, so that one kernel source is compiled for every shape that is used.
+    """
+
+    def __init__(self, rows, cols, spacing=1):
+        self.rows, self.cols, self.spacing = rows, cols, spacing
+
+
+def _registers():
+    """How many LANES-wide vectors the registers hold: 32 with AVX-512, 8 with AVX2 or NEON."""
+    features = config.CPU_FEATURES
+    if features is None:
+        features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
+    return 32 if "+avx512f" in features else 8
+
+
+REGISTERS = _registers()
+
+
+def fit(size, most):
+    """The tile extent for an axis: the largest divisor of size up to `most`, or `most` if that is a poor one."""
+    most = max(1, min(size, most))
+    best = max(k for k in range(1, most + 1) if size % k == 0)
+    return best if 2 * best > most else most
+
+
+def aligned(shape, dtype=np.float32):
+    """A C-ordered array of zeros that starts on a 64-byte boundary, so that no vector straddles cache lines."""
+    size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + size].view(dtype).reshape(shape)
+
+
+def planes(blocks, channels, *shape):
+    """Zeros (blocks, channels, *shape, LANES) whose channels are an odd number of vectors apart.
+
+    Channels 4 kB apart would share a few pointers of the first cache: the gradient of the input of a 3x3 convolution on
+    32 x 32 pixels ran at half its speed.
+    """
+    size = math.prod(shape)
+    return aligned((blocks, channels, size | 1, LANES))[:, :, :size].reshape(blocks, channels, *shape, LANES)
