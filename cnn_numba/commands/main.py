@@ -7,10 +7,12 @@ import os
 import sys
 import time
 
+from cnn_numba.commands.check_gradients import check_gradients
 from cnn_numba.commands.flags import COUNT
 from cnn_numba.commands.interrupt import Terminated
-from cnn_numba.commands.networks import check_gradients, profile, summary
+from cnn_numba.commands.profile import profile
 from cnn_numba.commands.saved import evaluate, predict
+from cnn_numba.commands.summary import summary
 from cnn_numba.commands.train import train
 from cnn_numba.errors import InputError
 
@@ -76,7 +78,7 @@ def parse(argv):
 
 def benchmark(parser):
     """Measure this program against other ways to run it, PyTorch, JAX, and what the machine can do at most."""
-    from cnn_numba.benchmark import command
+    from cnn_numba.commands import benchmark as command
 
     command.add_flags(parser, COUNT)
     return command.run

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from cnn_numba.benchmark.report import Table
-from cnn_numba.inspection.textbook import Run, cross_entropy
+from cnn_numba.inspection.textbook import cross_entropy
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Program, at_once, in_order
 from cnn_numba.layers import Dropout
