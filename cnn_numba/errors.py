@@ -70,6 +70,14 @@ def truth_value(owner, name, value):
     return value
 
 
+def register(known, cls):
+    """Put a class into {name: class}; InputError when another module has one of that name, which files could mean."""
+    other = known.get(cls.__name__)
+    if other is not None and other.__module__ != cls.__module__:
+        raise InputError(f"{other.__module__} has a class {cls.__name__} already: choose another name")
+    known[cls.__name__] = cls
+
+
 def shortened(sentence, longest=300):
     """The sentence without the end of what a file made it quote."""
     return sentence if len(sentence) <= longest else f"{sentence[:longest]}..."

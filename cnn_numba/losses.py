@@ -1,10 +1,11 @@
 """Loss functions."""
 import math
+from typing import ClassVar
 
 import numpy as np
 
 from cnn_numba.buffer import Buffer
-from cnn_numba.errors import InputError, number
+from cnn_numba.errors import InputError, number, register
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, in_order
@@ -27,6 +28,12 @@ def checked_labels(labels, count, classes):
 
 class ClassLoss:
     """What the losses of class scores have in common: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
+
+    known: ClassVar[dict[str, type["ClassLoss"]]] = {}      # every loss class by its name
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        register(ClassLoss.known, cls)
 
     def __call__(self, logits, labels):
         """The loss of a batch.

@@ -1,9 +1,11 @@
 """Optimizers: PyTorch's update rules, one kernel each over the model's flat vectors; and the norm of the gradients."""
 import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
-from cnn_numba.errors import InputError, number, truth_value, whole_number
+from cnn_numba.errors import InputError, number, register, truth_value, whole_number
 from cnn_numba.kernels import optimizer as kernels
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.program import Call, Program, in_order
@@ -58,8 +60,13 @@ class Optimizer:
     flags : names of what is chosen when the optimizer is made, and stays
     """
 
-    settings = {}
-    flags = ("decay_weights_only",)
+    settings: ClassVar[dict[str, Callable]] = {}
+    flags: ClassVar[tuple[str, ...]] = ("decay_weights_only",)
+    known: ClassVar[dict[str, type["Optimizer"]]] = {}          # every optimizer class by its name
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        register(Optimizer.known, cls)
 
     def __init__(self, model, arrays, decay_weights_only, **settings):
         self.model = _checked_model(type(self).__name__, model)

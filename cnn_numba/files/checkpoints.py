@@ -12,12 +12,12 @@ import numpy as np
 from cnn_numba import __version__
 from cnn_numba.errors import InputError
 from cnn_numba.files import container
+from cnn_numba.files.atomic import delete_stale_parts, write
 
 FORMAT = "cnn-numba checkpoint"
 VERSION = 3             # 1: before schedules, validation and best weights; 2: before the history and the recipe
 KIND = "checkpoint"
 NAME = re.compile(r"checkpoint-(\d{1,18})-(\d{1,18})\.npz")       # epochs, steps of the one after
-PART = re.compile(r"\.checkpoint-\d+-\d+\.npz\.\d+\.part")      # what a killed process was writing
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ def write_checkpoint(folder: Path, training: SavedTraining, keep: Iterable[Path]
     description = {"format": FORMAT, "version": VERSION, "library": __version__, "recipe": training.recipe,
                    "data": training.data, "layers": training.layers,
                    "state": {name: value for name, value in state.items() if name not in arrays}}
-    container.write(path, container.pack(description, arrays))
+    write(path, container.pack(description, arrays))
     paths = list_checkpoints(folder)
     _delete(set(paths[:paths.index(path)]) - set(keep))
-    _delete(folder / name for name in os.listdir(folder) if PART.fullmatch(name))
+    delete_stale_parts(folder, seconds=0)       # only one training writes here
     return path
 
 

@@ -1,8 +1,7 @@
 """Files of arrays with a description: an .npz that NumPy opens, with a JSON text in it and a checksum at its end.
 
 Reading trusts nothing: members are stored as they are, so that a file takes no more memory than its own size; a header
-is matched with a pattern and never evaluated; and there is no pickle.  Writing never leaves half a file: the bytes go
-to a file beside, to the disk, and then get the name.
+is matched with a pattern and never evaluated; and there is no pickle.
 """
 import hashlib
 import io
@@ -14,19 +13,20 @@ import stat
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.files import strict_json
 
 TEXT = "description.json"
 LONGEST_TEXT = 1 << 20
-MOST_DIGITS = 18            # of a whole number in the text
 SEAL = 64                   # hexadecimal digits of SHA-256 over all bytes before; the comment of the zip archive
 HEADER = re.compile(rb"\{'descr': '<f4', 'fortran_order': False, 'shape': \((([0-9]{1,18}, ?)*[0-9]{0,18})\), ?\} *\n")
 
 
-def pack(description, arrays):
+def pack(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """The bytes of a file; `arrays` are {name: float32 array}."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -39,12 +39,12 @@ def pack(description, arrays):
     return sealed(file.getvalue()[:-SEAL])
 
 
-def sealed(content):
+def sealed(content: bytes) -> bytes:
     """The content and its checksum."""
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
-def read(path, kind):
+def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a file that `pack` made.
 
     Parameters
@@ -67,16 +67,16 @@ def read(path, kind):
     if content is None:
         raise InputError(f"{path} is not a file, expected a {kind}")
     if content[:2] != b"PK":
-        raise InputError(f"{path} is no {kind} of this program")
+        raise InputError(f"{path} is not a cnn-numba {kind}")
     if sealed(content[:-SEAL]) != content:
-        raise InputError(f"{path} is damaged, or no {kind} of this program: its checksum is wrong")
+        raise InputError(f"{path} is damaged, or not a cnn-numba {kind}: its checksum is wrong")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = _members(archive, len(content))
     # What zipfile raises on bad archives, and _members, _array and json on bad members.
     except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError,
             IndexError, OSError) as error:
-        raise InputError(f"{path} is no {kind} of this program ({_first_line(error)})") from None
+        raise InputError(f"{path} is not a cnn-numba {kind} ({_first_line(error)})") from None
     return members.pop(TEXT), members
 
 
@@ -91,7 +91,7 @@ def _members(archive, size):
         if name == TEXT:
             if info.file_size > LONGEST_TEXT:
                 raise ValueError("too long a description")
-            members[name] = _parsed(archive.read(info))
+            members[name] = _description(archive.read(info))
         elif name.endswith(".npy"):
             members[name.removesuffix(".npy")] = _array(archive.read(info))
         else:
@@ -101,17 +101,8 @@ def _members(archive, size):
     return members
 
 
-def _parsed(text):
-    def whole(digits):
-        if len(digits) > MOST_DIGITS:
-            raise ValueError("a number too large")
-        return int(digits)
-
-    def unknown(name):
-        raise ValueError(f"{name} where a number should be")
-
-    # A RuntimeError is what too many brackets in each other are.
-    description = json.loads(text, parse_int=whole, parse_constant=unknown)
+def _description(text):
+    description = strict_json.loads(text)
     if not isinstance(description, dict):
         raise ValueError("no description")
     return description
@@ -130,52 +121,3 @@ def _array(content):
 
 def _first_line(error):
     return (str(error).splitlines() or [type(error).__name__])[0][:100]
-
-
-def write(path, content):
-    """Make a file hold these bytes; whatever fails, it holds all of them, or what it held before.
-
-    Raises InputError when it cannot be written.
-    """
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _refuse_other_things(path)
-        try:
-            with open(beside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
-
-
-def check_writable(path):
-    """Raise the InputError of `write` at once when nothing can be written there, and change nothing."""
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _refuse_other_things(path)
-        beside.touch()
-        beside.unlink()
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
-
-
-def _refuse_other_things(path):
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a file, so that nothing can be written to it")
-
-
-def _sync_folder(folder):
-    """Bring the new name to the disk, where folders can be opened (not on Windows)."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)

@@ -1,46 +1,56 @@
 """Layers as JSON values, [{"type": "Conv2d", "params": {"in_channels": 1, ...}}, ...], and layers from such values.
 
 The parameters are the arguments of the layer's constructor, which also checks them; those that are lists of layers are
-described in the same way.  This is the form in files of this program; `network_file` reads what people write.
+described in the same way.  This is the form in files of this program; `network_json` reads what people write.
 """
-import inspect
 import math
+from collections.abc import Sequence
+from typing import Any
 
-from cnn_numba import layers as known
+import numpy as np
+
 from cnn_numba.errors import InputError, naming, shortened
 from cnn_numba.layers import Layer, every_layer, shape_text
 
-TYPES = {name: value for name, value in vars(known).items()
-         if isinstance(value, type) and issubclass(value, Layer) and value is not Layer}
-BRANCHES = "body", "shortcut"   # arguments that are lists of layers
-MOST_LAYERS = 1000              # in all, also of those inside of others
+MOST_LAYERS = 1000              # in all, also of those inside others
 DEEPEST = 8                     # layers in layers in ...
 MOST_VALUES = 1 << 26           # of one image between two layers
 
 
-def describe_layers(layers):
+def describe_layers(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """The layers as a list of {"type": name, "params": {argument: value}}; arguments are kept as attributes.
 
-    Raises InputError for a layer that is not of this library, which a file could not bring back.
+    Raises InputError for a layer that a file could not bring back.
     """
     description = []
     for k, layer in enumerate(layers):
-        name = type(layer).__name__
-        if TYPES.get(name) is not type(layer):
-            raise InputError(f"layer {k}: {name} is no layer of this library, so that it cannot be saved")
-        params = {}
-        for argument in arguments(TYPES[name]):
-            value = getattr(layer, argument)
-            if argument in layer.branches:
-                with naming(f"layer {k}: {argument}"):
-                    params[argument] = describe_layers(value) or None
-            else:
-                params[argument] = list(value) if isinstance(value, tuple) else value
-        description.append({"type": name, "params": params})
+        with naming(f"layer {k}"):
+            name = type(layer).__name__
+            if name not in Layer.known:
+                raise InputError(f"{name} cannot be saved: a layer's name must not begin with an underscore")
+            params = {argument: _described(layer, argument) for argument in layer.arguments()}
+            description.append({"type": name, "params": params})
     return description
 
 
-def build_layers(description):
+def _described(layer, argument):
+    if not hasattr(layer, argument):
+        raise InputError(f"{type(layer).__name__} cannot be saved: it does not keep its argument {argument} as an "
+                         "attribute")
+    value = getattr(layer, argument)
+    if argument in layer.branches:
+        with naming(argument):
+            return describe_layers(value) or None
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    value = list(value) if isinstance(value, tuple) else value
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, (int, float, str, type(None))) for part in parts):
+        raise InputError(f"{type(layer).__name__} cannot be saved: its argument {argument} is {value!r}, expected "
+                         "numbers, text, true, false or a list of them")
+    return value
+
+
+def build_layers(description: Any) -> list[Layer]:
     """New layers from what `describe_layers` gave, or what somebody sent.
 
     Raises InputError, naming the layer, for unknown types and parameters and for values that a layer refuses.
@@ -58,27 +68,28 @@ def _build(description, depth):
     for k, entry in enumerate(checked_list(description, depth)):
         with naming(f"layer {k}"):
             name, params = checked_entry(entry)
-            kind = TYPES.get(name)
+            kind = Layer.known.get(name)
             if kind is None:
-                raise InputError(f"the type must be one of {', '.join(sorted(TYPES))}, got {name!r}")
-            for branch in BRANCHES:
-                if branch in arguments(kind) and params.get(branch) is not None:
+                raise InputError(f"unknown type {name!r}: expected one of {', '.join(sorted(Layer.known))}, or import "
+                                 "the module that defines it first")
+            for branch in kind.branch_names:
+                if params.get(branch) is not None:
                     with naming(branch):
                         params[branch] = _build(params[branch], depth + 1)
             built.append(construct(kind, params))
     return built
 
 
-def checked_list(description, depth):
-    """A list of layers that stands in so many layers; InputError unless it is one, of a sensible length and depth."""
+def checked_list(description: Any, depth: int) -> list:
+    """A list of layers inside so many others; InputError unless it is one, of a sensible length and depth."""
     if not isinstance(description, list) or not 1 <= len(description) <= MOST_LAYERS:
         raise InputError(f"layers: expected a list of 1 to {MOST_LAYERS} layers")
     if depth > DEEPEST:
-        raise InputError(f"layers: more than {DEEPEST} of them in each other")
+        raise InputError(f"layers: more than {DEEPEST} of them inside each other")
     return description
 
 
-def checked_entry(entry):
+def checked_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     """(name, {parameter: value}) of {"type": name, "params": {...}}; InputError when it is something else."""
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str) or not {"type"} <= set(entry) <= {
             "type", "params"}:
@@ -89,9 +100,9 @@ def checked_entry(entry):
     return entry["type"], dict(params)
 
 
-def construct(kind, params):
-    """A layer of a class; InputError for parameters that it does not have, or needs."""
-    name, allowed = kind.__name__, arguments(kind)
+def construct(kind: type[Layer], params: dict[str, Any]) -> Layer:
+    """A layer of a class; InputError for parameters that it does not have, or lacks."""
+    name, allowed = kind.__name__, kind.arguments()
     for param in params:
         if param not in allowed:
             raise InputError(f"{name} has the parameters {', '.join(allowed) or 'none'}, got {param!r}")
@@ -101,18 +112,13 @@ def construct(kind, params):
     return kind(**params)
 
 
-def arguments(kind):
-    """{name: inspect.Parameter} of a layer's constructor."""
-    return dict(inspect.signature(kind).parameters)
-
-
-def check_count(layers):
+def check_count(layers: Sequence[Layer]) -> None:
     """InputError when these layers are too many."""
     if sum(1 for _ in every_layer(layers)) > MOST_LAYERS:
-        raise InputError(f"layers: expected 1 to {MOST_LAYERS} layers, also counting those inside of others")
+        raise InputError(f"layers: expected 1 to {MOST_LAYERS} layers, also counting those inside others")
 
 
-def check_image_shape(layers, shape):
+def check_image_shape(layers: Sequence[Layer], shape: tuple[int, ...]) -> int:
     """The number of outputs for images of a shape, (C, H, W) or (K,); InputError unless they fit, and memory too."""
     for k, layer in enumerate(layers):
         with naming(f"layer {k}"):
@@ -122,7 +128,7 @@ def check_image_shape(layers, shape):
     return shape[0]
 
 
-def checked_output_shape(layer, shape):
+def checked_output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The layer's output shape; InputError also when it takes too much memory, or a layer inside of it does."""
     after = tuple(layer.output_shape(shape))
     for name, inside in layer.branches.items():

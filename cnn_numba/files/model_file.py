@@ -7,6 +7,7 @@ import numpy as np
 from cnn_numba import __version__
 from cnn_numba.errors import InputError, shortened
 from cnn_numba.files import container
+from cnn_numba.files.atomic import write
 from cnn_numba.files.layers_json import build_layers, check_image_shape, describe_layers
 from cnn_numba.model import Sequential
 
@@ -31,7 +32,7 @@ def save(model, path, **facts):
     facts = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in checked.items()}
     description = {"format": FORMAT, "version": VERSION, "library": __version__,
                    "layers": describe_layers(model.layers), **facts}
-    container.write(path, container.pack(description, state))
+    write(path, container.pack(description, state))
 
 
 def load(path):

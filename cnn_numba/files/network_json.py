@@ -7,18 +7,16 @@ other programs call them.  Sizes that follow from the layer before may be left o
 that follow from the classes.  A dense layer flattens images.
 """
 import difflib
-import json
+import inspect
 import math
 import os
 import re
 import stat
-from collections import Counter
+from typing import Any
 
 from cnn_numba.errors import InputError, naming, shortened
+from cnn_numba.files import strict_json
 from cnn_numba.files.layers_json import (
-    BRANCHES,
-    TYPES,
-    arguments,
     build_layers,
     check_count,
     check_image_shape,
@@ -27,30 +25,17 @@ from cnn_numba.files.layers_json import (
     checked_output_shape,
     construct,
 )
-from cnn_numba.layers import Flatten, shape_text
+from cnn_numba.layers import Flatten, Layer, Linear, shape_text
 from cnn_numba.model import Sequential
 from cnn_numba.presets import PRESETS
 
 __all__ = ["read_network"]
 
 LONGEST_FILE = 1 << 20
-MOST_DIGITS = 18            # of a whole number
 MOST_PARAMETERS = 1 << 28   # a gigabyte, and as much for the gradients
 LONGEST_NAME = 40           # for which a similar one is looked up
 LOSS = "crossentropy", "crossentropyloss"       # the last entry of some programs; a Trainer brings its own
-NORM = "batchnorm"                              # of images or of features
-OTHER_TYPES = {
-    "Conv2d": "conv convolution convolution2d",
-    "Linear": "fc dense fullyconnected affine",
-    "MaxPool2d": "maxpool maxpooling maxpooling2d",
-    "AvgPool2d": "avgpool averagepool averagepool2d averagepooling averagepooling2d",
-    "AdaptiveAvgPool2d": "adaptiveavgpool globalavgpool globalavgpool2d globalaveragepooling globalaveragepooling2d",
-    "BatchNorm2d": "bn2d",
-    "BatchNorm1d": "bn1d",
-    NORM: "batchnorm bn batchnormalization",
-    "LeakyReLU": "lrelu",
-    "Residual": "residualblock",
-}
+SIZES = "in_channels", "in_features", "num_features"            # that follow from the layer before
 OTHER_PARAMETERS = {
     "in_channels": "in_ch_size in_ch input_channels",
     "out_channels": "out_ch_size out_ch output_channels filters num_filters",
@@ -68,16 +53,22 @@ OTHER_PARAMETERS = {
     "dim": "axis",
     "shape": "target_shape",
 }
-DEFAULTS = {"AdaptiveAvgPool2d": {"output_size": 1}}
 
 
-def plain(name):
+def plain(name: str) -> str:
     return re.sub("[_ -]", "", name).lower()
 
 
-SPELLINGS = {plain(name): name for name in TYPES} | {
-    other: name for name, others in OTHER_TYPES.items() for other in others.split()}
 PARAMETERS = {plain(other): name for name, others in OTHER_PARAMETERS.items() for other in others.split()}
+
+
+def spellings() -> dict[str, list[type[Layer]]]:
+    """{what a layer is called: the classes that this can mean}, without case and underscores."""
+    found: dict[str, list[type[Layer]]] = {}
+    for name, kind in Layer.known.items():
+        for spelling in (name, *kind.aliases):
+            found.setdefault(plain(spelling), []).append(kind)
+    return found
 
 
 def build_network(name, image_shape, num_classes, **options):
@@ -121,7 +112,7 @@ def read_layers(path, image_shape, num_classes):
         raise InputError(f"{path}: {shortened(str(error))}") from None
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """The JSON value of a file; InputError unless it is one, of a sensible size."""
     try:
         content = None
@@ -134,40 +125,7 @@ def read_json(path):
         raise InputError("is not a file, expected a network in JSON")
     if len(content) > LONGEST_FILE:
         raise InputError(f"is longer than the {LONGEST_FILE:,} bytes that a network may have")
-    try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_int=_whole, parse_float=_real,
-                          parse_constant=_constant)
-    except UnicodeDecodeError:
-        raise InputError("is no text in UTF-8, expected a network in JSON") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"line {error.lineno}, column {error.colno} is no JSON: {error.msg}") from None
-    except RecursionError:
-        raise InputError("has too many brackets in each other") from None
-
-
-def _object(pairs):
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        (twice, _), = Counter(name for name, _ in pairs).most_common(1)
-        raise InputError(f"the key {twice!r} stands twice in the same object")
-    return value
-
-
-def _whole(digits):
-    if len(digits) > MOST_DIGITS:
-        raise InputError(f"the number {digits[:MOST_DIGITS]}... has more than {MOST_DIGITS} digits")
-    return int(digits)
-
-
-def _real(digits):
-    value = float(digits)
-    if math.isinf(value):
-        raise InputError(f"the number {shortened(digits, 40)} is too large")
-    return value
-
-
-def _constant(name):
-    raise InputError(f"{name} is no number, and no JSON")
+    return strict_json.loads(content)
 
 
 def build_written(description, image_shape, num_classes):
@@ -206,32 +164,32 @@ def _build(entries, shape, depth, num_classes=None):
     for k, entry in enumerate(checked_list(entries, depth)):
         with naming(f"layer {k}"):
             parsed.append(_parsed(entry))
-    last_dense = max((k for k, (name, _) in enumerate(parsed) if name == "Linear"), default=None)
+    last_dense = max((k for k, (kinds, _) in enumerate(parsed) if kinds == [Linear]), default=None)
     layers = []
-    for k, (name, params) in enumerate(parsed):
+    for k, (kinds, params) in enumerate(parsed):
         with naming(f"layer {k}"):
-            if name == NORM:
-                name = "BatchNorm2d" if len(shape) == 3 else "BatchNorm1d"
-            if name == "Linear" and len(shape) == 3:
+            if kinds == [Linear] and len(shape) == 3:
                 layers.append(Flatten())
                 shape = layers[-1].output_shape(shape)
             if num_classes and k == last_dense and params.get("out_features") is None:
                 params["out_features"] = num_classes
-            layers.append(_layer(TYPES[name], params, shape, depth))
+            kind = next((kind for kind in kinds if _fits(kind, params, shape)), kinds[0])
+            layers.append(_layer(kind, params, shape, depth))
             shape = checked_output_shape(layers[-1], shape)
     return layers, shape
 
 
 def _parsed(entry):
-    """(the name of a class, or NORM, {argument: value}) of an entry."""
+    """(the classes that an entry can mean, {argument: value})"""
     written, given = checked_entry(entry)
     if plain(written) in LOSS:
         raise InputError(f"{written} is the loss, which can only be the last entry, and has no parameters here")
-    name = SPELLINGS.get(plain(written))
-    if name is None:
-        near = _near(written, [*TYPES, *(other for other, kind in SPELLINGS.items() if other != plain(kind))])
-        raise InputError(f"unknown type {written!r}, {near or 'expected one of ' + ', '.join(sorted(TYPES))}")
-    allowed = {plain(argument): argument for argument in arguments(TYPES["BatchNorm2d" if name == NORM else name])}
+    names = spellings()
+    kinds = names.get(plain(written))
+    if kinds is None:
+        near = _near(written, [*Layer.known, *(name for kind in Layer.known.values() for name in kind.aliases)])
+        raise InputError(f"unknown type {written!r}, {near or 'expected one of ' + ', '.join(sorted(Layer.known))}")
+    allowed = {plain(argument): argument for argument in kinds[0].arguments()}
     params, spelled = {}, {}
     for key, value in given.items():
         argument = allowed.get(plain(key), PARAMETERS.get(plain(key)))
@@ -242,7 +200,7 @@ def _parsed(entry):
         if argument in params:
             raise InputError(f"{written} has {argument} twice, as {spelled[argument]!r} and {key!r}")
         params[argument], spelled[argument] = value, key
-    return name, DEFAULTS.get(name, {}) | params
+    return kinds, kinds[0].written_defaults | params
 
 
 def _near(name, names):
@@ -255,26 +213,30 @@ def _near(name, names):
 
 def _layer(kind, params, shape, depth):
     """A layer with the sizes that an input shape gives it."""
-    for branch in BRANCHES:
-        if branch in arguments(kind):
-            inside = params.get(branch)
-            with naming(branch):
-                none = branch == "shortcut" and inside in (None, [])
-                params[branch] = None if none else _build(inside, shape, depth + 1)[0]
-    size = next((name for name in ("in_channels", "in_features", "num_features") if name in arguments(kind)), None)
-    if size and params.get(size) is None:
-        params[size] = shape[0]
-    layer = construct(kind, params)
-    if size and getattr(layer, size) != shape[0] and _fits(kind, params | {size: shape[0]}, shape):
+    for branch in kind.branch_names:
+        inside = params.get(branch)
+        with naming(branch):
+            needed = kind.arguments()[branch].default is inspect.Parameter.empty
+            params[branch] = _build(inside, shape, depth + 1)[0] if needed or inside not in (None, []) else None
+    size = next((name for name in SIZES if name in kind.arguments()), None)
+    given = params.get(size) if size else None
+    layer = construct(kind, _with_size(kind, params, shape))
+    if given is not None and getattr(layer, size) != shape[0] and _fits(kind, params | {size: None}, shape):
         raise InputError(f"{kind.__name__} has {size}={getattr(layer, size)}, but its input is {shape_text(shape)}: "
                          f"{size}={shape[0]} fits, and may be left out")
     return layer
 
 
+def _with_size(kind, params, shape):
+    """The parameters, with the size that follows from an input shape where it is left out."""
+    size = next((name for name in SIZES if name in kind.arguments()), None)
+    return params | {size: shape[0]} if size and params.get(size) is None else params
+
+
 def _fits(kind, params, shape):
     try:
-        kind(**params).output_shape(shape)
-    except InputError:
+        kind(**_with_size(kind, params, shape)).output_shape(shape)
+    except (InputError, TypeError):
         return False
     return True
 

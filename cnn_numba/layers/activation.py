@@ -33,6 +33,8 @@ class LeakyReLU(Layer):
     Raises InputError (a ValueError) when that is no finite number.
     """
 
+    aliases = ("LReLU",)
+
     def __init__(self, negative_slope=0.01):
         if not (isinstance(negative_slope, (int, float, np.number)) and abs(negative_slope) <= MOST):
             raise InputError(f"LeakyReLU: negative_slope must be a finite number, got {negative_slope!r}")

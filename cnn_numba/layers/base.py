@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnn_numba.errors import InputError, naming, whole_number
+from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
 from cnn_numba.kernels.program import Call
 
@@ -111,19 +111,18 @@ class Layer:
     takes_logits = False            # turns logits into probabilities or their logarithms
     gives_indices = False           # has a second output, the position of each maximum
     init: str | None = None         # the initialisation of its weights, where it is not the model's
-    branches: ClassVar[dict[str, tuple["Layer", ...]]] = {}     # the layers inside a container
+    branch_names: ClassVar[tuple[str, ...]] = ()    # arguments of a container that are lists of layers
+    branches: dict[str, tuple["Layer", ...]] = {}   # these lists, by the names of the arguments
 
     aliases: ClassVar[tuple[str, ...]] = ()         # what other programs call the layer, for networks in JSON
+    written_defaults: ClassVar[dict[str, Any]] = {}     # of arguments that may be left out in such a network
     known: ClassVar[dict[str, type["Layer"]]] = {}  # every layer class by its name
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__name__.startswith("_"):
             return
-        other = Layer.known.get(cls.__name__)
-        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise InputError(f"a layer named {cls.__name__} exists already, in {other.__module__}: choose another name")
-        Layer.known[cls.__name__] = cls
+        register(Layer.known, cls)
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of one image's output for one image's input shape; InputError when the layer cannot take it."""

@@ -43,6 +43,7 @@ class Conv2d(Layer):
     """
 
     applies_relu = masks_relu = True
+    aliases = "Conv", "Convolution", "Convolution2d"
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
                  init=None):

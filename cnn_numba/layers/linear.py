@@ -29,6 +29,7 @@ class Linear(Layer):
     """
 
     applies_relu = masks_relu = True
+    aliases = "fc", "Dense", "FullyConnected", "Affine"
 
     def __init__(self, in_features, out_features, bias=True, init=None):
         self.in_features = whole_number("Linear", "in_features", in_features)

@@ -120,6 +120,7 @@ class _BatchNorm(Layer):
 
 
 class BatchNorm2d(_BatchNorm):
+    aliases = "bn2d", "BatchNorm", "bn", "BatchNormalization"
     __doc__ = _BatchNorm.__doc__ + """
     Shapes
     ------
@@ -133,6 +134,7 @@ class BatchNorm2d(_BatchNorm):
 
 
 class BatchNorm1d(_BatchNorm):
+    aliases = "bn1d", "BatchNorm", "bn", "BatchNormalization"
     __doc__ = _BatchNorm.__doc__ + """
     Shapes
     ------

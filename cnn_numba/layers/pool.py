@@ -74,6 +74,8 @@ class MaxPool2d(_Window):
     Raises InputError (a ValueError) when an argument is out of range.
     """
 
+    aliases = "MaxPool", "MaxPooling", "MaxPooling2d"
+
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = one_or_pair("MaxPool2d", "dilation", dilation)
@@ -144,6 +146,8 @@ class AvgPool2d(_Window):
     Raises InputError (a ValueError) when an argument is out of range.
     """
 
+    aliases = "AvgPool", "AveragePool", "AveragePool2d", "AveragePooling", "AveragePooling2d"
+
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
                  divisor_override=None):
         super().__init__(kernel_size, stride, padding, ceil_mode)
@@ -193,6 +197,9 @@ class AdaptiveAvgPool2d(Layer):
     """
 
     masks_relu = True
+    aliases = ("AdaptiveAvgPool", "GlobalAvgPool", "GlobalAvgPool2d", "GlobalAveragePooling",
+               "GlobalAveragePooling2d")
+    written_defaults = {"output_size": 1}
 
     def __init__(self, output_size):
         sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2

@@ -29,6 +29,8 @@ class Residual(Layer):
     """
 
     applies_relu = masks_relu = True
+    branch_names = "body", "shortcut"
+    aliases = ("ResidualBlock",)
 
     def __init__(self, body, shortcut=None):
         self.body = _layers("body", body)

@@ -1,0 +1,90 @@
+"""Files that are written whole or not at all."""
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from cnn_numba.errors import InputError
+
+STALE = 24 * 3600           # seconds after which nothing writes to a part any more
+PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file object whose bytes are at `path` when the block ends; whatever fails, the file there stays as it was.
+
+    The bytes go to a file beside with a name of its own, then to the disk, and then get the name.  A file that exists
+    keeps its mode.  Raises InputError when it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    part = _part_of(path)
+    try:
+        _refuse_other_things(path)
+        try:
+            with open(part, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if path.exists() and os.name == "posix":
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Make a file hold these bytes; whatever fails, it holds all of them, or what it held before.
+
+    Raises InputError when it cannot be written.
+    """
+    with writing(path) as file:
+        file.write(content)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise the InputError of `write` at once when nothing can be written there, and change nothing."""
+    path = Path(os.path.realpath(path))
+    part = _part_of(path)
+    try:
+        _refuse_other_things(path)
+        open(part, "xb").close()
+        part.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def delete_stale_parts(folder: Path, seconds: float = STALE) -> None:
+    """Delete the files that killed processes were writing in a folder, when they are older than some seconds."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > seconds:
+                os.unlink(entry.path)
+
+
+def _part_of(path):
+    """A name beside a file that no other writer has, and that is short enough for every file system."""
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:150])}.{secrets.token_hex(8)}.part")
+
+
+def _refuse_other_things(path):
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file, so nothing can be written to it")
+
+
+def _sync_folder(folder):
+    """Bring the new name to the disk, where folders can be opened (not on Windows)."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
