@@ -37,7 +37,7 @@ from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
 from cnn_numba.data.folder import read_image  # noqa: E402
 from cnn_numba.data.idx import read_idx  # noqa: E402
-from cnn_numba.data.npz import parts_of_npz, read_npz  # noqa: E402
+from cnn_numba.data.npz import read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
 from cnn_numba.files.checkpoints import Checkpoints, list_checkpoints, read_checkpoint  # noqa: E402
 from cnn_numba.files.container import SEAL, TEXT, sealed  # noqa: E402
@@ -268,10 +268,6 @@ def image_files():
 
 
 # ---- parsers -----------------------------------------------------------------------------------------------
-def read_any_npz(path):
-    return [read_npz(path, part, image_shape=None) for part in parts_of_npz(path)]
-
-
 def read_damaged_image(path):
     return read_image(path, channels=None, size=(8, 8))
 
@@ -323,7 +319,7 @@ PARSERS = {
                    b" ", b"\xef\xbb\xbf", b"\0", b"1_0", b"\xd9\xa1", b"," * 300, b"\n" * 300], read_csv),
     "npz": Parser("npz", npz_files, damage_npz,
                   [b"'|O'", b"'<f8'", b"'<i1000000000'", b"True", b"(" * 60, b"9" * 50, b"-1", b"1e9", b"None", b"}",
-                   b"'", b"\\", b"\x93NUMPY\3\0", b"lambda: 0", b"[0] * 10**9"], read_any_npz),
+                   b"'", b"\\", b"\x93NUMPY\3\0", b"lambda: 0", b"[0] * 10**9"], read_npz),
     "image": Parser("png", image_files, damage_image,
                     [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"\xff\xd8", b"\xff\xda",
                      b"\xff\xc0", b"\0" * 8, b"\xff" * 4, b"RIFF", b"VP8L", b"II*\0", b"P5 99999 99999 255\n",

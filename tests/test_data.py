@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from mirror import serving
 
+from cnn_numba.commands import progress
 from cnn_numba.data import Dataset, catalogue, data_folder, download, load_dataset
 from cnn_numba.data.catalogue import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from cnn_numba.data.download import DownloadError, PublishedFile
-from cnn_numba.data.idx import read_idx, read_labelled
+from cnn_numba.data.idx import read_idx, read_idx_pair
 from cnn_numba.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,11 +43,11 @@ def published(name, content):
 
 
 random = np.random.default_rng(0)
-PARTS = {"train-images": random.integers(0, 256, (400, 16, 16), np.uint8),
+ARRAYS = {"train-images": random.integers(0, 256, (400, 16, 16), np.uint8),
          "train-labels": random.integers(0, 10, 400, np.uint8),
          "test-images": random.integers(0, 256, (50, 16, 16), np.uint8),
          "test-labels": random.integers(0, 10, 50, np.uint8)}
-CONTENTS = {f"{name}.gz": pack(idx(part)) for name, part in PARTS.items()}
+CONTENTS = {f"{name}.gz": pack(idx(array)) for name, array in ARRAYS.items()}
 FILES = tuple(published(name, content) for name, content in CONTENTS.items())
 IMAGES = FILES[0]
 WHOLE = CONTENTS[IMAGES.name]
@@ -53,7 +55,7 @@ WHOLE = CONTENTS[IMAGES.name]
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch):
-    """No test reaches the network, and no proxy stands before the local mirror."""
+    """No test reaches the network, and no proxy gets the requests to the local mirror."""
     look_up = socket.getaddrinfo
 
     def guarded(host, *args, **kwargs):
@@ -79,7 +81,7 @@ def mirror(server):
 
 @pytest.fixture
 def closed():
-    """URL at which nobody listens."""
+    """URL of a port at which no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -95,12 +97,12 @@ def fetch(mirror, tmp_path):
         assert sorted(os.listdir(tmp_path)) == [".lock", IMAGES.name]
         return [(behaviour, asked) for behaviour, _, asked in mirror.requests]
 
-    fetch.part = tmp_path / f"{IMAGES.name}.part"
+    fetch.unfinished = tmp_path / f"{IMAGES.name}.part"
     return fetch
 
 
 def place(folder, changes=()):
-    """Write the four files by hand, changed as told: name -> content, or None for not there."""
+    """Write the four files, with changes {name: content, or None for a missing file}."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (CONTENTS | dict(changes)).items():
         if content is not None:
@@ -109,7 +111,7 @@ def place(folder, changes=()):
 
 def same(data):
     arrays = data.train_images[:, 0], data.train_labels, data.test_images[:, 0], data.test_labels
-    return all(map(np.array_equal, arrays, PARTS.values()))
+    return all(map(np.array_equal, arrays, ARRAYS.values()))
 
 
 # ---- IDX ---------------------------------------------------------------------------------------------------
@@ -185,19 +187,19 @@ def test_what_cannot_be_read_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("labels, sentence", [
-    ([1], "labels holds 1 labels, but .*images 2 images"), ([1, 2, 3], "labels holds 3 labels"),
+    ([1], "labels holds 1 labels, but .*images holds 2 images"), ([1, 2, 3], "labels holds 3 labels"),
     ([1, 10], "labels holds the label 10, expected 0 to 9"), ([[1, 2]], "starts with the bytes '00000802'")])
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, labels, sentence):
     (tmp_path / "images").write_bytes(idx(PIXELS))
     (tmp_path / "labels").write_bytes(idx(np.array(labels, np.uint8)))
     with pytest.raises(InputError, match=sentence):
-        read_labelled(tmp_path / "images", tmp_path / "labels", 10)
+        read_idx_pair(tmp_path / "images", tmp_path / "labels", 10)
 
 
 def test_labels_may_reach_the_last_class(tmp_path):
     (tmp_path / "images").write_bytes(idx(PIXELS))
     (tmp_path / "labels").write_bytes(idx(np.array([0, 9], np.uint8)))
-    images, labels = read_labelled(tmp_path / "images", tmp_path / "labels", 10)
+    images, labels = read_idx_pair(tmp_path / "images", tmp_path / "labels", 10)
     assert images.shape == (2, 1, 3, 4) and labels.dtype == np.int64 and labels.tolist() == [0, 9]
 
 
@@ -221,8 +223,8 @@ def test_a_mirror_that_fails_gives_way_to_the_next(fetch, mirror, tmp_path, monk
     assert "\n" not in sentence and f"127.0.0.1:{mirror.server_port}: {words}" in sentence
     assert f"put {IMAGES.name} into {tmp_path} by hand" in sentence
     assert not (tmp_path / IMAGES.name).exists()
-    assert fetch.part.exists() == (behaviour in {"truncated", "short", "text", "stalled"})
-    fetch.part.unlink(missing_ok=True)
+    assert fetch.unfinished.exists() == (behaviour in {"truncated", "short", "text", "stalled"})
+    fetch.unfinished.unlink(missing_ok=True)
     asked = fetch(behaviour, "good")
     assert asked[0] == (behaviour, None) and asked[-1][0] == "good"
 
@@ -242,29 +244,29 @@ def test_a_broken_transfer_goes_on_where_it_stopped(fetch, mirror, tmp_path):
     (tmp_path / IMAGES.name).unlink()
     with pytest.raises(DownloadError):
         download.download([IMAGES], tmp_path, [mirror.url("truncated")])
-    assert WHOLE.startswith(fetch.part.read_bytes())
+    assert WHOLE.startswith(fetch.unfinished.read_bytes())
     assert fetch("good") == [("good", f"bytes={start}-")]       # a later call, too
 
 
 @pytest.mark.parametrize("behaviour, requests",
                          [("ignores-range", 1), ("refuses-range", 2), ("misplaces-range", 2)])
 def test_a_mirror_without_ranges_starts_again(fetch, behaviour, requests):
-    fetch.part.write_bytes(WHOLE[:1000])
+    fetch.unfinished.write_bytes(WHOLE[:1000])
     asked = fetch(behaviour)
     assert asked[0] == (behaviour, "bytes=1000-") and len(asked) == requests
 
 
 def test_a_spoiled_part_is_not_blamed_on_the_mirror(fetch):
-    fetch.part.write_bytes(b"x" * 1000)
+    fetch.unfinished.write_bytes(b"x" * 1000)
     assert fetch("good") == [("good", "bytes=1000-"), ("good", None)]
     for size in len(WHOLE), len(WHOLE) + 1:
-        (fetch.part.parent / IMAGES.name).unlink()
-        fetch.part.write_bytes(b"x" * size)
+        (fetch.unfinished.parent / IMAGES.name).unlink()
+        fetch.unfinished.write_bytes(b"x" * size)
         assert fetch("good") == [("good", None)]
 
 
 def test_a_part_that_only_lacked_its_name_is_not_fetched_again(fetch):
-    fetch.part.write_bytes(WHOLE)
+    fetch.unfinished.write_bytes(WHOLE)
     assert fetch("good") == []
 
 
@@ -310,21 +312,45 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_rest_follows_later(fetch, 
     ended = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1
     assert f"{tmp_path} cannot be written (File too large); to download {IMAGES.name}" in ended.stderr
-    assert not (tmp_path / IMAGES.name).exists() and fetch.part.stat().st_size <= 5000
+    assert not (tmp_path / IMAGES.name).exists() and fetch.unfinished.stat().st_size <= 5000
     fetch("good")
 
 
-def test_progress_is_shown_on_a_terminal_only(fetch, tmp_path, monkeypatch, capsys):
-    import progress
+def test_progress_is_reported_in_bytes_and_nothing_is_printed(fetch, mirror, tmp_path, capfd):
+    read = []
 
-    fetch("good")
-    assert capsys.readouterr().err == ""
-    (tmp_path / IMAGES.name).unlink()
-    terminal = StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(progress.Infinite, "file", terminal)
-    fetch("good")
-    assert IMAGES.name in terminal.getvalue() and "100%" in terminal.getvalue()
+    @contextmanager
+    def noting(name, total):
+        read.append([name, total, 0])
+
+        def advance(amount):
+            read[-1][2] += amount
+        yield advance
+
+    fetch.unfinished.write_bytes(WHOLE[:1000])
+    download.download([IMAGES], tmp_path, [mirror.url("good")], noting)
+    assert read == [[IMAGES.name, len(WHOLE), len(WHOLE)]]      # with the bytes that were there before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("interval", [0, 60])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_is_drawn_on_a_terminal_only_and_after_a_while(monkeypatch, is_terminal, interval):
+    import progress.bar as package
+
+    stderr = StringIO()
+    stderr.isatty = lambda: is_terminal
+    monkeypatch.setattr(package.Bar, "file", stderr)
+    monkeypatch.setattr(progress, "INTERVAL", interval)
+    with pytest.raises(KeyboardInterrupt), progress.bar("some.csv", 200) as advance:
+        advance(50)
+        advance(100)
+        raise KeyboardInterrupt
+    shown = stderr.getvalue()
+    assert bool(shown) == (is_terminal and not interval)
+    if shown:
+        assert "some.csv" in shown and shown.index("25%") < shown.index("75%") and "100%" not in shown
+        assert shown.endswith("\x1b[?25h")                      # the cursor is back
 
 
 CHILD = """
@@ -378,11 +404,11 @@ def test_a_killed_download_is_resumed(start, fetch):
     child = start("stalled", [IMAGES])
     go(child)
     deadline = time.monotonic() + 10
-    while not (fetch.part.exists() and fetch.part.stat().st_size) and time.monotonic() < deadline:
+    while not (fetch.unfinished.exists() and fetch.unfinished.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     child.kill()
     child.wait()
-    size = fetch.part.stat().st_size
+    size = fetch.unfinished.stat().st_size
     assert fetch("good") == [("good", f"bytes={size}-")] and 0 < size < len(WHOLE)
 
 
@@ -408,10 +434,10 @@ def test_missing_files_are_fetched_from_the_given_mirror_first(tiny, mirror, tmp
 
 
 @pytest.mark.parametrize("changes", [
-    {"train-images.gz": None, "train-images": idx(PARTS["train-images"])},
-    {"train-images.gz": b"spoiled", "train-images": idx(PARTS["train-images"])},
-    {"train-images.gz": pack(idx(PARTS["train-images"]), level=1)},
-    {"train-images.gz": idx(PARTS["train-images"])}],
+    {"train-images.gz": None, "train-images": idx(ARRAYS["train-images"])},
+    {"train-images.gz": b"spoiled", "train-images": idx(ARRAYS["train-images"])},
+    {"train-images.gz": pack(idx(ARRAYS["train-images"]), level=1)},
+    {"train-images.gz": idx(ARRAYS["train-images"])}],
     ids=["unzipped", "unzipped beside", "packed again", "unzipped under the packed name"])
 def test_files_placed_by_hand_count_by_what_they_hold(tiny, tmp_path, changes):
     place(tmp_path / "tiny", changes)
@@ -423,7 +449,7 @@ def test_files_placed_by_hand_count_by_what_they_hold(tiny, tmp_path, changes):
 
 @pytest.mark.parametrize("name, content", [
     ("train-images.gz", WHOLE[:-100]), ("test-labels.gz", CONTENTS["train-labels.gz"]),
-    ("test-images.gz", pack(idx(PARTS["test-images"][:, 1:])))], ids=["cut", "other count", "other size"])
+    ("test-images.gz", pack(idx(ARRAYS["test-images"][:, 1:])))], ids=["cut", "other count", "other size"])
 def test_a_bad_file_placed_by_hand_is_named_and_kept(tiny, tmp_path, name, content):
     place(tmp_path / "tiny", {name: content})
     with pytest.raises(InputError, match=name) as refusal:
@@ -435,7 +461,13 @@ def test_a_bad_file_placed_by_hand_is_named_and_kept(tiny, tmp_path, name, conte
 # ---- load_dataset ------------------------------------------------------------------------------------------
 @pytest.fixture
 def offline(monkeypatch, closed):
-    monkeypatch.setitem(catalogue.SOURCES, "mnist", replace(MNIST, mirrors=(closed, closed)).load)
+    monkeypatch.setitem(catalogue.PUBLISHED, "mnist", replace(MNIST, mirrors=(closed, closed)))
+
+
+def test_without_network_the_digits_are_used_and_a_warning_says_so(offline, tmp_path, capfd):
+    with pytest.warns(UserWarning, match=f"^MNIST is not in {tmp_path} and cannot be downloaded .no mirror") as warned:
+        assert load_dataset(data_dir=tmp_path).name == "digits"
+    assert len(warned) == 1 and warned[0].filename == __file__ and capfd.readouterr() == ("", "")
 
 
 def test_without_network_the_digits_are_used_and_one_line_says_so(offline, tmp_path):
@@ -455,14 +487,14 @@ def test_a_bad_cached_file_is_no_reason_to_use_the_digits(offline, tmp_path):
 
 
 def test_mnist_is_preferred_when_it_is_there(monkeypatch, tiny, tmp_path):
-    monkeypatch.setitem(catalogue.SOURCES, "mnist", tiny.load)
+    monkeypatch.setitem(catalogue.PUBLISHED, "mnist", tiny)
     place(tmp_path / "tiny")
     assert same(load_dataset(data_dir=tmp_path, report=pytest.fail))
 
 
 @pytest.mark.parametrize("source", [MNIST, FASHION_MNIST, KMNIST], ids=lambda source: source.name)
 def test_what_is_published_is_written_down_whole(source):
-    assert catalogue.SOURCES[source.name] == source.load and len(set(source.classes)) == 10
+    assert catalogue.PUBLISHED[source.name] == source and len(set(source.classes)) == 10
     assert [file.name for file in source.files] == [file.name for file in MNIST.files]
     assert all(re.fullmatch("[0-9a-f]{32}", file.md5) for file in source.files)
     assert len({file.md5 for file in MNIST.files + FASHION_MNIST.files + KMNIST.files}) == 12
@@ -491,7 +523,11 @@ def test_sizes_keep_the_first_images():
 @pytest.mark.parametrize("arguments, sentence", [
     ({"train_size": 0}, "train_size must be 1 to 1437 for digits, got 0"), ({"train_size": 1438}, "got 1438"),
     ({"test_size": -1}, "test_size must be 1 to 360"), ({"test_size": 361}, "got 361"),
-    ({"name": "mnits"}, "must be one of mnist, fashion-mnist, kmnist, digits, or the path .*, got 'mnits'"),
+    ({"name": "mnits"}, "must be one of mnist, fashion-mnist, kmnist, digits, or the path .*, "
+                        "got 'mnits': did you mean 'mnist'.$"),
+    ({"name": "letters"}, "must be one of .*, got 'letters'$"),
+    ({"name": "letters.csv"}, "^letters.csv does not exist$"), ({"name": "./mnits"}, "^mnits does not exist$"),
+    ({"name": "/x/mnist"}, "^/x/mnist does not exist$"),
     ({"mirror": "ftp://host"}, "got 'ftp://host'"),
     ({"mirror": "example.org/mnist"}, "starts with http:// or https://")])
 def test_a_bad_argument_is_refused_in_one_sentence(arguments, sentence):
@@ -512,6 +548,15 @@ def test_statistics_are_those_of_numpy_in_float64(images):
     np.testing.assert_allclose(data.mean, wide.mean((0, 2, 3)), rtol=1e-7)
     np.testing.assert_allclose(data.std, wide.std((0, 2, 3)), rtol=2e-7)
     assert data.mean is data.mean
+
+
+def test_a_data_set_says_what_it_is():
+    assert repr(load_dataset("digits")) == ("Dataset digits: 1437 training and 360 test images of 1 x 8 x 8, uint8\n"
+                                            "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+    pixels, labels = np.zeros((5, 3, 2, 4), np.float32), np.zeros(5, np.int64)
+    many = Dataset("many", pixels, labels, pixels[:2], labels[:2], 12, tuple("abcdefghijkl")).hold_out(1)
+    assert repr(many) == ("Dataset many: 4 training, 1 validation and 2 test images of 3 x 2 x 4, float32\n"
+                          "12 classes: a, b, c, d, e, f, g, h, i, j, ...")
 
 
 def test_the_data_folder(monkeypatch, tmp_path):

@@ -8,17 +8,19 @@ import re
 import struct
 import subprocess
 import sys
+import textwrap
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cnn_numba.data import cache, csvfile, load_dataset, reading
+from cnn_numba.data import Format, cache, csvfile, formats, load_dataset, register_format
 from cnn_numba.data.csvfile import read_csv
-from cnn_numba.data.npz import parts_of_npz, read_npz
+from cnn_numba.data.npz import read_npz
 from cnn_numba.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,10 +60,17 @@ def peak(read):
 
 @pytest.fixture
 def load(tmp_path):
-    """load_dataset with a data folder of its own, from paths below tmp_path."""
+    """load_dataset with a data folder of its own, from paths below tmp_path; `load.reads` lists what is really read."""
+    @contextmanager
+    def noting(name, total):
+        load.reads.append(name)
+        yield lambda amount: None
+
     def load(*paths, test_data=None, **options):
         name = paths[0] if len(paths) == 1 else paths
-        return load_dataset(name, test_data=test_data, data_dir=tmp_path / "data", report=pytest.fail, **options)
+        return load_dataset(name, test_data=test_data, data_dir=tmp_path / "data", report=pytest.fail,
+                            progress=noting, **options)
+    load.reads = []
     return load
 
 
@@ -117,7 +126,8 @@ def test_the_image_shape_of_a_csv_file(tmp_path):
     images, labels = digits(4, (3, 4, 2))
     (tmp_path / "some.csv").write_bytes(csv(images, labels))
     assert np.array_equal(read_csv(tmp_path / "some.csv", (3, 4, 2))[0], images)
-    refused(lambda: read_csv(tmp_path / "some.csv"), "some.csv, line 1", "24 pixels", "no square", "--image-shape")
+    refused(lambda: read_csv(tmp_path / "some.csv"), "some.csv, line 1", "24 pixels, which is not a square",
+            "--image-shape")
     refused(lambda: read_csv(tmp_path / "some.csv", (1, 5, 5)), "24 pixels, but the image shape 1x5x5 has 25")
 
 
@@ -187,8 +197,9 @@ def test_an_npz_file_gives_back_what_was_written(tmp_path, save, kind):
     images, labels = digits(9, (4, 6))
     images = images > 99 if kind is np.bool_ else images.astype(kind)
     path = npz(tmp_path / "some.npz", save, x_train=images, y_train=labels, other=labels)
-    assert parts_of_npz(path) == ["train"]
-    read, read_labels = read_npz(path, "train")
+    parts = read_npz(path)
+    assert parts.keys() == {"train"}
+    read, read_labels = parts["train"]
     assert read.dtype == np.uint8 and read.shape == (9, 1, 4, 6) and np.array_equal(read[:, 0], images)
     assert read_labels.dtype == np.int64 and np.array_equal(read_labels, labels)
 
@@ -202,7 +213,7 @@ def test_an_npz_file_gives_back_what_was_written(tmp_path, save, kind):
 def test_the_image_shape_of_an_npz_file(tmp_path, given, image_shape, expected, order):
     images = random.normal(size=given).astype(np.float32)
     path = npz(tmp_path / "some.npz", x_train=np.array(images, order=order), y_train=np.arange(6)[:, None])
-    read, labels = read_npz(path, "train", image_shape)
+    read, labels = read_npz(path, image_shape)["train"]
     assert read.shape[1:] == expected and read.dtype == np.float32 and read.flags.c_contiguous
     moved = images if expected == given[1:] or len(given) < 4 else images.transpose(0, 3, 1, 2)
     assert np.array_equal(read.ravel(), moved.ravel()) and labels.tolist() == list(range(6))
@@ -217,7 +228,8 @@ BAD_NPZ = {
     "objects": ({"x_train": X, "y_train": Y.astype(object)}, "y_train of", "pickled objects, which are never loaded"),
     "text": ({"x_train": X.astype(str), "y_train": Y}, "x_train of", "expected numbers"),
     "complex": ({"x_train": X.astype(complex), "y_train": Y}, "x_train of", "expected numbers"),
-    "fields": ({"x_train": np.zeros(6, "u1,u1"), "y_train": Y}, "x_train of", "expected that of an array of numbers"),
+    "fields": ({"x_train": np.zeros(6, "u1,u1"), "y_train": Y}, "x_train of",
+               "expected the header of an array of numbers"),
     "fractions": ({"x_train": X, "y_train": Y / 2}, "y_train of", "float64", "expected whole numbers"),
     "one-hot": ({"x_train": X, "y_train": np.eye(6, dtype=int)}, "shape (6, 6), expected one label per image"),
     "one axis": ({"x_train": Y, "y_train": Y}, "x_train of", "shape (6,)"),
@@ -227,7 +239,7 @@ BAD_NPZ = {
     "a large label": ({"x_train": X, "y_train": Y.astype(np.uint64) + 2**63}, "the label 92233720368547758"),
     "not a number": ({"x_train": X + np.nan, "y_train": Y}, "NaN or infinity"),
     "too large": ({"x_train": X * 1e300, "y_train": Y}, "NaN or infinity"),
-    "no square": ({"x_train": X.reshape(6, 16)[:, :15], "y_train": Y}, "15 pixels", "no square"),
+    "no square": ({"x_train": X.reshape(6, 16)[:, :15], "y_train": Y}, "15 pixels, which is not a square"),
 }
 
 
@@ -263,7 +275,7 @@ class Spy:
 def test_pickles_in_an_npz_file_are_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = npz(tmp_path / "evil.npz", x_train=np.array([Spy()], dtype=object), y_train=np.array([0]))
-    refused(lambda: read_npz(path, "train"), "x_train of", "never loaded")
+    refused(lambda: read_npz(path), "x_train of", "never loaded")
     assert not os.path.exists("unpickled")
     with np.load(path, allow_pickle=True) as control:
         control["x_train"]
@@ -278,26 +290,27 @@ GOOD_NPZ = {"x_train": npy(X), "y_train": npy(Y)}
     (GOOD_NPZ | {"x_train": npy(X, BILLIONS)}, "promises 3367254360064 bytes"),
     (GOOD_NPZ | {"x_train": npy(X, HUGE)}, "promises 340282366920938463463374607431768211456 bytes"),
     (GOOD_NPZ | {"x_train": npy(X)[:-1]}, "promises 96 bytes (6 x 4 x 4 of uint8), but has 95"),
-    (GOOD_NPZ | {"x_train": b"some"}, "which is no .npy file"),
-    (GOOD_NPZ | {"x_train": b""}, "which is no .npy file"),
+    (GOOD_NPZ | {"x_train": b"some"}, "expected a .npy file"),
+    (GOOD_NPZ | {"x_train": b""}, "expected a .npy file"),
     (GOOD_NPZ | {"x_train": b"\x93NUMPY\2\0" + struct.pack("<I", 2**31)}, "header of 2147483660 bytes"),
-    (GOOD_NPZ | {"x_train": npy(X).replace(b"'|u1'", b"input")}, "expected that of an array of numbers"),
-    (GOOD_NPZ | {"x_train": npy(X).replace(b"(6,", b"(-6")}, "expected that of an array of numbers"),
+    (GOOD_NPZ | {"x_train": npy(X).replace(b"'|u1'", b"input")}, "expected the header of an array of numbers"),
+    (GOOD_NPZ | {"x_train": npy(X).replace(b"(6,", b"(-6")}, "expected the header of an array of numbers"),
     ({"x_train": npy(X, (200, 1000, 1000), 200_000_000 - X.nbytes), "y_train": npy(Y, (200,), 194 * 8)},
      "unpacks to more than 200 times its size")],
     ids=["billions", "huge", "cut", "text", "empty", "long header", "no type", "below 0", "bomb"])
 def test_a_header_that_lies_takes_no_memory(tmp_path, members, sentence):
     path = archive(tmp_path / "bad.npz", members)
     members.clear()
-    read, memory = peak(lambda: read_npz(path, "train"))
+    read, memory = peak(lambda: read_npz(path))
     assert read is None and memory < 4e6
-    refused(lambda: read_npz(path, "train"), "x_train of", str(path), sentence)
+    refused(lambda: read_npz(path), "x_train of", str(path), sentence)
 
 
 def test_a_bomb_of_honest_size_would_take_memory(tmp_path):
     path = archive(tmp_path / "control.npz", {"x_train": npy(X, (60, 1000, 1000), 60_000_000 - X.nbytes),
                                               "y_train": npy(Y, (60,), 54 * 8)})
-    (images, _), memory = peak(lambda: read_npz(path, "train"))
+    parts, memory = peak(lambda: read_npz(path))
+    images, _ = parts["train"]
     assert images.shape == (60, 1, 1000, 1000) and 60e6 < memory < 3 * images.nbytes
 
 
@@ -310,14 +323,14 @@ def test_a_damaged_archive_is_refused(tmp_path, damage, sentence):
     path = archive(tmp_path / "bad.npz", GOOD_NPZ, zipfile.ZIP_STORED)
     path.write_bytes(damage(path.read_bytes()))
     if sentence:
-        refused(lambda: read_npz(path, "train"), str(path), sentence)
+        refused(lambda: read_npz(path), str(path), sentence)
     else:
-        assert np.array_equal(read_npz(path, "train")[0][:, 0], X)       # zip files may have something in front
+        assert np.array_equal(read_npz(path)["train"][0][:, 0], X)       # zip files may have something in front
 
 
 def test_a_packing_that_numpy_does_not_write_is_refused(tmp_path):
     path = archive(tmp_path / "bad.npz", GOOD_NPZ, zipfile.ZIP_BZIP2)
-    refused(lambda: read_npz(path, "train"), "x_train of", "packed in a way that NumPy does not write")
+    refused(lambda: read_npz(path), "x_train of", "packed by a method that NumPy does not use")
 
 
 # ---- folders of images -------------------------------------------------------------------------------------
@@ -367,7 +380,7 @@ def test_train_and_test_folders(tmp_path, load, picture):
     beside = load(place / "train", test_data=place / "test")
     assert np.array_equal(beside.test_images, data.test_images) and beside.name == "train"
     picture(place / "test" / "emu" / "1.png", images[0])
-    refused(lambda: load(place), str(place / "test"), "the class 'emu', which the training part lacks")
+    refused(lambda: load(place), f"{place} (test part) holds the class 'emu', which the training part lacks")
     refused(lambda: load(place, test_data=place / "test"), "has a test part of its own")
 
 
@@ -437,8 +450,8 @@ def test_images_of_different_sizes_need_an_image_size(tmp_path, load, picture):
 
 
 @pytest.mark.parametrize("content, sentence", [
-    (b"", "no known format"), (b"some text", "no known format"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no known format"),
+    (b"", "unknown format"), (b"some text", "unknown format"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format"),
     (b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60000, 60000, 8, 0, 0, 0, 0), "3600000000 pixels"),
     (b"P5 65500 65500 255\n" + bytes(1000), "4290250000 pixels"),
     (b"P5 12000 12000 255\n" + bytes(1000), "12000 x 12000 pixels in 1019 bytes")],
@@ -466,7 +479,7 @@ def test_folders_without_classes_or_images_are_refused(tmp_path, load, picture):
     refused(lambda: load(tmp_path), "some", "holds no images")
     refused(lambda: load(tmp_path / "some" / "a"), "a holds 0 folders, expected one for each class, 10000 at most")
     picture(tmp_path / "some" / "a" / "1.png", np.zeros((4, 4), np.uint8))
-    refused(lambda: load(tmp_path / "some"), "some holds a single class, expected at least two")
+    refused(lambda: load(tmp_path / "some"), "the number of classes in", "some (train part) is 1, expected 2 to 10000")
     (tmp_path / "some" / "b").mkdir()
     picture(tmp_path / "some" / "a" / "1.png", np.zeros((4, 4), np.uint8))
     refused(lambda: load(tmp_path / "some"), str(tmp_path / "some" / "b"), "holds no images (.png, ")
@@ -523,7 +536,7 @@ def test_train_and_test_in_an_npz_file(tmp_path, load):
     assert len(data.train_images) == 6 and len(data.test_images) == 2 and data.num_classes == 6
     refused(lambda: load(path, test_data=path), "has a test part of its own")
     test = npz(tmp_path / "test.npz", x_test=X[:3], y_test=Y[:3])
-    refused(lambda: load(test), "test part only")
+    refused(lambda: load(test), "test.npz has no training part")
     train = npz(tmp_path / "train.npz", x_train=np.repeat(X, 6, 0), y_train=np.tile(Y, 6))
     assert len(load(train, test_data=test).test_images) == 3 and len(load(train).test_images) == 6
 
@@ -547,24 +560,28 @@ def test_a_pair_of_idx_files(tmp_path, load):
 def test_parts_that_do_not_match_are_refused(tmp_path, load, table, picture):
     train = table("train.csv")
     larger, more = table("larger.csv", shape=(1, 6, 6)), table("more.csv", 3, labels=[0, 1, 4])
-    refused(lambda: load(train, test_data=larger), "larger.csv holds images of 1x6x6, but", "train.csv of 1x5x5")
-    refused(lambda: load(train, test_data=more), "more.csv holds the label 4, but", "train.csv only 0 to 3")
-    refused(lambda: load(table("one.csv", 9, labels=[0] * 9)), "one.csv holds a single class")
-    refused(lambda: load(table("few.csv", 5)), "few.csv holds 5 images, too few to hold back a test", "--test-data")
-    refused(lambda: load(train, test_data=tmp_path / "none.csv"), "none.csv cannot be read (No such file")
+    refused(lambda: load(train, test_data=larger), "larger.csv (test part) holds images of 1x6x6, but",
+            "train.csv (train part) images of 1x5x5")
+    refused(lambda: load(train, test_data=more), "more.csv (test part) holds the label 4, but the training part only",
+            "0 to 3")
+    refused(lambda: load(table("one.csv", 9, labels=[0] * 9)), "classes in", "one.csv (train part) is 1, exp")
+    refused(lambda: load(table("few.csv", 5)), "few.csv holds 5 images, too few to split off a test", "--test-data")
+    refused(lambda: load(train, test_data=tmp_path / "none.csv"), "none.csv does not exist")
     folder = folder_of(picture, tmp_path / "some", *digits(8, (5, 5)))
-    refused(lambda: load(train, test_data=folder), "must be both folders of images, or neither")
+    refused(lambda: load(train, test_data=folder), "some (test part) and the training part must both label images",
+            "with names, as image folders do, or both with numbers")
 
 
 def test_options_without_a_meaning_are_refused(tmp_path, load, table, picture):
     folder = folder_of(picture, tmp_path / "some", *digits(8, (5, 5)))
-    refused(lambda: load(folder, image_shape=(1, 5, 5)), "a folder of images, which need no image shape")
-    refused(lambda: load(table("some.csv"), image_size=(5, 5)), "is no folder of images")
+    refused(lambda: load(folder, image_shape=(1, 5, 5)), "some has the format image folder, which takes no image shape")
+    refused(lambda: load(table("some.csv"), image_size=(5, 5)), "csv has the format CSV, which takes no image size")
     refused(lambda: load("digits", image_size=(5, 5)), "image_size is for data sets from files, not for digits")
     refused(lambda: load_dataset(image_shape=(1, 5, 5)), "image_shape is for data sets from files, not for mnist")
     refused(lambda: load("digits", test_data=table("some.csv")), "test_data is for data sets from files")
     (tmp_path / "notes.txt").write_text("some")
-    refused(lambda: load(tmp_path / "notes.txt"), "notes.txt is no data set: expected a .csv, .csv.gz or .npz file")
+    refused(lambda: load(tmp_path / "notes.txt"), "notes.txt is not a data set, expected one of the formats",
+            "CSV (*.csv, *.csv.gz)", "NPZ (*.npz)", "IDX (*idx3*)", "image folder (*/)")
     refused(lambda: load("a", "b", "c"), "got 'a b c'")
 
 
@@ -583,24 +600,14 @@ def slow(monkeypatch, tmp_path):
     return lambda: sorted(path.name for path in (tmp_path / "data" / "arrays").glob("*"))
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """The calls of read_csv."""
-    from cnn_numba.data import files
-
-    calls = []
-    monkeypatch.setattr(files, "read_csv", lambda *arguments: calls.append(arguments) or read_csv(*arguments))
-    return calls
-
-
-def test_what_took_long_to_read_is_kept(load, table, slow, reads):
+def test_what_took_long_to_read_is_kept(load, table, slow):
     path = table("some.csv")
     first, second = load(path), load(path)
-    assert len(reads) == 1 and len(slow()) == 2 and all(name.startswith("some.csv-") for name in slow())
+    assert len(load.reads) == 1 and len(slow()) == 2 and all(name.startswith("some.csv-") for name in slow())
     assert np.array_equal(first.train_images, second.train_images)
     assert np.array_equal(first.test_labels, second.test_labels)
     load(path, image_shape=(1, 5, 5))                        # another question, another answer
-    assert len(reads) == 2 and len(slow()) == 4
+    assert len(load.reads) == 2 and len(slow()) == 4
 
 
 def test_quick_readings_are_not_kept(load, table, tmp_path):
@@ -609,7 +616,7 @@ def test_quick_readings_are_not_kept(load, table, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["time", "size"])
-def test_a_changed_file_is_read_again(load, table, slow, reads, change):
+def test_a_changed_file_is_read_again(load, table, slow, change):
     path = table("some.csv")
     load(path)
     before = slow()
@@ -618,7 +625,7 @@ def test_a_changed_file_is_read_again(load, table, slow, reads, change):
     else:
         table("some.csv", 30)
     data = load(path)
-    assert len(reads) == 2 and len(data.train_images) == (20 if change == "time" else 25)
+    assert len(load.reads) == 2 and len(data.train_images) == (20 if change == "time" else 25)
     assert len(slow()) == 2 and not set(slow()) & set(before)    # and the old arrays are gone
 
 
@@ -627,13 +634,13 @@ def test_a_changed_file_is_read_again(load, table, slow, reads, change):
     lambda kept: np.save(kept, np.zeros(3)), Path.unlink],
                          ids=["cut", "empty", "other", "gone"])
 @pytest.mark.parametrize("kind", ["images", "labels"])
-def test_a_damaged_array_is_as_good_as_none(tmp_path, load, table, slow, reads, spoil, kind):
+def test_a_damaged_array_is_as_good_as_none(tmp_path, load, table, slow, spoil, kind):
     expected = load(table("some.csv"))
     spoil(next((tmp_path / "data" / "arrays").glob(f"*{kind}.npy")))
     data = load(tmp_path / "some.csv")
-    assert len(reads) == 2 and np.array_equal(data.train_images, expected.train_images)
+    assert len(load.reads) == 2 and np.array_equal(data.train_images, expected.train_images)
     load(tmp_path / "some.csv")
-    assert len(reads) == 2
+    assert len(load.reads) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
@@ -646,9 +653,9 @@ def test_a_disk_that_fills_up_keeps_nothing_and_is_no_reason_to_stop(tmp_path, t
     assert (ended.stdout, ended.stderr) == ("20\n", "") and os.listdir(tmp_path / "data" / "arrays") == []
 
 
-def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, load, table, slow, reads):
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, load, table, slow):
     (tmp_path / "data").write_bytes(b"")
-    assert len(load(table("some.csv")).train_images) == 20 and len(reads) == 1
+    assert len(load(table("some.csv")).train_images) == 20 and len(load.reads) == 1
 
 
 def test_an_image_that_is_added_changed_or_removed_is_noticed(tmp_path, load, picture, slow):
@@ -668,18 +675,122 @@ def test_an_image_that_is_added_changed_or_removed_is_noticed(tmp_path, load, pi
     assert again.classes == ("ant", "cat", "dog", "wasp") and len(again.train_images) == len(first.train_images)
 
 
-# ---- progress, and the fuzzer ------------------------------------------------------------------------------
-def test_reading_shows_progress_on_a_terminal_only(tmp_path, load, table, monkeypatch, capsys):
-    import progress
+# ---- formats of users --------------------------------------------------------------------------------------
+@pytest.fixture
+def register(monkeypatch):
+    """register_format, for one test."""
+    monkeypatch.setattr(formats, "FORMATS", list(formats.FORMATS))
+    return register_format
 
-    monkeypatch.setattr(reading, "SHOWN_FROM", 0)
-    load(table("some.csv"))
-    assert capsys.readouterr().err == ""
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(progress.Infinite, "file", terminal)
-    load(table("some.csv"))
-    assert "some.csv" in terminal.getvalue() and "100%" in terminal.getvalue()
+
+def test_a_format_of_a_user_is_read_by_its_ending(tmp_path, load, register):
+    images, labels = digits(12, (2, 3, 4))
+    path = tmp_path / "MY.BYTES"
+    path.write_bytes(images.tobytes())
+    refused(lambda: load(path), "is not a data set")
+
+    def read(path):
+        return np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 2, 3, 4), labels
+    register(Format("bytes", ("*.bytes",), read))
+    data = load(path)
+    assert data.name == "MY.BYTES" and data.num_classes == 4
+    assert (data.train_images.shape, data.test_images.shape) == ((10, 2, 3, 4), (2, 2, 3, 4))
+    beside = load(path, test_data=path, train_size=5)
+    assert np.array_equal(beside.test_images, images) and np.array_equal(beside.train_labels, labels[:5])
+    refused(lambda: load(path, image_shape=(2, 3, 4)), "has the format bytes, which takes no image shape")
+
+
+def test_a_format_may_have_several_parts_and_names_of_classes(tmp_path, load, register):
+    images = digits(6, (1, 3, 4))[0]
+    names = np.array(["10", "cat", "9", "bee", "cat", "9"])
+    parts = {"train": (images / 2, names), "validation": (images[:2] / 2, names[:2]),
+             "test": (images[2:3].astype(np.float64), ["9"])}
+    place = tmp_path / "some.zarr"
+    place.mkdir()
+    register(Format("zarr", ("*.zarr/",), lambda path: parts))
+    data = load(place)
+    assert data.classes == ("9", "10", "bee", "cat") and data.train_labels.tolist() == [1, 3, 0, 2, 3, 0]
+    assert data.train_images.dtype == np.float32 and data.test_images.dtype == np.uint8
+    assert data.validation_labels.tolist() == [1, 3] and data.test_labels.tolist() == [0]
+    refused(lambda: load(place, test_data=place), "has a test part of its own")
+    parts["validation"] = images[:1], np.array(["dog"])
+    refused(lambda: load(place), "some.zarr (validation part) holds the class 'dog'")
+
+
+def test_a_format_gets_the_options_that_it_takes(tmp_path, load, register, slow):
+    calls = []
+
+    def read(path, like, image_size, keep, progress):
+        def really_read():
+            with progress(path.name, 1) as advance:
+                advance(1)
+            calls.append((path.name, like, image_size))
+            return digits(12, (1, 3, 4))
+        return keep(path, path.stat().st_mtime_ns, (like, image_size), really_read)
+    register(Format("my CSV", ("*.csv",), read, ("like", "image_size", "keep", "progress")))
+    for name in "train.csv", "test.csv":
+        (tmp_path / name).write_bytes(b"")
+    for _ in range(2):
+        data = load(tmp_path / "train.csv", test_data=tmp_path / "test.csv", image_size=(3, 4))
+        assert len(data.train_images) == 12 and len(slow()) == 4
+    assert calls == [("train.csv", None, (3, 4)), ("test.csv", (1, 3, 4), (3, 4))]      # once, instead of read_csv
+    assert load.reads == ["train.csv", "test.csv"]
+
+
+THREE = np.zeros((3, 1, 2, 2))
+
+
+@pytest.mark.parametrize("content, sentence", [
+    ((THREE[0], np.arange(3)), "images of the shape (1, 2, 2) and labels of the shape (3,), expected (N, C, H, W)"),
+    ((THREE, np.arange(2)), "labels of the shape (2,)"),
+    ((THREE[:0], np.arange(0)), "images of the shape (0, 1, 2, 2)"),
+    ((THREE.astype(str), np.arange(3)), "images of the type <U"),
+    ((THREE, np.arange(3.0)), "labels of the type float64"),
+    ((THREE, np.arange(3) - 1), "holds the label -1, expected 0 to 9999"),
+    ({"train": (THREE, np.arange(3)), "dev": (THREE, np.arange(3))}, "the parts train, dev, expected some of train,"),
+    ({}, "the parts none"), ({"test": (THREE, np.arange(3))}, "has no training part")])
+def test_what_a_format_gives_is_checked(tmp_path, load, register, content, sentence):
+    (tmp_path / "some.mine").write_bytes(b"")
+    register(Format("mine", ("*.mine",), lambda path: content))
+    refused(lambda: load(tmp_path / "some.mine"), str(tmp_path / "some.mine"), sentence)
+
+
+def test_a_format_with_wrong_fields_is_refused():
+    refused(lambda: Format("mine", "*.mine", read_csv), "Format mine: patterns must be a tuple", "'*.mine'")
+    refused(lambda: Format("mine", ("*.mine",), read_csv, ("shape",)), "options must be some of", "got 'shape'")
+
+
+def test_the_example_in_the_docstring_of_format_trains_from_the_command_line(tmp_path):
+    example = textwrap.dedent(Format.__doc__.partition("one file:\n")[2].partition("    Parameters")[0])
+    (tmp_path / "bytes_format.py").write_text(example)
+    images, labels = digits(64, (1, 28, 28))
+    rows = np.concatenate([labels[:, None].astype(np.uint8), images.reshape(64, -1)], axis=1)
+    (tmp_path / "my.bytes").write_bytes(rows.tobytes())
+    ended = subprocess.run([sys.executable, "bytes_format.py", "--dataset", "my.bytes", "--epochs", "1"], cwd=tmp_path,
+                           env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert re.search("^Data set my.bytes: 5[0-9] training and [0-9]+ test images of 1 x 28 x 28, 4 classes$",
+                     ended.stdout, re.MULTILINE)
+
+
+# ---- progress, and the fuzzer ------------------------------------------------------------------------------
+def test_progress_of_reading_is_reported_up_to_the_total_and_nothing_is_printed(tmp_path, table, picture, capfd):
+    done = {}
+
+    @contextmanager
+    def noting(name, total):
+        def advance(amount):
+            done[name] += amount / total
+        done[name] = 0
+        yield advance
+
+    archive = npz(tmp_path / "some.npz", x_train=np.repeat(X, 6, 0), y_train=np.tile(Y, 6))
+    folder = folder_of(picture, tmp_path / "some", *digits(24, (5, 5)))
+    for path in table("some.csv"), archive, folder:
+        load_dataset(path, data_dir=tmp_path / "data", progress=noting)
+    assert done == pytest.approx({"some.csv": 1, f"x_train of {archive}": 1, f"y_train of {archive}": 1, "some": 1})
+    load_dataset(folder, data_dir=tmp_path / "data")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_files_are_read_without_the_packages_that_others_need(tmp_path, table):

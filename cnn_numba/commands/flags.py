@@ -5,6 +5,7 @@ import math
 import os
 import re
 
+from cnn_numba.commands.progress import bar
 from cnn_numba.errors import InputError
 from cnn_numba.presets import PRESETS
 
@@ -109,4 +110,4 @@ def read_data(args, report, **options):
     name = args.dataset[0] if args.dataset and len(args.dataset) == 1 else args.dataset
     options = {"image_shape": args.image_shape, "image_size": args.image_size} | options
     return load_dataset(name, test_data=args.test_data, data_dir=args.data_dir, mirror=args.mirror,
-                        train_size=args.train_size, test_size=args.test_size, report=report, **options)
+                        train_size=args.train_size, test_size=args.test_size, report=report, progress=bar, **options)

@@ -2,5 +2,6 @@
 
 from cnn_numba.data.catalogue import data_folder, load_dataset
 from cnn_numba.data.dataset import Dataset
+from cnn_numba.data.formats import Format, register_format
 
-__all__ = ["Dataset", "data_folder", "load_dataset"]
+__all__ = ["Dataset", "Format", "data_folder", "load_dataset", "register_format"]

@@ -1,23 +1,29 @@
-"""The data sets that have a name, and the folders in which they are looked for."""
+"""The data sets that have a name, and the folder that holds them."""
 
 import os
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from cnn_numba.data.dataset import Dataset
 from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import load_files
-from cnn_numba.data.idx import read_labelled
+from cnn_numba.data.idx import read_idx_pair
+from cnn_numba.data.reading import Progress, StrPath, no_progress
 from cnn_numba.errors import InputError
 from cnn_numba.kernels.cache import user_cache
 
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A data set that its publishers offer as four IDX files, compressed with gzip.
+    """A data set that is published as four IDX files, compressed with gzip.
 
     files : training images, training labels, test images, test labels
-    mirrors : URLs of folders that hold all of them
+    mirrors : URLs of folders that hold these files
+    classes : names of the classes in the order of their labels
     """
 
     name: str
@@ -25,34 +31,36 @@ class IdxSet:
     mirrors: tuple[str, ...]
     classes: tuple[str, ...]
 
-    def load(self, root, mirror=None):
-        """Read the files in the folder `root / name`, and fetch those that are missing, from `mirror` first.
+    def load(self, root: StrPath, mirror: str | None = None, progress: Progress = no_progress) -> Dataset:
+        """Read the files in the folder `root / name`, and download the missing ones, from `mirror` first.
 
-        An unzipped file counts as there, and is preferred.  Files in the folder are checked by what they hold
-        and not by their MD5: those that somebody unzipped or compressed again are as good as the publisher's.
+        An unzipped file has precedence.  Files in the folder are checked by their content and not by their MD5, so
+        that files which were unzipped or compressed again are accepted.
+
+        Raises InputError for bad files, and DownloadError when a missing file cannot be downloaded.
         """
         folder = Path(root) / self.name
-        missing = [file for file in self.files if not os.path.isfile(_place(folder, file))]
+        missing = [file for file in self.files if not os.path.isfile(_path_of(file, folder))]
         if missing:
-            download(missing, folder, ([mirror] if mirror else []) + list(self.mirrors))
-        paths = [_place(folder, file) for file in self.files]
+            download(missing, folder, [*([mirror] if mirror else ()), *self.mirrors], progress)
+        paths = [_path_of(file, folder) for file in self.files]
         num_classes = len(self.classes)
-        train, test = read_labelled(*paths[:2], num_classes), read_labelled(*paths[2:], num_classes)
+        train, test = (read_idx_pair(paths[k], paths[k + 1], num_classes) for k in (0, 2))
         if train[0].shape[1:] != test[0].shape[1:]:
             raise InputError(f"{paths[2]} holds images of {test[0].shape[2]} x {test[0].shape[3]} pixels, "
-                             f"but {paths[0]} of {train[0].shape[2]} x {train[0].shape[3]}")
+                             f"but {paths[0]} images of {train[0].shape[2]} x {train[0].shape[3]}")
         return Dataset(self.name, *train, *test, num_classes, self.classes)
 
 
-def _place(folder, file):
+def _path_of(file: PublishedFile, folder: Path) -> Path:
     unzipped = folder / file.name.removesuffix(".gz")
     return unzipped if os.path.isfile(unzipped) else folder / file.name
 
 
-def load_digits(root=None, mirror=None):
-    """The 1,797 digits of 8 x 8 pixels (0 to 16) of the package, the last 360 of them as the test part."""
+def load_digits() -> Dataset:
+    """The 1,797 digits of 8 x 8 pixels (0 to 16) in this package, the last 360 of them as the test part."""
     folder = Path(__file__).parent / "digits"
-    images, labels = read_labelled(folder / "images-idx3-ubyte.gz", folder / "labels-idx1-ubyte.gz", 10)
+    images, labels = read_idx_pair(folder / "images-idx3-ubyte.gz", folder / "labels-idx1-ubyte.gz", 10)
     return Dataset("digits", images[:1437], labels[:1437], images[1437:], labels[1437:], 10)
 
 
@@ -85,51 +93,58 @@ KMNIST = IdxSet(
     mirrors=("https://codh.rois.ac.jp/kmnist/dataset/kmnist", "http://codh.rois.ac.jp/kmnist/dataset/kmnist"),
     classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"))
 
-# name -> function(root folder of the data sets, first mirror or None) that gives the Dataset
-SOURCES = {source.name: source.load for source in (MNIST, FASHION_MNIST, KMNIST)} | {"digits": load_digits}
+PUBLISHED = {published.name: published for published in (MNIST, FASHION_MNIST, KMNIST)}
+NAMES = *PUBLISHED, "digits"
 
 
-def data_folder(data_dir=None):
-    """The folder that holds one folder per data set.
+def data_folder(data_dir: StrPath | None = None) -> Path:
+    """The folder that holds a folder for each data set.
 
-    It is `data_dir`, else the environment variable CNN_NUMBA_DATA_DIR, else a folder in the user's cache.
+    It is `data_dir`, else the environment variable CNN_NUMBA_DATA_DIR, else a folder in the user's cache.  Raises
+    InputError when the user has no home folder.
     """
     try:
         if chosen := data_dir or os.environ.get("CNN_NUMBA_DATA_DIR"):
             return Path(chosen).expanduser()
         return user_cache() / "data"
     except RuntimeError as error:
-        raise InputError(f"no folder for data sets ({error}): set CNN_NUMBA_DATA_DIR") from None
+        raise InputError(f"there is no data folder ({error}): set CNN_NUMBA_DATA_DIR") from None
 
 
-def load_dataset(name=None, *, test_data=None, image_shape=None, image_size=None, data_dir=None, mirror=None,
-                 train_size=None, test_size=None, report=print):
+def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
+                 test_data: StrPath | Sequence[StrPath] | None = None,
+                 image_shape: tuple[int, int, int] | None = None, image_size: tuple[int, int] | None = None,
+                 data_dir: StrPath | None = None, mirror: str | None = None,
+                 train_size: int | None = None, test_size: int | None = None,
+                 report: Callable[[str], object] | None = None, progress: Progress | None = None) -> Dataset:
     """Load a data set by its name, or from files.
 
     Parameters
     ----------
     name : "mnist", "fashion-mnist", "kmnist", "digits", a path, two paths, or None
-        A path is that of a CSV file (label first, plain or gzip-compressed), an .npz file with x_train,
-        y_train, x_test and y_test, an IDX file of images (and a second path of its labels), or a folder with
-        a folder of image files for each class, or with two of those, `train` and `test`.
-        None is MNIST or, when that is neither in the data folder nor can be downloaded, the digits that come
-        with the package, which is said in one line.
+        A path of a CSV file (label first, plain or gzip-compressed), an .npz file with x_train, y_train, x_test and
+        y_test, an IDX file of images (and a second path of its labels), a folder with a folder of image files for
+        each class, a folder with two of those, `train` and `test`, or a path in a format that `register_format` added.
+        None is MNIST or, when it is not in the data folder and cannot be downloaded, "digits".
     test_data : path or two paths, optional
-        The test part, where `name` is a path of a training part.  By default every sixth image of each class,
+        The test part, when `name` is the path of a training part.  By default every sixth image of each class,
         always the same ones.
     image_shape : (C, H, W), optional
-        Of the lines of a CSV file or of flat images in an .npz file; by default one channel and a square.
+        Shape of the lines of a CSV file or of flat images in an .npz file; by default one channel and a square.
     image_size : (rows, columns), optional
-        Resizes image files; by default they must have one size.
+        Resizes image files; by default all must have one size.
     data_dir : path, optional
-        Holds one folder per data set, and in `arrays` what took longer than a second to read from a path; see
-        `data_folder` for the default.
+        The data folder.  It holds a folder for each named data set, and in `arrays` what took longer than a second to
+        read from a path.  See `data_folder` for the default.
     mirror : str, optional
-        http or https URL of a folder to download from before the public ones.
+        http or https URL of a folder to download from before the public mirrors.
     train_size, test_size : int, optional
         Keep only the first images of a part.
-    report : callable
-        Gets that one line.
+    report : callable, optional
+        Called with one sentence when "digits" replaces MNIST; by default a UserWarning.
+    progress : callable, optional
+        Shows the progress of slow reading and downloads: progress(name, total) gives a context manager, which gives
+        a function(amount).  By default nothing is shown.
 
     Returns
     -------
@@ -137,40 +152,50 @@ def load_dataset(name=None, *, test_data=None, image_shape=None, image_size=None
 
     Raises
     ------
-    InputError (a ValueError) : unknown name, files that are bad or cannot be had, a size out of range.
+    InputError (a ValueError) : unknown name, bad files, failed download, size out of range.
     """
     if mirror and not mirror.startswith(("http://", "https://")):
         raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
-    root = data_folder(data_dir)
+    root, progress = data_folder(data_dir), progress or no_progress
     paths, test_paths = _paths(name), _paths(test_data)
-    if name is None or name in tuple(SOURCES):
+    if name is None or isinstance(name, str) and name in NAMES:
         options = {"test_data": test_data, "image_shape": image_shape, "image_size": image_size}
         for option in (option for option, value in options.items() if value is not None):
             raise InputError(f"{option} is for data sets from files, not for {name or 'mnist, the default'}")
-        data = _load_named(name, root, mirror, report)
-    elif not 1 <= len(paths) <= 2 or not os.path.exists(paths[0]):
-        raise InputError(f"the data set must be one of {', '.join(SOURCES)}, or the path of a file or "
-                         f"folder, got {' '.join(map(str, paths))!r}")
+        data = _load_named(name, root, mirror, report or partial(warnings.warn, stacklevel=3), progress)
+    elif len(paths) not in (1, 2) or not (os.path.exists(paths[0]) or _looks_like_path(paths[0])):
+        given = " ".join(map(str, paths))
+        similar = get_close_matches(given, NAMES, 1)
+        raise InputError(f"the data set must be one of {', '.join(NAMES)}, or the path of a file or folder, got "
+                         f"{given!r}" + (f": did you mean {similar[0]!r}?" if similar else ""))
     else:
         try:
-            data = load_files(paths, test_paths, root, image_shape=image_shape, image_size=image_size)
+            data = load_files(paths, test_paths, root, image_shape=image_shape, image_size=image_size,
+                              progress=progress)
         except MemoryError:
-            raise InputError(f"{paths[0]} holds more than fits into memory") from None
+            raise InputError(f"{paths[0]} does not fit into memory") from None
     return data.head(train_size, test_size)
 
 
-def _paths(value):
+def _paths(value: StrPath | Sequence[StrPath] | None) -> tuple[StrPath, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, str | os.PathLike) else tuple(value)
 
 
-def _load_named(name, root, mirror, report):
+def _looks_like_path(path: StrPath) -> bool:
+    return bool(os.path.dirname(path) or os.path.splitext(path)[1])
+
+
+def _load_named(name: str | None, root: Path, mirror: str | None, report: Callable[[str], object],
+                progress: Progress) -> Dataset:
+    if name == "digits":
+        return load_digits()
     try:
-        return SOURCES[name or "mnist"](root, mirror)
+        return PUBLISHED[name or "mnist"].load(root, mirror, progress)
     except DownloadError as error:
         if name is not None:
             raise
-        report(f"MNIST is not in {root} and cannot be fetched: {error.reason}; "
-               "using the 8 x 8 digits that come with the program")
+        report(f"MNIST is not in {root} and cannot be downloaded ({error.reason}): the 8 x 8 digits of the package are "
+               "used instead")
         return load_digits()

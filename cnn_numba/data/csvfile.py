@@ -4,29 +4,44 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from cnn_numba.data.reading import MAX_LABEL, as_pixels, shape_of_image, shown
+from cnn_numba.data.reading import (
+    MAX_LABEL,
+    Arrays,
+    Keep,
+    Progress,
+    StrPath,
+    as_pixels,
+    file_state,
+    keep_nothing,
+    no_progress,
+    shape_of_image,
+)
 from cnn_numba.errors import InputError
 
-BLOCK = 1 << 18             # bytes parsed at once: with what is computed from them they stay in the cache
+BLOCK = 1 << 18             # bytes parsed at once: they and what is computed from them stay in the CPU's cache
 LONGEST_LINE = 1 << 26      # bytes
-UNPACKED = 1 << 26          # bytes that a gzip file may unpack to however small it is,
-RATIO = 200                 # and above them this many times its size: pixels in text are packed 5 to 20 times
+UNPACKED = 1 << 26          # bytes to which every gzip file may unpack;
+RATIO = 200                 # a larger result may have this many times its size: text of pixels packs 5 to 20 times
 
 
-def read_csv(path, image_shape=None):
+def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, keep: Keep = keep_nothing,
+             progress: Progress = no_progress) -> Arrays:
     """Read the images and labels of a CSV file.
 
-    The first line may be a header: its first field is then no number.  Lines end in LF or CR LF; fields may
-    stand in double quotes; blank lines are skipped.
+    A first line whose first field is not a number is a header.  Lines end in LF or CR LF; fields may have double
+    quotes; blank lines are skipped.
 
     Parameters
     ----------
-    path : path of the file, plain or gzip-compressed (told apart by content)
+    path : path of the file, plain or gzip-compressed (recognised by its content)
     image_shape : (C, H, W); by default one channel and a square
+    keep, progress : see `Format`
 
     Returns
     -------
@@ -35,36 +50,39 @@ def read_csv(path, image_shape=None):
 
     Raises
     ------
-    InputError : unreadable or corrupt file, lines of different lengths, a field that is no finite number, a
-        label that is no whole number from 0 to 9999, pixels that do not make up the image shape.
+    InputError : unreadable or corrupt file, lines of different lengths, a field that is not a finite number, a
+        label that is not a whole number from 0 to 9999, pixels that do not match the image shape.
     """
     path = Path(path)
-    reader = _Reader(path, image_shape)
+    return keep(path, file_state(path), image_shape, lambda: _read(path, image_shape, progress))
+
+
+def _read(path: Path, image_shape: tuple[int, int, int] | None, progress: Progress) -> Arrays:
+    parser = _Parser(path, image_shape)
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            with shown(path.name, size, size) as advance:
-                for lines in _whole_lines(path, file, advance):
-                    reader.read(lines)
+        with open(path, "rb") as file, progress(path.name, os.fstat(file.fileno()).st_size) as advance:
+            for lines in _whole_lines(path, file, advance):
+                parser.parse(lines)
     except (zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is a corrupt gzip file ({error})") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    if not reader.images:
+    if not parser.images:
         raise InputError(f"{path} holds no images: expected lines of a label and pixels, separated by commas")
-    images = np.concatenate(reader.images)
-    return images.reshape(-1, *reader.shape), np.concatenate(reader.labels)
+    images = np.concatenate(parser.images)
+    return images.reshape(-1, *parser.shape), np.concatenate(parser.labels)
 
 
-def _whole_lines(path, file, advance):
-    """The content in blocks that end where a line ends; `advance` is told the bytes of the file read."""
-    content = gzip.GzipFile(fileobj=file) if file.read(2) == b"\x1f\x8b" else file
+def _whole_lines(path: Path, file: BinaryIO, advance: Callable[[int], object]) -> Iterator[bytes]:
+    """The content in blocks that end at the end of a line; calls `advance` with the number of bytes read."""
+    compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
+    content = gzip.GzipFile(fileobj=file) if compressed else file
     begun, done, unpacked = bytearray(), 0, 0
     while block := content.read(BLOCK):
         unpacked += len(block)
         if unpacked > max(UNPACKED, RATIO * file.tell()):
-            raise InputError(f"{path} unpacks to more than {RATIO} times its size, which images do not")
+            raise InputError(f"{path} unpacks to more than {RATIO} times its size, which images do not do")
         end = block.rfind(b"\n") + 1
         if end:
             yield bytes(begun) + block[:end]
@@ -72,39 +90,41 @@ def _whole_lines(path, file, advance):
         else:
             begun += block
         if len(begun) > LONGEST_LINE:
-            raise InputError(f"{path} has a line of more than {LONGEST_LINE >> 20} MB, one for each image")
+            raise InputError(f"{path} has a line of more than {LONGEST_LINE >> 20} MB, expected a line for each image")
         advance(file.tell() - done)
         done = file.tell()
     if begun:
         yield bytes(begun) + b"\n"
 
 
-class _Reader:
-    """Takes blocks of whole lines and collects the images and labels; knows the number of the last line."""
+class _Parser:
+    """Parses blocks of whole lines, collects their images and labels, and counts lines for error messages."""
 
-    def __init__(self, path, image_shape):
+    def __init__(self, path: Path, image_shape: tuple[int, int, int] | None):
         self.path, self.image_shape = path, image_shape
-        self.line, self.columns, self.shape = 0, None, None
-        self.images, self.labels = [], []
+        self.line, self.columns = 0, 0                      # columns: 0 before the first line that is not blank
+        self.shape: tuple[int, ...] = ()
+        self.images: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
 
-    def read(self, lines):
+    def parse(self, lines: bytes) -> None:
         if self.line == 0:
             lines = lines.removeprefix(b"\xef\xbb\xbf")
         if b"\r" in lines:
             lines = lines.replace(b"\r\n", b"\n")
-        while self.columns is None and lines:
+        while not self.columns and lines:
             first, _, rest = lines.partition(b"\n")
             if self._begin(first):
                 lines = rest
         if not lines:
             return
-        labels_pixels = self._plain(lines) or self._any(lines)
-        if len(labels_pixels[0]):
-            self.labels.append(labels_pixels[0])
-            self.images.append(labels_pixels[1])
+        labels, pixels = self._digits(lines) or self._numbers(lines)
+        if len(labels):
+            self.labels.append(labels)
+            self.images.append(pixels)
 
-    def _begin(self, line):
-        """Learn the number of columns from the first line that is not blank; whether it holds no image."""
+    def _begin(self, line: bytes) -> bool:
+        """Count the columns of the first line that is not blank; returns whether the line is blank or a header."""
         if not line.strip():
             self.line += 1
             return True
@@ -115,7 +135,7 @@ class _Reader:
         shape = shape_of_image(len(fields) - 1, self.image_shape, where)
         try:
             float(fields[0])
-            # What pandas writes over columns without names; as an image it would have pixels above 255.
+            # The header that pandas writes for columns without names; as an image it would have pixels above 255.
             header = len(fields) > 257 and fields == [b"%d" % i for i in range(len(fields))]
         except ValueError:
             if not fields[0].strip():
@@ -126,8 +146,8 @@ class _Reader:
         self.line += header
         return header
 
-    def _plain(self, lines):
-        """Labels and pixels of lines of whole numbers of one to three digits; None for any other lines."""
+    def _digits(self, lines: bytes) -> Arrays | None:
+        """Labels and pixels when all fields are whole numbers of one to three digits, else None."""
         text = np.frombuffer(lines, np.uint8)
         digits = text - np.uint8(48)
         is_digit = digits < 10
@@ -139,7 +159,7 @@ class _Reader:
         separators = separators.reshape(rows, self.columns)
         if (separators[:, -1] != 10).any() or (separators[:, :-1] != 44).any():
             return None
-        # Separators count as the digit 0, so that only the hundreds can reach into the field before.
+        # Separators are set to the digit 0, so that only the hundreds can come from the field before.
         digits *= is_digit
         values = digits[ends - 1].astype(np.uint16)
         values += digits[ends - 2] * np.uint16(10)
@@ -148,8 +168,8 @@ class _Reader:
         self.line += rows
         return values[:, 0].astype(np.int64), as_pixels(values[:, 1:])
 
-    def _any(self, lines):
-        """Labels and pixels of any lines, many times slower: decimals, signs, quotes, blank lines, errors."""
+    def _numbers(self, lines: bytes) -> Arrays:
+        """Labels and pixels of all other lines, many times slower: decimals, signs, quotes, blank lines, errors."""
         labels, images = [], []
         for line in lines.split(b"\n")[:-1]:
             self.line += 1
@@ -174,20 +194,20 @@ class _Reader:
                                  f"number from 0 to {MAX_LABEL}")
             labels.append(int(values[0]))
             images.append(as_pixels(np.array(values[1:])))
-        return np.array(labels, np.int64), np.stack(images) if images else None
+        return np.array(labels, np.int64), np.stack(images) if images else np.empty(0)
 
 
-def _fields(line):
+def _fields(line: bytes) -> list[bytes]:
     return line.replace(b'"', b"").split(b",")
 
 
-def _number(field):
+def _number(field: bytes) -> float:
     try:
         return float(field)
     except ValueError:
         return math.nan
 
 
-def _excerpt(field):
+def _excerpt(field: bytes) -> str:
     text = field.strip()[:21].decode("utf-8", "replace")
     return repr(text if len(text) < 21 else text[:20] + "...")

@@ -1,31 +1,36 @@
-"""Fetch published files into a folder: mirrors in turn, resumed, verified, and whole or not there at all."""
+"""Downloads published files into a folder: from one mirror after the other, resumed, verified, whole or not at all."""
 
 import hashlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
+from cnn_numba.data.reading import Progress, no_progress
 from cnn_numba.errors import InputError
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
     import fcntl
 
-    def _lock(file):
+    def _lock(file: IO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except ImportError:
-    import msvcrt  # Windows
 
-    def _lock(file):
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-ANSWER_SECONDS = 5      # from a request to its answer: name look-up, connecting, redirects
-STALL_SECONDS = 10      # without a byte in the middle of a file
-WAIT_SECONDS = 600      # for another process that downloads into the same folder
+ANSWER_SECONDS = 5      # limit from a request to its answer: name look-up, connecting, redirects
+STALL_SECONDS = 10      # limit without a byte in the middle of a file
+WAIT_SECONDS = 600      # limit of waiting for another process that downloads into the same folder
 
 
 @dataclass(frozen=True)
@@ -38,40 +43,42 @@ class PublishedFile:
 
 
 class DownloadError(InputError):
-    """Files that are needed could not be had.  `reason` says what happened, the message also what to do."""
+    """A file could not be downloaded.  `reason` says why, the message also what to do."""
 
-    def __init__(self, reason, remedy):
+    def __init__(self, reason: str, remedy: str):
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
 
 
 class _Refused(Exception):
-    """A mirror, or every mirror, did not deliver; the message is why, in few words."""
+    """A mirror, or every mirror, did not deliver; the message is the reason in few words."""
 
 
-def download(files, folder, mirrors):
-    """Make every file be in `folder`, from the first mirror that delivers it with its published MD5.
+def download(files: Sequence[PublishedFile], folder: Path, mirrors: Sequence[str],
+             progress: Progress = no_progress) -> None:
+    """Download the files that `folder` lacks, each from the first mirror that delivers it with its published MD5.
 
-    A file is written as `NAME.part`, which the next mirror or a later call resumes when the transfer breaks,
-    and renamed when it is whole and right.  Processes that download into the same folder take turns.
+    A file is written as `NAME.part` and renamed when its MD5 is right.  When a transfer breaks, the next mirror or a
+    later call resumes it.  Processes that download into the same folder take turns.
 
     Parameters
     ----------
-    files : PublishedFile objects
-    folder : Path, made when it is missing
-    mirrors : URLs to which "/NAME" is appended; one that fails is asked last for the files that follow
+    files : the published files
+    folder : created when it does not exist
+    mirrors : URLs to which "/NAME" is appended; a mirror that fails is tried last for the next files
+    progress : see `Format`; totals and amounts are bytes
 
     Raises
     ------
     DownloadError : no mirror delivered, or the folder cannot be written.
     """
-    mirrors = deque(mirrors)
+    in_turn = deque(mirrors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _turn(folder / ".lock"):
             for file in files:
                 if not (folder / file.name).exists():
-                    _fetch(file, folder, mirrors)
+                    _fetch(file, folder, in_turn, progress)
     except _Refused as refusals:
         names = ", ".join(file.name for file in files)
         remedy = f"put {names} into {folder} by hand, as published or unzipped"
@@ -81,40 +88,39 @@ def download(files, folder, mirrors):
                             f"to download {files[0].name}, choose another data folder") from None
 
 
-def _fetch(file, folder, mirrors):
-    part = folder / f"{file.name}.part"
+def _fetch(file: PublishedFile, folder: Path, mirrors: deque[str], progress: Progress) -> None:
+    unfinished = folder / f"{file.name}.part"
     refusals = []
     for _ in range(len(mirrors)):
         try:
-            _fetch_from(mirrors[0], file, part)
+            _fetch_from(mirrors[0], file, unfinished, progress)
         except _Refused as refusal:
             refusals.append(f"{urlsplit(mirrors[0]).netloc.rpartition('@')[2]}: {refusal}")
             mirrors.rotate(-1)
         else:
-            os.replace(part, folder / file.name)
+            os.replace(unfinished, folder / file.name)
             return
     raise _Refused(f"no mirror delivers {file.name} ({', '.join(refusals)})")
 
 
-def _fetch_from(mirror, file, part):
-    """Make `part` the whole and right file, or raise _Refused; what is left of it then is worth resuming."""
+def _fetch_from(mirror: str, file: PublishedFile, unfinished: Path, progress: Progress) -> None:
+    """Complete the unfinished file, or raise _Refused and leave what a later call can resume."""
     url = f"{mirror.rstrip('/')}/{file.name}"
-    resumed = _receive(url, file, part)
-    if resumed and not _intact(part, file):     # the older bytes may be to blame, not the mirror
-        part.unlink()
-        _receive(url, file, part)
-    if not _intact(part, file):
-        part.unlink()
+    resumed = _receive(url, file, unfinished, progress)
+    if resumed and not _intact(unfinished, file):       # the mirror need not have sent the wrong bytes: start again
+        unfinished.unlink()
+        _receive(url, file, unfinished, progress)
+    if not _intact(unfinished, file):
+        unfinished.unlink()
         raise _Refused("wrong MD5")
 
 
-def _receive(url, file, part):
-    """Bring `part` to the full size; returns whether that built on bytes that were there before."""
+def _receive(url: str, file: PublishedFile, unfinished: Path, progress: Progress) -> bool:
+    """Bring the unfinished file to its full size; returns whether it kept earlier bytes."""
     import requests
-    from progress.bar import Bar
     from urllib3.exceptions import HTTPError
 
-    start = part.stat().st_size if part.exists() else 0
+    start = unfinished.stat().st_size if unfinished.exists() else 0
     if start >= file.size:
         return True
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -128,33 +134,33 @@ def _receive(url, file, part):
             if answer.headers.get("Content-Type", "").startswith("text/html"):
                 raise _Refused("a web page instead of the file")
             start = start if partial else 0
-            bar = Bar(f"{file.name} ", index=start, max=file.size, suffix="%(percent)d%%")
-            with open(part, "ab" if start else "wb") as out, bar:
+            with open(unfinished, "ab" if start else "wb") as out, progress(file.name, file.size) as advance:
+                advance(start)
                 for chunk in answer.raw.stream(1 << 14, decode_content=False):
                     out.write(chunk)
-                    bar.next(len(chunk))
+                    advance(len(chunk))
                     if out.tell() > file.size:
                         break
                 out.flush()
                 os.fsync(out.fileno())
     except (requests.RequestException, HTTPError) as error:
         raise _Refused(_in_short(error)) from None
-    if part.stat().st_size < file.size:
-        raise _Refused(f"the file ends after {part.stat().st_size} of {file.size} bytes")
+    if unfinished.stat().st_size < file.size:
+        raise _Refused(f"the file ends after {unfinished.stat().st_size} of {file.size} bytes")
     return start > 0
 
 
-def _answer(url, headers):
-    """`requests.get`, given up after ANSWER_SECONDS in all.
+def _answer(url: str, headers: dict[str, str]):
+    """The Response of `requests.get`; raises _Refused when it takes longer than ANSWER_SECONDS.
 
-    The timeout of requests alone starts anew for every address of a host and leaves out the name look-up:
-    behind a firewall that drops packets it would take minutes.
+    The timeout of `requests.get` restarts for every address of a host and does not cover the name look-up: behind a
+    firewall that drops packets, it takes minutes.
     """
     import requests
 
-    outcome = queue.SimpleQueue()
+    outcome: queue.SimpleQueue = queue.SimpleQueue()
 
-    def ask():
+    def ask() -> None:
         try:
             outcome.put(requests.get(url, headers=headers, stream=True, timeout=STALL_SECONDS))
         except Exception as error:
@@ -170,7 +176,7 @@ def _answer(url, headers):
     return answer
 
 
-def _in_short(error):
+def _in_short(error: Exception) -> str:
     import requests
     from urllib3.exceptions import ReadTimeoutError
 
@@ -184,14 +190,14 @@ def _in_short(error):
     return "connection lost"
 
 
-def _intact(part, file):
-    with open(part, "rb") as content:
+def _intact(path: Path, file: PublishedFile) -> bool:
+    with open(path, "rb") as content:
         return hashlib.file_digest(content, "md5").hexdigest() == file.md5
 
 
 @contextmanager
-def _turn(path):
-    """Hold the lock file `path`, as soon as no other process does."""
+def _turn(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file, and hold it."""
     deadline = time.monotonic() + WAIT_SECONDS
     with open(path, "wb") as file:
         while not _locked(file):
@@ -201,11 +207,11 @@ def _turn(path):
         yield
 
 
-def _locked(file):
+def _locked(file: IO) -> bool:
     try:
         _lock(file)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:     # a file system without locks: downloads at the same time may then disturb each other
+    except OSError:     # a file system without locks: go on, though two downloads may then disturb each other
         pass
     return True

@@ -1,169 +1,130 @@
-"""Data sets of the user's own: a CSV file, an .npz file, a pair of IDX files, or a folder of images."""
+"""Data sets from users' files: reads the parts, checks that they match, and splits off a test part."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cnn_numba.data.cache import cached
-from cnn_numba.data.csvfile import read_csv
 from cnn_numba.data.dataset import Dataset
-from cnn_numba.data.folder import class_names, list_images, read_images
-from cnn_numba.data.idx import read_labelled
-from cnn_numba.data.npz import parts_of_npz, read_npz
-from cnn_numba.data.reading import MAX_LABEL
+from cnn_numba.data.formats import IDX, format_of
+from cnn_numba.data.reading import (
+    MAX_LABEL,
+    Arrays,
+    Progress,
+    StrPath,
+    as_pixels,
+    checked_labels,
+    class_order,
+    no_progress,
+)
 from cnn_numba.errors import InputError
 
-SPLIT = 6           # where there is no test part, every sixth image of each class becomes one
+PARTS = "train", "validation", "test"
+SPLIT = 6           # without a test part, every sixth image of each class goes into one
 
 
-@dataclass(frozen=True)
-class Part:
-    """The training or the test part of a data set in files.
-
-    read : function(root) that gives images (N, C, H, W) and labels (N,); a folder of images takes two more
-        arguments, the image shape and the classes of a training part, and follows them
-    classes : names, where there are any: for folders of images
-    """
-
-    where: str
-    read: Callable
-    classes: tuple[str, ...] = ()
-
-
-def load_files(paths, test_paths, root, *, image_shape=None, image_size=None):
+def load_files(paths: Sequence[StrPath], test_paths: Sequence[StrPath], root: StrPath, *,
+               image_shape: tuple[int, int, int] | None = None, image_size: tuple[int, int] | None = None,
+               progress: Progress = no_progress) -> Dataset:
     """Load a data set from files.
 
     Parameters
     ----------
-    paths : one path (CSV, .npz, IDX images, folder of images), or two (IDX images, IDX labels)
-    test_paths : the same for the test part; when empty it is what `paths` hold of one, else every sixth image
-        of each class, the same ones every time
-    root : Path of the folder of data sets, for arrays that took long to read
-    image_shape : (C, H, W) of the lines of a CSV file or of flat images in an .npz file
-    image_size : (rows, columns) to which image files are resized
-
-    Returns
-    -------
-    Dataset
+    paths : one path in a known format, or two (IDX images, IDX labels)
+    test_paths : the same for the test part; when empty, it is the test part in `paths`, else every sixth image
+        of each class, always the same ones
+    root : the data folder, for arrays that took long to read
+    image_shape, image_size, progress : see `load_dataset`
 
     Raises
     ------
-    InputError : a path that is no data set, bad files, parts that do not match, an option that means nothing
-        for such files.
+    InputError : a path without a known format, bad files, parts that do not match, an option that the format does
+        not take.
     """
-    parts = _parts(paths, image_shape, image_size)
+    choices = {"image_shape": image_shape, "image_size": image_size}
+    tools = {"keep": partial(cached, root), "progress": progress}
+    parts = _read(paths, choices | tools | {"like": None})
+    where = {part: f"{paths[0]} ({part} part)" for part in parts}
     if "train" not in parts:
-        raise InputError(f"{paths[0]} holds a test part only, expected x_train and y_train")
+        raise InputError(f"{paths[0]} has no training part")
+    images, labels = parts["train"]
     if test_paths:
         if "test" in parts:
-            raise InputError(f"{paths[0]} has a test part of its own, so that {test_paths[0]} cannot be one")
-        others = _parts(test_paths, image_shape, image_size)
+            raise InputError(f"{paths[0]} has a test part of its own, so {test_paths[0]} cannot be the test part")
+        others = _read(test_paths, choices | tools | {"like": images.shape[1:]})
         if len(others) > 1:
-            raise InputError(f"{test_paths[0]} has a training and a test part, expected a test part only")
-        parts["test"] = next(iter(others.values()))
-    train = parts["train"]
-    images, labels = train.read(root)
-    num_classes = len(train.classes) or int(labels.max()) + 1
-    if num_classes < 2:
-        raise InputError(f"{train.where} holds a single class, expected at least two")
-    if "test" in parts:
-        test = parts["test"]
-        if bool(test.classes) != bool(train.classes):
-            raise InputError(f"{test.where} and {train.where} must be both folders of images, or neither")
-        model = (images.shape[1:], train.classes) if train.classes else ()
-        test_images, test_labels = test.read(root, *model)
-        if test_images.shape[1:] != images.shape[1:]:
-            raise InputError(f"{test.where} holds images of {_text(test_images)}, but {train.where} of "
-                             f"{_text(images)}")
-        if test_labels.max() >= num_classes:
-            raise InputError(f"{test.where} holds the label {test_labels.max()}, but {train.where} only 0 to "
-                             f"{num_classes - 1}")
-    else:
-        held_back = np.zeros(len(labels), bool)
-        held_back[np.argsort(labels, kind="stable")[SPLIT - 1::SPLIT]] = True
-        if not held_back.any():
-            raise InputError(f"{train.where} holds {len(labels)} images, too few to hold back a test part: "
-                             "give one (--test-data)")
-        test_images, test_labels = images[held_back], labels[held_back]
-        images, labels = images[~held_back], labels[~held_back]
-    name = Path(paths[0]).resolve().name
-    return Dataset(name, images, labels, test_images, test_labels, num_classes, train.classes)
+            raise InputError(f"{test_paths[0]} has the parts {' and '.join(others)}, expected a test part only")
+        parts["test"], = others.values()
+        where["test"] = f"{test_paths[0]} (test part)"
+    classes = tuple(sorted(set(labels.tolist()), key=class_order)) if labels.dtype.kind == "U" else ()
+    num_classes = len(classes) or int(labels.max()) + 1
+    if not 2 <= num_classes <= MAX_LABEL + 1:
+        raise InputError(f"the number of classes in {where['train']} is {num_classes}, expected 2 to {MAX_LABEL + 1}")
+    for part, (part_images, part_labels) in parts.items():
+        if part_images.shape[1:] != images.shape[1:]:
+            raise InputError(f"{where[part]} holds images of {_shape(part_images)}, but {where['train']} images of "
+                             f"{_shape(images)}")
+        parts[part] = part_images, _numbers(part_labels, classes, num_classes, where[part])
+    if "test" not in parts:
+        labels = parts["train"][1]
+        held_out = np.zeros(len(labels), bool)
+        held_out[np.argsort(labels, kind="stable")[SPLIT - 1::SPLIT]] = True
+        if not held_out.any():
+            raise InputError(f"{paths[0]} holds {len(labels)} images, too few to split off a test part: give one "
+                             "(--test-data)")
+        parts |= {"train": (images[~held_out], labels[~held_out]), "test": (images[held_out], labels[held_out])}
+    return Dataset(Path(paths[0]).resolve().name, *parts["train"], *parts["test"], num_classes, classes,
+                   *parts.get("validation", ()))
 
 
-def _text(images):
-    return "x".join(map(str, images.shape[1:]))
-
-
-def _parts(paths, image_shape, image_size):
-    """What files or a folder hold: {"train": Part}, with "test" beside it or, for an .npz file, instead."""
+def _read(paths: Sequence[StrPath], options: Mapping[str, object]) -> dict[str, Arrays]:
+    """The parts in a file or folder."""
     path = Path(paths[0])
-    name, folder = path.name.lower(), path.is_dir()
-    if image_size is not None and not folder:
-        raise InputError(f"{path} is no folder of images, so that no image size can be chosen for it")
-    if len(paths) == 1 and folder:
-        if image_shape is not None:
-            raise InputError(f"{path} is a folder of images, which need no image shape")
-        return _folder_parts(path, image_size)
-    if len(paths) == 1 and name.endswith(".npz"):
-        return {part: _npz_part(path, part, image_shape) for part in parts_of_npz(path)}
-    if len(paths) == 1 and name.endswith((".csv", ".csv.gz")):
-        def read(root):
-            return cached(root, path, _state(path), image_shape, lambda: read_csv(path, image_shape))
-        return {"train": Part(str(path), read)}
-    if len(paths) == 1 and "idx3" not in name:
-        raise InputError(f"{path} is no data set: expected a .csv, .csv.gz or .npz file, IDX files (images "
-                         "with idx3 in their name), or a folder with a folder of images for each class")
-    if image_shape is not None:
-        raise InputError(f"{path} tells the size of its images, expected no image shape")
-    labels_path = Path(paths[1]) if len(paths) == 2 else _labels_beside(path)
-    return {"train": Part(str(path), lambda root: read_labelled(path, labels_path, MAX_LABEL + 1))}
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    format, labels_path = (IDX, paths[1]) if len(paths) == 2 else (format_of(path), None)
+    for option in "image_shape", "image_size":
+        if options[option] is not None and option not in format.options:
+            raise InputError(f"{path} has the format {format.name}, which takes no {option.replace('_', ' ')}")
+    options = {**options, "labels_path": labels_path}
+    content = format.read(path, **{option: options[option] for option in format.options})
+    parts = content if isinstance(content, dict) else {"train": content}
+    if not parts or not set(parts) <= set(PARTS):
+        raise InputError(f"{path}: the reader of {format.name} returned the parts {', '.join(parts) or 'none'}, "
+                         f"expected some of {', '.join(PARTS)}")
+    return {part: _checked(*arrays, str(path)) for part, arrays in parts.items()}
 
 
-def _npz_part(path, part, image_shape):
-    def read(root):
-        options = part, image_shape
-        return cached(root, path, _state(path), options, lambda: read_npz(path, *options))
-    return Part(f"{path} ({part} part)", read)
+def _checked(images: np.ndarray, labels: np.ndarray, where: str) -> Arrays:
+    """What a reader returned, as uint8 or float32 images and as int64 labels or names."""
+    images, labels = np.ascontiguousarray(images), np.asarray(labels)
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not images.size:
+        raise InputError(f"{where} gives images of the shape {images.shape} and labels of the shape {labels.shape}, "
+                         "expected (N, C, H, W) and (N,)")
+    if images.dtype.kind not in "buif" or labels.dtype.kind not in "uiU":
+        raise InputError(f"{where} gives images of the type {images.dtype} and labels of the type {labels.dtype}, "
+                         "expected numbers, and whole numbers or names")
+    if images.dtype not in (np.uint8, np.float32):
+        images = as_pixels(images)
+    return images, labels if labels.dtype.kind == "U" else checked_labels(labels, where)
 
 
-def _folder_parts(path, image_size):
-    folders = {part: path / part for part in ("train", "test")}
-    if not all(folder.is_dir() for folder in folders.values()):
-        folders = {"train": path}
-    return {part: _folder_part(folder, image_size) for part, folder in folders.items()}
+def _numbers(labels: np.ndarray, classes: tuple[str, ...], num_classes: int, where: str) -> np.ndarray:
+    """The labels of a part as indices of the classes in the training part, which has no names if `classes` is empty."""
+    if (labels.dtype.kind == "U") != bool(classes):
+        raise InputError(f"{where} and the training part must both label images with names, as image folders do, or "
+                         "both with numbers")
+    if classes:
+        index = {name: k for k, name in enumerate(classes)}
+        if unknown := sorted(set(labels.tolist()) - index.keys()):
+            raise InputError(f"{where} holds the class {unknown[0]!r}, which the training part lacks")
+        return np.array([index[name] for name in labels.tolist()])
+    if labels.max() >= num_classes:
+        raise InputError(f"{where} holds the label {labels.max()}, but the training part only 0 to {num_classes - 1}")
+    return labels
 
 
-def _folder_part(folder, image_size):
-    names = class_names(folder)
-
-    def read(root, shape=None, classes=names):
-        if strange := [name for name in names if name not in classes]:
-            raise InputError(f"{folder} holds the class {strange[0]!r}, which the training part lacks")
-        files = list_images(folder, names)
-        # Mixed, always in the same way, so that the first images are some of every class.
-        order = np.random.default_rng(0).permutation(len(files))
-        channels, size = (shape[0], tuple(shape[1:])) if shape else (None, image_size)
-
-        def read_all():
-            mixed = [files[i] for i in order]
-            images = read_images(folder, mixed, channels, size, resize=image_size is not None)
-            return images, np.array([classes.index(names[file.label]) for file in mixed])
-        state = [tuple(file) for file in files]
-        return cached(root, folder, state, (channels, size, image_size, classes), read_all)
-    return Part(str(folder), read, names)
-
-
-def _labels_beside(path):
-    name = path.name.replace("images", "labels").replace("idx3", "idx1")
-    plain = path.with_name(name.removesuffix(".gz"))
-    return plain if plain.exists() else path.with_name(f"{plain.name}.gz")
-
-
-def _state(path):
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    return status.st_size, status.st_mtime_ns
+def _shape(images: np.ndarray) -> str:
+    return "x".join(map(str, images.shape[1:]))

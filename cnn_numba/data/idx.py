@@ -1,29 +1,31 @@
-"""IDX, the file format of MNIST and its relatives: a magic number, the size of each dimension, then bytes."""
+"""IDX, the file format of MNIST and similar data sets: a magic number, the size of each dimension, then bytes."""
 
 import math
 import os
 import sys
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from cnn_numba.data.reading import MAX_LABEL, Arrays, StrPath
 from cnn_numba.errors import InputError
 
-# Large, so that unpacking in a thread beside a busy one passes the interpreter lock ten times, not hundreds.
+# Large, so that unpacking in a thread beside a busy thread takes the interpreter lock ten times, not hundreds.
 CHUNK = 1 << 20
 
 
-def read_idx(path, ndim):
-    """Read an IDX file of unsigned bytes, plain or gzip-compressed (told apart by content, not by name).
+def read_idx(path: StrPath, ndim: int) -> np.ndarray:
+    """Read an IDX file of unsigned bytes, plain or gzip-compressed (recognised by its content).
 
-    Memory follows what the file really holds, not what its header promises, and a compressed file is unpacked
-    to at most one byte more than that promise.
+    It takes memory for what the file holds, not for what its header promises, and unpacks a compressed file to at
+    most one byte more than the promise.
 
     Parameters
     ----------
     path : path of the file
-    ndim : int, the number of dimensions it must have
+    ndim : number of dimensions that it must have
 
     Returns
     -------
@@ -59,21 +61,31 @@ def read_idx(path, ndim):
     return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
 
 
-def read_labelled(images_path, labels_path, num_classes):
+def read_idx_pair(images_path: StrPath, labels_path: StrPath | None = None,
+                  num_classes: int = MAX_LABEL + 1) -> Arrays:
     """Read a pair of IDX files: uint8 images (N, 1, H, W) and their int64 labels (N,), 0 to num_classes - 1.
 
-    Raises InputError when either file is bad, when the counts differ, or when a label is out of range.
+    By default, the file of labels has the name of the images with "labels" for "images" and "idx1" for "idx3".
+    Raises InputError when a file is bad, when the counts differ, or when a label is out of range.
     """
+    if labels_path is None:
+        labels_path = _labels_beside(Path(images_path))
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
-        raise InputError(f"{labels_path} holds {len(labels)} labels, but {images_path} {len(images)} images")
+        raise InputError(f"{labels_path} holds {len(labels)} labels, but {images_path} holds {len(images)} images")
     if labels.max() >= num_classes:
         raise InputError(f"{labels_path} holds the label {labels.max()}, expected 0 to {num_classes - 1}")
     return images[:, None], labels.astype(np.int64)
 
 
-def _content(file, limit):
-    """The first `limit` bytes of a plain or gzip file, fewer when it ends; verifies the gzip checksum."""
+def _labels_beside(path: Path) -> Path:
+    name = path.name.replace("images", "labels").replace("idx3", "idx1")
+    plain = path.with_name(name.removesuffix(".gz"))
+    return plain if plain.exists() else path.with_name(f"{plain.name}.gz")
+
+
+def _content(file: BinaryIO, limit: int) -> bytearray:
+    """The first `limit` bytes of a plain or gzip file, or all when it has fewer; verifies the gzip checksum."""
     file.seek(0)
     compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)

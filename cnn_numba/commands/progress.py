@@ -1,0 +1,33 @@
+"""The progress bars of reading and downloading."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+INTERVAL = 0.1              # seconds before the first drawing, and between two: drawing may take longer than reading
+
+
+@contextmanager
+def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that advances a bar on stderr by an amount of the total.
+
+    It draws nothing where stderr is not a terminal.
+    """
+    from progress.bar import Bar
+
+    drawn, waiting, due = None, 0, time.monotonic() + INTERVAL
+
+    def advance(amount: int) -> None:
+        nonlocal drawn, waiting, due
+        waiting += amount
+        if time.monotonic() >= due:
+            drawn = drawn or Bar(f"{name} ", max=total, suffix="%(percent)d%%")
+            drawn.next(waiting)
+            waiting, due = 0, time.monotonic() + INTERVAL
+
+    try:
+        yield advance
+    finally:
+        if drawn:
+            drawn.next(waiting)
+            drawn.finish()
