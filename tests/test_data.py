@@ -400,23 +400,31 @@ def test_two_processes_download_every_file_once(start, mirror, tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([".lock", *CONTENTS])
 
 
-def test_a_killed_download_is_resumed(start, fetch):
+@pytest.fixture
+def stalled(start, fetch):
+    """A process in the middle of downloading the images."""
     child = start("stalled", [IMAGES])
     go(child)
     deadline = time.monotonic() + 10
     while not (fetch.unfinished.exists() and fetch.unfinished.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-    child.kill()
-    child.wait()
+    return child
+
+
+def test_a_killed_download_is_resumed(stalled, fetch):
+    stalled.kill()
+    stalled.wait()
     size = fetch.unfinished.stat().st_size
     assert fetch("good") == [("good", f"bytes={size}-")] and 0 < size < len(WHOLE)
 
 
-def test_another_process_is_not_waited_for_without_end(mirror, tmp_path, monkeypatch):
+def test_another_process_is_not_waited_for_without_end(stalled, mirror, fetch, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "WAIT_SECONDS", 0.2)
-    with download._turn(tmp_path / ".lock"), pytest.raises(DownloadError, match="another process has held"):
+    with pytest.raises(DownloadError, match="another process has held"):
         download.download([IMAGES], tmp_path, [mirror.url("good")])
-    download.download([IMAGES], tmp_path, [mirror.url("good")])
+    stalled.kill()
+    stalled.wait()
+    fetch("good")
 
 
 # ---- a data set of four files ------------------------------------------------------------------------------
