@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from cnn_numba.model import *
     from cnn_numba.optim import *
     from cnn_numba.presets import *
+    from cnn_numba.recipe import *
     from cnn_numba.training import *
 
 # Where a name is looked for, in this order: modules that do not need Numba come first.
-_MODULES = ("errors", "data", "presets", "history", "execution", "augment", "layers", "losses", "optim", "lr_scheduler",
-            "model", "training", "callbacks", "files.model_file", "files.network_json")
+_MODULES = ("errors", "data", "presets", "recipe", "history", "execution", "augment", "layers", "losses", "optim",
+            "lr_scheduler", "model", "training", "callbacks", "files.model_file", "files.network_json")
 _SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
 
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from cnn_numba.errors import InputError, number, truth_value, whole_number
-from cnn_numba.kernels import augment as kernels
-from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import Call
 
 __all__ = ["Augment"]
 
@@ -83,6 +80,11 @@ class Augment:
 
         Raises InputError when a shift could leave nothing of an image.
         """
+        # Imported here, because it needs Numba, which recipes do without.
+        from cnn_numba.kernels import augment as kernels
+        from cnn_numba.kernels.lanes import LANES
+        from cnn_numba.kernels.program import Call
+
         _, _, H, W = images.shape
         if self.shift >= min(H, W):
             raise InputError(f"Augment: shift={self.shift} moves images of {H}x{W} pixels out of sight, expected at "

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 import warnings
@@ -27,6 +28,8 @@ from cnn_numba.files.run_log import RunLog
 if TYPE_CHECKING:
     from cnn_numba.history import EpochResult
     from cnn_numba.training import Trainer
+
+LEAST_BAR = 5               # columns
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "Log", "ProgressBar"]
 
@@ -78,34 +81,44 @@ class ProgressBar(Callback):
         self._bar = None
 
     def on_train_begin(self, trainer):
-        self._start(trainer)
+        self._begin(trainer)
+        self._draw(trainer)
 
     def on_batch_end(self, trainer):
-        bar, done = self._bar, trainer.images_done
-        elapsed = time.perf_counter() - self._began
-        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        left = (bar.max - done) / rate if rate else 0.0
-        bar.suffix = f"loss {trainer.running_loss:.4f}  {rate:,.0f} images/s  {_duration(left)} left"
-        bar.goto(done)
+        self._draw(trainer)
 
     def on_epoch_end(self, trainer, result):
         self._close()
-        self._start(trainer)
+        self._begin(trainer)
 
     def on_train_end(self, trainer):
         self._close()
 
-    def _start(self, trainer):
+    def _begin(self, trainer):
+        self._began, self._first = time.perf_counter(), trainer.images_done
+
+    def _draw(self, trainer):
+        if not sys.stderr.isatty():
+            return
         from progress.bar import Bar
 
-        self._began, self._first = time.perf_counter(), trainer.images_done
-        self._bar = Bar(f"Epoch {trainer.epochs + 1}", max=len(trainer.data.train_images), index=self._first, width=20,
-                        suffix="", file=sys.stderr)
+        done, images, elapsed = trainer.images_done, len(trainer.data.train_images), time.perf_counter() - self._began
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        message, facts = f"Epoch {trainer.epochs + 1}", []
+        if rate:
+            facts = [f"loss {trainer.running_loss:.4f}", f"{_duration((images - done) / rate)} left",
+                     f"{rate:,.0f} images/s"]
+        room = os.get_terminal_size(sys.stderr.fileno()).columns - len(message) - 5
+        while facts and len("  ".join(facts)) > room - LEAST_BAR:
+            facts.pop()
+        self._bar = self._bar or Bar(message, max=images, file=sys.stderr, hide_cursor=False)
+        self._bar.suffix = "  ".join(facts)
+        self._bar.width = max(LEAST_BAR, min(20, room - len(self._bar.suffix)))
+        self._bar.goto(done)
 
     def _close(self):
         if self._bar is not None:
-            self._bar.clearln()
-            self._bar.finish()
+            print(end="\r\x1b[K", file=sys.stderr, flush=True)      # what is printed next replaces it
             self._bar = None
 
 
@@ -180,11 +193,15 @@ class Checkpoint(Callback):
             raise InputError(shortened(f"{saved.path}: {error}")) from None
         self.last, self._saved_steps, self._saved_at = saved.path, _steps_done(trainer), time.monotonic()
 
+    def check_unused(self) -> None:
+        """InputError when the folder holds checkpoints, which a new training must not mix with its own."""
+        if found := list_checkpoints(self.folder):
+            raise InputError(f"{self.folder} holds the checkpoint {found[-1].name} of another training: resume "
+                             "that, or choose another folder")
+
     def on_train_begin(self, trainer):
         if self.last is None:
-            if found := list_checkpoints(self.folder):
-                raise InputError(f"{self.folder} holds the checkpoint {found[-1].name} of another training: resume "
-                                 "that, or choose another folder")
+            self.check_unused()
             self.save(trainer)
 
     def on_batch_end(self, trainer):
@@ -197,7 +214,8 @@ class Checkpoint(Callback):
         self._try_to_save(trainer)
 
     def on_train_end(self, trainer):
-        self._try_to_save(trainer)
+        if sys.exception() is None:         # else the state may be that of half a step
+            self._try_to_save(trainer)
 
     def _try_to_save(self, trainer):
         try:

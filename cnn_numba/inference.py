@@ -1,33 +1,40 @@
-"""Use of a trained model: probabilities of images as they come, and what a test says about each class."""
-import csv
-import io
-import json
+"""Use of a trained model: the probabilities of images in raw pixel units, and the counts that a test is judged by."""
 import math
 import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.files.model_file import load
 from cnn_numba.kernels.lanes import LANES
+from cnn_numba.model import Sequential
 
 BATCH = 512
 
 
 class Classifier:
-    """A model with what it needs to know about images.
+    """A model that classifies images in raw pixel units.
 
     Parameters
     ----------
     model : Sequential
         With input_shape, mean and std, as after a training or `load`.
 
-    Raises InputError when it lacks them.
+    Attributes
+    ----------
+    model : Sequential
+    shape : shape of an image
+    classes : names of the classes
+
+    Raises InputError when the model lacks input_shape, mean or std.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Sequential):
         if model.input_shape is None or model.mean is None or model.std is None:
             raise InputError("the model does not say what images it takes: it was saved without input_shape, mean "
-                             "and std, which a Trainer tells it")
+                             "and std, which a Trainer sets")
+        self.model = model
         self.shape, self.mean = model.input_shape, model.mean
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
         self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), logits=True, backward=False, training=False)
@@ -35,7 +42,16 @@ class Classifier:
         outputs, = self._plan.z.shape
         self.classes = model.classes or tuple(map(str, range(outputs)))
 
-    def logits(self, images):
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Classifier":
+        """The classifier of a saved model; InputError when it cannot be read, or was saved without what it needs."""
+        model = load(path)
+        try:
+            return cls(model)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 (N, classes) for images (N, *input_shape) in raw pixel units; InputError for others."""
         images = np.asarray(images)
         if images.shape[1:] != self.shape or images.dtype.kind not in "iuf":
@@ -53,7 +69,7 @@ class Classifier:
             logits[first:first + BATCH] = self._plan.z.get(len(batch))
         return logits
 
-    def probabilities(self, images):
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
         """float64 (N, classes): the softmax of the logits; InputError when these are not finite."""
         logits = self.logits(images).astype(np.float64)
         if not np.isfinite(logits).all():
@@ -62,10 +78,10 @@ class Classifier:
         return powers / powers.sum(axis=1, keepdims=True)
 
 
-def labels_in(classes, labels, other_classes):
+def labels_in(classes: Sequence[str], labels: np.ndarray, other_classes: Sequence[str]) -> np.ndarray:
     """Labels that index `classes`, for labels that index `other_classes`.
 
-    Classes are told by their names, or by their numbers when the others have no names but "0", "1", ...
+    Classes are matched by their names, or by their numbers when the others have only the names "0", "1", ...
     Raises InputError for a class that is not in `classes`.
     """
     if set(other_classes) <= set(classes):
@@ -74,36 +90,19 @@ def labels_in(classes, labels, other_classes):
     if unnamed and len(other_classes) <= len(classes):
         return labels
     odd = next(name for name in other_classes if name not in classes)
-    raise InputError(f"the data set has the class {odd!r}, which is none of the model's {len(classes)}: "
+    raise InputError(f"the data set has the class {odd!r}, which is not one of the model's {len(classes)}: "
                      f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
 
 
-def confusion_matrix(labels, predictions, count):
-    """int64 (count, count): how many images of a class (row) were taken for another (column)."""
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:
+    """int64 (count, count): the number of images of each class (row) that were classified as each class (column)."""
     return np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
 
 
-def report(matrix, classes):
-    """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
-    right, total = np.diag(matrix), matrix.sum()
-    width = max(len("class"), *map(len, classes))
-    yield f"Test accuracy: {100 * right.sum() / total:.2f} %"
-    yield ""
-    yield f"{'class':<{width}}  precision    recall    images"
-    for k, name in enumerate(classes):
-        ratios = (f"{100 * right[k] / n:.2f} %" if n else "-" for n in (matrix[:, k].sum(), matrix[k].sum()))
-        yield f"{name:<{width}}  {next(ratios):>9}  {next(ratios):>8}  {matrix[k].sum():>8}"
-    yield ""
-    yield "Confusion matrix: a row for each true class, a column for each predicted one, in the same order"
-    cell = len(str(matrix.max()))
-    for name, row in zip(classes, matrix, strict=True):
-        yield f"{name:<{width}}  {' '.join(f'{n:>{cell}}' for n in row)}"
+def image_paths(places: Iterable[str]) -> Iterator[str]:
+    """The image files of some paths: files as they are, and all image files inside folders, sorted.
 
-
-def image_paths(places):
-    """The image files among some paths: files as they are, of folders all below them, sorted.
-
-    Raises InputError for a path that is not there, a folder that cannot be read, or one without images.
+    Raises InputError for a path that does not exist, a folder that cannot be read, or one without images.
     """
     from cnn_numba.data.folder import ENDINGS
 
@@ -112,7 +111,7 @@ def image_paths(places):
 
     for place in places:
         if not os.path.exists(place):
-            raise InputError(f"{place} is not there, expected an image file or a folder of them")
+            raise InputError(f"{place} does not exist, expected an image file or a folder of them")
         if not os.path.isdir(place):
             yield place
             continue
@@ -121,20 +120,3 @@ def image_paths(places):
         if not found:
             raise InputError(f"{place} holds no images ({', '.join(ENDINGS)})")
         yield from sorted(found)
-
-
-def text_line(path, name, probability):
-    return f"{path}: {name} ({100 * probability:.2f} %)"
-
-
-def csv_line(path, name, probability):
-    row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow((path, name, f"{probability:.6f}"))
-    return row.getvalue()
-
-
-def json_line(path, name, probability):
-    return json.dumps({"file": path, "class": name, "probability": round(probability, 6)}, ensure_ascii=False)
-
-
-FORMATS = {"text": (None, text_line), "csv": ("file,class,probability", csv_line), "jsonl": (None, json_line)}

@@ -1,113 +1,160 @@
-"""The kinds of values that flags take, each of which refuses others with what was expected, and the flags that several
-commands share."""
+"""The flags that several commands share, and what becomes of them."""
 import argparse
-import math
 import os
-import re
+from collections.abc import Callable
+from typing import Any
 
-from cnn_numba.commands.progress import bar
+import cnn_numba.kinds as kinds
+from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
+from cnn_numba.extensions import load_extension
+from cnn_numba.kinds import Kind, Name, nearest
 from cnn_numba.presets import PRESETS
+from cnn_numba.recipe import FIELDS, Recipe, help_text
 
 
-def bounded(convert, accepts, expected):
-    """An argparse type: the converted text if `accepts` it, else the sentence with what was `expected`."""
-    def read(text):
+def reader(kind: Kind) -> Callable[[str], Any]:
+    """The argparse type of a kind of values."""
+    def read(text: str) -> Any:
         try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
+            return kind.read(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
     return read
 
 
-def sizes(text):
-    """The numbers in "3x32x32", each from 1 to 99999."""
-    if not re.fullmatch("[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})*", text):
+def choice(*names: str) -> Callable[[str], Any]:
+    """The argparse type of one of some names, in any case."""
+    return reader(Name(names))
+
+
+def _url(value: Any) -> str:
+    if not value.startswith(("http://", "https://")):
         raise ValueError
-    return tuple(map(int, text.split("x")))
+    return value
 
 
-COUNT = bounded(int, lambda n: n >= 1, "a whole number of at least 1")
-COUNT_OR_NONE = bounded(int, lambda n: n >= 0, "a whole number of at least 0")
-SEED = bounded(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
-POSITIVE = bounded(float, lambda x: 0 < x < math.inf, "a number above 0")
-FROM_ZERO = bounded(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
-DATASETS = "mnist", "fashion-mnist", "kmnist", "digits"
-DATASET = bounded(str, lambda name: name in DATASETS or os.path.exists(name),
-                  f"one of {', '.join(DATASETS)}, or the path of a file or folder")
-PLACE = bounded(str, os.path.exists, "the path of a file or folder")
-IMAGE_SHAPE = bounded(sizes, lambda shape: len(shape) == 3, "CHANNELSxROWSxCOLUMNS, such as 3x32x32")
-IMAGE_SIZE = bounded(sizes, lambda size: len(size) == 2, "ROWSxCOLUMNS, such as 28x28")
-BELOW_ONE = bounded(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+COUNT, COUNT_OR_NONE, SEED = reader(kinds.COUNT), reader(kinds.COUNT_OR_NONE), reader(kinds.SEED)
+POSITIVE, IMAGE_SHAPE, CLASSES = reader(kinds.POSITIVE), reader(kinds.IMAGE_SHAPE), reader(kinds.SIZE)
+URL = reader(Kind("a URL that starts with http:// or https://", str, _url))
+NETWORK = reader(Name(PRESETS, ", or the path of a .json or .npz file",
+                      lambda text: text.lower().endswith((".json", ".npz"))))
 
 
-def share_or_count(text):
-    """0.1 as a float, 1000 as an int."""
-    return int(text) if text.isdecimal() else float(text)
+# ---- the fields of a recipe -----------------------------------------------------------------------------------------
+def flag_of(field: str) -> str:
+    """The flag of a field of `Recipe`."""
+    return f"--{field.replace('_', '-')}"
 
 
-PART = bounded(share_or_count, lambda x: x >= 1 if isinstance(x, int) else 0 < x < 1,
-               "a whole number of at least 1, or a share between 0 and 1")
-MODEL = bounded(str, lambda name: name in PRESETS or name.lower().endswith(".json"),
-                f"one of {', '.join(PRESETS)}, or the path of a .json file")
-NETWORK = bounded(str, lambda name: name in PRESETS or name.lower().endswith((".json", ".npz")),
-                  f"one of {', '.join(PRESETS)}, or the path of a .json or .npz file")
-CLASSES = bounded(int, lambda n: 1 <= n < 100_000, "a whole number from 1 to 99999")
+def add_recipe_flags(parser: Parser, *groups: str) -> None:
+    """Add the flags of the fields of `Recipe`: all, or those in some groups.  Flags that are not given set nothing."""
+    for name, field in FIELDS.items():
+        facts = field.metadata
+        if "group" not in facts or groups and facts["group"] not in groups:
+            continue
+        options = {"action": argparse.BooleanOptionalAction} if facts["kind"] is kinds.TRUTH else {
+            "type": reader(facts["kind"]), "metavar": facts["metavar"], "nargs": "+" if facts["many"] else None}
+        parser.group(facts["group"]).add_argument(
+            flag_of(name), default=argparse.SUPPRESS, help=help_text(name, brief=not parser.full), **options)
 
 
-def add_data_flags(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", nargs="+", type=DATASET, metavar="NAME|PATH",
-                       help=f"{', '.join(DATASETS)}, or a path: a .csv, .csv.gz or .npz file, IDX images and their "
-                            "labels, or a folder with a folder of images for each class "
-                            "(default: mnist, or digits when it cannot be had)")
-    group.add_argument("--test-data", nargs="+", type=PLACE, metavar="PATH",
-                       help="test part, when the data set is a path (default: its own, or every sixth image)")
-    group.add_argument("--image-shape", type=IMAGE_SHAPE, metavar="CxHxW",
-                       help="channels, rows and columns of an image in a CSV file (default: a grey square)")
-    group.add_argument("--image-size", type=IMAGE_SIZE, metavar="HxW",
-                       help="rows and columns to which image files are resized (default: as they are)")
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """{field of `Recipe`: value} of the flags that are given."""
+    facts = {name: field.metadata for name, field in FIELDS.items() if "group" in field.metadata}
+    return {name: None if value is None else facts[name]["kind"].check(value)
+            for name, value in vars(args).items() if name in facts}
+
+
+def check_exists(flag: str, path: str) -> None:
+    """InputError for a path that does not exist."""
+    if not os.path.exists(path):
+        raise InputError(f"argument {flag}: {path} does not exist")
+
+
+def check_data_paths(recipe: Recipe) -> None:
+    """InputError for a path of the recipe's data set that does not exist."""
+    from cnn_numba.data.catalogue import NAMES
+
+    for field in "dataset", "test_data":
+        value = getattr(recipe, field)
+        for path in (value,) if isinstance(value, str) else value or ():
+            if path in NAMES or os.path.exists(path):
+                continue
+            if os.path.dirname(path) or os.path.splitext(path)[1] or field == "test_data":
+                check_exists(flag_of(field), path)
+            similar = nearest(path, NAMES)
+            raise InputError(f"argument {flag_of(field)}: " + (
+                f"unknown data set {path!r}: did you mean {similar}?" if similar else
+                f"expected {FIELDS[field].metadata['kind'].expected}, got {path!r}"))
+
+
+# ---- where files are ------------------------------------------------------------------------------------------------
+def add_location_flags(parser: Parser) -> None:
+    group = parser.group("data")
     group.add_argument("--data-dir", metavar="DIR",
                        help="folder of the data sets (default: $CNN_NUMBA_DATA_DIR, or a cache folder)")
-    group.add_argument("--mirror", metavar="URL", help="where to download from first (default: none)")
-    group.add_argument("--train-size", type=COUNT, metavar="N",
-                       help="use the first N training images (default: all)")
-    group.add_argument("--test-size", type=COUNT, metavar="N",
-                       help="use the first N test images (default: all)")
+    group.add_argument("--mirror", type=URL, metavar="URL", help="where to download from first (default: none)")
 
 
-def add_execution_flags(parser):
-    group = parser.add_argument_group("execution")
-    pair = group.add_mutually_exclusive_group()
-    pair.add_argument("--jit", action="store_true", default=None,
-                      help="compile the kernels (default: yes, unless NUMBA_DISABLE_JIT=1)")
-    pair.add_argument("--no-jit", action="store_false", dest="jit",
-                      help="run the same kernels as plain Python, for a debugger: very slow")
+def add_load_flag(parser: Parser) -> None:
+    parser.group("model").add_argument("--load", metavar="FILE", required=True,
+                                       help="model that train --save wrote (required)")
+
+
+# ---- how kernels run ------------------------------------------------------------------------------------------------
+def add_extension_flag(parser: Parser) -> None:
+    parser.group("your own code").add_argument(
+        "--extension", action="append", default=[], metavar="FILE",
+        help="import a Python file first, with layers, optimizers, losses or data formats of your own; can be repeated "
+             "(default: none)")
+
+
+def load_extensions(args: argparse.Namespace) -> tuple[str, ...]:
+    """Import the files of --extension; their names."""
+    set_jit(args)
+    names = []
+    for path in args.extension:
+        try:
+            names.append(load_extension(path))
+        except InputError as error:
+            raise InputError(f"argument --extension: {error}") from error
+    return tuple(names)
+
+
+def add_execution_flags(parser: Parser) -> None:
+    group = parser.group("execution")
     pair = group.add_mutually_exclusive_group()
     pair.add_argument("--parallel", action="store_const", const="parallel", default="parallel", dest="mode",
                       help="use several threads (default)")
     pair.add_argument("--serial", action="store_const", const="serial", dest="mode", help="use one thread")
     group.add_argument("--threads", type=COUNT, metavar="N", help="number of threads (default: one per CPU)")
+    group.add_argument("--textbook", action="store_true",
+                       help="run the plain loops of kernels/conv.py (default: a faster algorithm)")
+    pair = group.add_mutually_exclusive_group()
+    pair.add_argument("--jit", action="store_true", default=None,
+                      help="compile the kernels (default: yes, unless NUMBA_DISABLE_JIT=1)")
+    pair.add_argument("--no-jit", action="store_false", dest="jit",
+                      help="run the kernels as plain Python: slow, for a debugger")
 
 
-def choose_execution(args):
-    """Set how kernels run, before they are imported."""
+def set_jit(args: argparse.Namespace) -> None:
+    """Let the environment say whether kernels are compiled; it is read when they are imported."""
+    if getattr(args, "jit", None) is not None:
+        os.environ["NUMBA_DISABLE_JIT"] = "0" if args.jit else "1"
+
+
+def choose_execution(args: argparse.Namespace) -> None:
+    """Set how kernels run, before anything is built."""
     if args.mode == "serial" and args.threads not in (None, 1):
         raise InputError(f"argument --threads: expected 1 or nothing beside --serial, got {args.threads}")
-    if args.jit is not None:
-        os.environ["NUMBA_DISABLE_JIT"] = "0" if args.jit else "1"  # read when the kernels are imported
-    from cnn_numba.execution import set_execution
+    set_jit(args)
+    from cnn_numba.execution import set_execution, set_textbook
+    from cnn_numba.kernels.compiled import JIT
+    from cnn_numba.kernels.driver import max_threads
 
+    if args.threads is not None and args.threads > max_threads():
+        expected = f"at most {max_threads()}, the threads of this machine," if JIT else "1 or nothing beside --no-jit,"
+        raise InputError(f"argument --threads: expected {expected} got {args.threads}")
     set_execution(args.mode, threads=args.threads)
-
-
-def read_data(args, report, **options):
-    from cnn_numba.data import load_dataset
-
-    name = args.dataset[0] if args.dataset and len(args.dataset) == 1 else args.dataset
-    options = {"image_shape": args.image_shape, "image_size": args.image_size} | options
-    return load_dataset(name, test_data=args.test_data, data_dir=args.data_dir, mirror=args.mirror,
-                        train_size=args.train_size, test_size=args.test_size, report=report, progress=bar, **options)
+    set_textbook(args.textbook)

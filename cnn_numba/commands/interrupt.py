@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM while something should come to a good end first."""
+"""Ctrl-C and SIGTERM while a training should end well."""
 import signal
 import threading
+from types import FrameType
+from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
@@ -8,30 +10,26 @@ class Terminated(KeyboardInterrupt):
 
 
 class Interruption:
-    """While it is entered, a first Ctrl-C or SIGTERM is noted only, and a second one raises KeyboardInterrupt.
+    """While it is entered, a first Ctrl-C or SIGTERM is only noted, and a second one raises KeyboardInterrupt.
 
     number : the signal that came, or None
     """
 
-    number = None
+    number: int | None = None
 
-    def __enter__(self):
-        self._before = {}
+    def __enter__(self) -> "Interruption":
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():       # others cannot handle signals
             for number in signal.SIGINT, signal.SIGTERM:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, _frame):
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.number = number
-
-    def noted(self):
-        """Whether a signal came."""
-        return self.number is not None

@@ -1,82 +1,30 @@
-"""The command line: which command, and exit codes.
+"""The program: which command, and exit codes.
 
-Commands import NumPy, Numba and requests when they run, so that `--help` and a mistyped flag answer at once.
+Commands import Numba and requests when they run, so that `--help` and a mistyped flag answer at once.
 """
 import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 
+from cnn_numba import __version__
+from cnn_numba.commands import output
 from cnn_numba.commands.check_gradients import check_gradients
-from cnn_numba.commands.flags import COUNT
+from cnn_numba.commands.evaluate import evaluate
+from cnn_numba.commands.flags import COUNT, add_extension_flag, flag_of, load_extensions
 from cnn_numba.commands.interrupt import Terminated
+from cnn_numba.commands.parser import Parser
+from cnn_numba.commands.predict import predict
 from cnn_numba.commands.profile import profile
-from cnn_numba.commands.saved import evaluate, predict
 from cnn_numba.commands.summary import summary
 from cnn_numba.commands.train import train
 from cnn_numba.errors import InputError
+from cnn_numba.kinds import nearest
+from cnn_numba.recipe import FieldError
 
 
-def main(argv=None):
-    """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
-
-    0: done. After one sentence on stderr: 1 the loss is no longer finite, or memory is used up; 2 bad input, or a file
-    that cannot be read or written; 130 Ctrl-C; 143 SIGTERM. In silence: 141 nobody reads the output any more.
-    `--help` raises SystemExit(0), as argparse does.
-    """
-    started = time.perf_counter()
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        try:
-            return run(argv, started)
-        finally:
-            print(end="", flush=True)  # notice here that the reader has gone, not while the interpreter exits
-    except BrokenPipeError:
-        sink = os.open(os.devnull, os.O_WRONLY)
-        for output in 1, 2:
-            os.dup2(sink, output)
-        return 141
-
-
-def run(argv, started):
-    """Run one command line; the exit codes of `main`, without the last."""
-    try:
-        args = parse(argv)
-        return args.run(args, started)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("error: memory is used up: a smaller --batch-size needs less", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print("Interrupted", file=sys.stderr)
-        return 143 if isinstance(interrupt, Terminated) else 130
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are InputErrors: one sentence, without the usage in front of it."""
-
-    def error(self, message):
-        raise InputError(message)
-
-
-def parse(argv):
-    """Flags of one command; its name may be left out when it is `train`."""
-    name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
-    if name not in COMMANDS:
-        raise InputError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}, or flags only")
-    parser = Parser(
-        usage="%(prog)s [command] [flags]",
-        description=COMMANDS[name].__doc__,
-        epilog=f"Commands: {', '.join(COMMANDS)} (train when none is given).",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=COMMANDS[name](parser), parse=parser.parse_args, argv=argv)
-    return parser.parse_args(argv)
-
-
-def benchmark(parser):
+def benchmark(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     """Measure this program against other ways to run it, PyTorch, JAX, and what the machine can do at most."""
     from cnn_numba.commands import benchmark as command
 
@@ -84,5 +32,119 @@ def benchmark(parser):
     return command.run
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary,
-            "check-gradients": check_gradients, "profile": profile, "benchmark": benchmark}
+# {name: (function, what it does)}
+COMMANDS = {
+    "train": (train, "train a network (also without a command)"),
+    "evaluate": (evaluate, "measure a saved model on a data set"),
+    "predict": (predict, "classify image files with a saved model"),
+    "summary": (summary, "list the layers of a network, with shapes and costs"),
+    "check-gradients": (check_gradients, "compare gradients with finite differences"),
+    "profile": (profile, "measure the time of each layer"),
+    "benchmark": (benchmark, "compare with NumPy, PyTorch, JAX and the machine"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
+
+    0: done.  After one sentence on stderr: 1 the loss is no longer finite, or there is not enough memory; 2 bad input,
+    or a file that cannot be read or written; 130 Ctrl-C; 143 SIGTERM.  Without a word: 141 when the reader of the
+    output has gone.
+    """
+    started = time.perf_counter()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    output.make_printable()
+    try:
+        try:
+            return run(argv, started)
+        finally:
+            print(end="", flush=True)   # a reader that has gone is noticed here, not while the interpreter exits
+    except BrokenPipeError:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        for stream in 1, 2:
+            os.dup2(sink, stream)
+        return 141
+
+
+def run(argv: list[str], started: float) -> int:
+    """Run one command line; the exit codes of `main`, without the last."""
+    try:
+        if text := help_text(argv):
+            print(text, end="")
+            return 0
+        name, words = split_command(argv)
+        args = make_parser(name).parse(words)
+        args.extensions = load_extensions(args)
+        return args.run(args, started)
+    except FieldError as error:
+        output.fail(f"argument {flag_of(error.field)}: {error.reason}")
+    except InputError as error:
+        output.fail(str(error))
+    except MemoryError:
+        output.fail("there is not enough memory: a smaller --batch-size needs less")
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print("Interrupted", file=sys.stderr)
+        return 143 if isinstance(interrupt, Terminated) else 130
+    except Exception as error:
+        compiled = sys.modules.get("cnn_numba.kernels.compiled")
+        if compiled is None or not isinstance(error, compiled.KernelError):
+            raise
+        output.fail(str(error))
+    return 2
+
+
+def split_command(argv: list[str]) -> tuple[str, list[str]]:
+    """The command, which is train when none is given, and its words."""
+    if not argv or argv[0].startswith("-"):
+        return "train", argv
+    name = argv[0].lower()
+    if name in COMMANDS:
+        return name, argv[1:]
+    similar = nearest(name, COMMANDS)
+    if similar:
+        raise InputError(f"unknown command {argv[0]!r}: did you mean {similar}?")
+    raise InputError(f"unknown command {argv[0]!r}{hints().get(argv[0]) or ': expected one of ' + ', '.join(COMMANDS)}")
+
+
+def hints() -> dict[str, str]:
+    """{word that a command does not know: the end of the sentence that refuses it}"""
+    from cnn_numba.data.catalogue import NAMES
+
+    return {name: f": did you mean --dataset {name}?" for name in NAMES} | {
+        name: ": the command comes first" for name in COMMANDS} | {
+        "--load": ": it is for evaluate and predict, and --resume goes on with a training"}
+
+
+def make_parser(name: str, full: bool = False) -> Parser:
+    """The parser of a command; full : with all that `--help-all` prints."""
+    add_flags = COMMANDS[name][0]
+    parser = Parser(program_name(), name, add_flags.__doc__, hints, full)
+    parser.set_defaults(run=add_flags(parser))
+    add_extension_flag(parser)
+    group = parser.group("help")
+    group.add_argument("-h", "--help", action="store_true", help="print the main flags, or those of a command")
+    group.add_argument("--help-all", action="store_true", help="print all flags")
+    group.add_argument("--version", action="store_true", help="print the version")
+    return parser
+
+
+def help_text(argv: list[str]) -> str:
+    """What a command line that asks for help or the version prints; "" for another one."""
+    if "--version" in argv:
+        return f"cnn-numba {__version__}\n"
+    asked = argv[:1] == ["help"]
+    if not asked and not {"-h", "--help", "--help-all"} & set(argv):
+        return ""
+    words = argv[1:] if asked else argv
+    if words and not words[0].startswith("-"):
+        return make_parser(split_command(words)[0], full=True).format_help()
+    if "--help-all" in argv:
+        return make_parser("train", full=True).format_help()
+    return make_parser("train").short_help((name, what) for name, (_, what) in COMMANDS.items())
+
+
+def program_name() -> str:
+    """How the program was started."""
+    name = os.path.basename(sys.argv[0])
+    return "python -m cnn_numba" if name == "__main__.py" else name

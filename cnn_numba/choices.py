@@ -1,0 +1,139 @@
+"""The optimizers, schedules and losses of a recipe: which fields each uses, their defaults, and how it is built."""
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cnn_numba.kinds import Name
+
+if TYPE_CHECKING:
+    from cnn_numba.losses import ClassLoss
+    from cnn_numba.model import Sequential
+    from cnn_numba.optim import Optimizer
+    from cnn_numba.recipe import Recipe
+
+REQUIRED = inspect.Parameter.empty
+MOMENTUM_RANGE = 0.1                # how far the momentum falls in a one-cycle schedule
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An optimizer, a schedule or a loss.
+
+    uses : {field: default}, of the fields that depend on the choice; REQUIRED where there is no default
+    build : function that makes it; see the methods `make_...` of `Recipe` for the arguments
+    changes : {field: default} of other choices' fields, where this choice changes them and they are not 0
+    open_ended : whether a schedule does not depend on the number of epochs
+    spares : whether an optimizer can leave biases without weight decay
+    """
+
+    uses: Mapping[str, Any]
+    build: Callable[..., Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    open_ended: bool = False
+    spares: bool = True
+
+
+def _optimizer(name: str) -> Callable[..., Optimizer]:
+    def build(model: Sequential, **options: Any) -> Optimizer:
+        from cnn_numba import optim
+
+        return getattr(optim, name)(model, **options)
+    return build
+
+
+def _scheduler(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gets the module `lr_scheduler`, the optimizer, the recipe and the steps of an epoch."""
+    def build_lazily(*arguments: Any) -> Any:
+        from cnn_numba import lr_scheduler
+
+        return build(lr_scheduler, *arguments)
+    return build_lazily
+
+
+def _one_cycle(known: Any, optimizer: Any, recipe: Recipe, steps: int) -> Any:
+    momentum = optimizer.betas[0] if hasattr(optimizer, "betas") else getattr(optimizer, "momentum", 0.0)
+    return known.OneCycleLR(
+        optimizer, recipe.lr, epochs=recipe.epochs, steps_per_epoch=steps, pct_start=recipe.warm_up,
+        cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - MOMENTUM_RANGE))
+
+
+def _cross_entropy(weight: Any, label_smoothing: float) -> ClassLoss:
+    from cnn_numba.losses import CrossEntropyLoss
+
+    return CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
+
+
+def _mse() -> ClassLoss:
+    from cnn_numba.losses import MSELoss
+
+    return MSELoss()
+
+
+OPTIMIZERS = {
+    "sgd": Choice({"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}, _optimizer("SGD")),
+    "rmsprop": Choice({"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "alpha": 0.99, "eps": 1e-8},
+                      _optimizer("RMSprop")),
+    "adam": Choice({"lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}, _optimizer("Adam")),
+    "adamw": Choice({"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}, _optimizer("AdamW")),
+}
+SCHEDULES = {
+    "linear": Choice({}, _scheduler(lambda known, optimizer, recipe, steps: known.LinearLR(
+        optimizer, 1.0, 0.0, recipe.epochs))),
+    "constant": Choice({}, lambda optimizer, recipe, steps: None, open_ended=True),
+    "step": Choice({"step_size": 6, "gamma": 0.3}, _scheduler(lambda known, optimizer, recipe, steps: known.StepLR(
+        optimizer, recipe.step_size, recipe.gamma)), open_ended=True),
+    "exponential": Choice({"gamma": 0.9}, _scheduler(lambda known, optimizer, recipe, steps: known.ExponentialLR(
+        optimizer, recipe.gamma)), open_ended=True),
+    "plateau": Choice({"patience": 4, "gamma": 0.5}, _scheduler(
+        lambda known, optimizer, recipe, steps: known.ReduceLROnPlateau(
+            optimizer, factor=recipe.gamma, patience=recipe.patience)), open_ended=True),
+    "cosine": Choice({}, _scheduler(lambda known, optimizer, recipe, steps: known.CosineAnnealingLR(
+        optimizer, recipe.epochs))),
+    "one-cycle": Choice({"warm_up": 0.3}, _scheduler(_one_cycle),
+                        changes={"momentum": 0.95, "betas": (0.95, 0.999)}),
+}
+LOSSES = {
+    "cross-entropy": Choice({"label_smoothing": 0.0, "class_weights": None}, _cross_entropy),
+    "mse": Choice({}, _mse),
+}
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "loss": LOSSES}
+
+
+def dependent_fields(choice: str) -> tuple[str, ...]:
+    """The fields that some optimizers, schedules or losses use, and others do not."""
+    return tuple(dict.fromkeys(name for each in CHOICES[choice].values() for name in each.uses))
+
+
+def known_classes(choice: str) -> dict[str, type]:
+    """The optimizers or losses that are defined outside the package, by their names.
+
+    There are none as long as nothing has imported the base class.
+    """
+    module, base = {"optimizer": ("optim", "Optimizer"), "loss": ("losses", "ClassLoss")}.get(choice, ("", ""))
+    loaded = sys.modules.get(f"cnn_numba.{module}")
+    return {name: kind for name, kind in getattr(loaded, base).known.items()
+            if not kind.__module__.startswith("cnn_numba.")} if loaded else {}
+
+
+def argument_of(name: str) -> str:
+    """The argument of a constructor that a field is for."""
+    return {"class_weights": "weight", "spare_biases": "decay_weights_only"}.get(name, name)
+
+
+def find_choice(choice: str, name: str) -> Choice:
+    """The optimizer, schedule or loss of a name."""
+    if name in CHOICES[choice]:
+        return CHOICES[choice][name]
+    kind = known_classes(choice)[name]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    uses = {name: defaults[argument_of(name)] for name in dependent_fields(choice) if argument_of(name) in defaults}
+    return Choice(uses, kind, spares="decay_weights_only" in defaults)
+
+
+def choice_kind(choice: str) -> Name:
+    """The kind of the names of optimizers, schedules or losses."""
+    return Name(lambda: [*CHOICES[choice], *known_classes(choice)])

@@ -1,0 +1,89 @@
+"""The `evaluate` command."""
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnn_numba.commands.flags import (
+    add_execution_flags,
+    add_load_flag,
+    add_location_flags,
+    add_recipe_flags,
+    check_data_paths,
+    check_exists,
+    choice,
+    choose_execution,
+    given_fields,
+)
+from cnn_numba.commands.output import printers, safe
+from cnn_numba.commands.parser import Parser
+from cnn_numba.commands.progress import bar
+from cnn_numba.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def evaluate(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
+    """Measure a saved model on a data set: accuracy, precision and recall of each class, confusion matrix."""
+    add_load_flag(parser)
+    add_recipe_flags(parser, "data")
+    add_location_flags(parser)
+    parser.group("data").add_argument("--part", type=choice("test", "train"), default="test", metavar="NAME",
+                                      help="part of the data set: test or train (default: %(default)s)")
+    add_execution_flags(parser)
+    return run_evaluate
+
+
+def run_evaluate(args: argparse.Namespace, _started: float) -> int:
+    say, warn = printers(quiet=False)
+    recipe = Recipe(**given_fields(args))
+    check_data_paths(recipe)
+    check_exists("--load", args.load)
+    choose_execution(args)
+    from cnn_numba.inference import Classifier, confusion_matrix, labels_in
+
+    classifier = Classifier.load(args.load)
+    data = for_images(recipe, classifier.shape).load_data(
+        data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
+    images, labels = getattr(data, f"{args.part}_images"), getattr(data, f"{args.part}_labels")
+    labels = labels_in(classifier.classes, labels, data.classes)
+    predictions = classifier.logits(images).argmax(axis=1)
+    for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes):
+        say(line)
+    return 0
+
+
+def for_images(recipe: Recipe, shape: tuple[int, ...]) -> Recipe:
+    """The recipe with the shape of the model's images, where files need one to be read as in the training."""
+    from cnn_numba.data.catalogue import NAMES
+    from cnn_numba.data.formats import format_of
+
+    path = recipe.dataset
+    if not isinstance(path, str) or path in NAMES or len(shape) != 3:
+        return recipe
+    options = format_of(Path(path)).options
+    if "image_size" in options and recipe.image_size is None:
+        return replace(recipe, image_size=shape[1:])
+    if "image_shape" in options and recipe.image_shape is None:
+        return replace(recipe, image_shape=shape)
+    return recipe
+
+
+def report(matrix: "np.ndarray", classes: Sequence[str]) -> Iterator[str]:
+    """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
+    right, total = matrix.diagonal(), matrix.sum()
+    classes = [safe(name) for name in classes]
+    width = max(len("class"), *map(len, classes))
+    yield f"Test accuracy: {100 * right.sum() / total:.2f} %"
+    yield ""
+    yield f"{'class':<{width}}  precision    recall    images"
+    for k, name in enumerate(classes):
+        ratios = (f"{100 * right[k] / n:.2f} %" if n else "-" for n in (matrix[:, k].sum(), matrix[k].sum()))
+        yield f"{name:<{width}}  {next(ratios):>9}  {next(ratios):>8}  {matrix[k].sum():>8}"
+    yield ""
+    yield "Confusion matrix: a row for each true class, a column for each predicted one, in the same order"
+    cell = len(str(matrix.max()))
+    for name, row in zip(classes, matrix, strict=True):
+        yield f"{name:<{width}}  {' '.join(f'{n:>{cell}}' for n in row)}"

@@ -1,0 +1,441 @@
+"""Everything that decides what a training gives, as one value: checked, stored as JSON, and built into a Trainer.
+
+A recipe knows nothing of how and where the training runs.  The flags of the command line are made from its fields.
+Importing this module imports neither NumPy nor Numba.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from cnn_numba.choices import CHOICES, MOMENTUM_RANGE, REQUIRED, argument_of, choice_kind, dependent_fields, find_choice
+from cnn_numba.errors import InputError
+from cnn_numba.kinds import (
+    BELOW_ONE,
+    BETAS,
+    BETWEEN,
+    CLASS_WEIGHTS,
+    COUNT,
+    DATA,
+    FILE_NAMES,
+    FROM_ZERO,
+    IMAGE_SHAPE,
+    IMAGE_SIZE,
+    INIT,
+    NETWORK,
+    NORMALIZATION,
+    PATHS,
+    POSITIVE,
+    SEED,
+    TRUTH,
+    VALIDATION,
+    AugmentText,
+    Kind,
+    Name,
+    nearest,
+    plain,
+)
+
+if TYPE_CHECKING:
+    from cnn_numba.augment import Augment
+    from cnn_numba.callbacks import Callback
+    from cnn_numba.data import Dataset
+    from cnn_numba.losses import ClassLoss
+    from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
+    from cnn_numba.model import Sequential
+    from cnn_numba.optim import Optimizer
+    from cnn_numba.training import Trainer
+
+__all__ = ["RECIPES", "Recipe"]
+
+NEEDS_VALIDATION = "needs validation images"
+
+
+class FieldError(InputError):
+    """A field of a recipe has a value that cannot be used.
+
+    field : its name
+    reason : the sentence, without the name
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.field, self.reason = name, reason
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Turn an InputError into the FieldError of a field."""
+    try:
+        yield
+    except InputError as error:
+        raise FieldError(name, str(error).removeprefix(f"{name} ")) from None
+
+
+# ---- the fields -----------------------------------------------------------------------------------------------------
+def setting(kind: Kind, help: str = "", details: str = "", *, group: str, default: Any = None, usual: str = "",
+            metavar: str = "NAME", brief: str = "", many: bool = False) -> Any:
+    """A field of `Recipe`, with what a flag needs to know about it.
+
+    Parameters
+    ----------
+    kind : Kind
+        Of its values; None means the default where that is None.
+    help, details : str
+        What it is; the names of a `Name` are listed between the two.
+    group : str
+        The heading of the flag.
+    default : any
+        None also where the default depends on a choice.
+    usual : str
+        The words for the default, where it is None.
+    metavar : str
+        What the value is called.
+    brief : str
+        What it is in a line, where the names need NumPy.
+    many : bool
+        Whether the flag takes several values.
+    """
+    return field(default=default, metadata=dict(
+        kind=kind, help=help, details=details, group=group, usual=usual, metavar=metavar, brief=brief, many=many))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained: data, network, loss, optimizer, schedule, and everything else that the result depends on.
+
+    Fields that depend on the choice of the optimizer, the schedule or the loss have the default of that choice, and
+    None where the choice does not use them.
+
+    Raises InputError (a ValueError), naming the field, for a value that is out of range and for a field that the
+    choices do not use.
+    """
+
+    dataset: str | tuple[str, ...] | None = setting(
+        DATA, "", ": .csv, .csv.gz, .npz, IDX images and their labels, or a folder with a folder of images for each "
+        "class", group="data", metavar="NAME|PATH", usual="mnist, or digits when it cannot be downloaded",
+        brief="mnist (default), digits, ..., or files of your own", many=True)
+    test_data: str | tuple[str, ...] | None = setting(
+        PATHS, "test part, when the data set is a path", group="data", metavar="PATH",
+        usual="its own, or every sixth image", many=True)
+    image_shape: tuple[int, int, int] | None = setting(
+        IMAGE_SHAPE, "channels, rows and columns of an image in a CSV file", group="data", metavar="CxHxW",
+        usual="a square greyscale image")
+    image_size: tuple[int, int] | None = setting(
+        IMAGE_SIZE, "rows and columns to which image files are resized", group="data", metavar="HxW",
+        usual="no change")
+    train_size: int | None = setting(
+        COUNT, "use the first N training images", group="data", metavar="N", usual="all")
+    test_size: int | None = setting(
+        COUNT, "use the first N test images", group="data", metavar="N", usual="all")
+
+    model: str = setting(
+        NETWORK, "", " of layers", group="network and training", default="two-conv", metavar="NAME|FILE")
+    init: str = setting(
+        INIT, "weight initialisation: ", group="network and training", default="xavier_uniform",
+        brief="weight initialisation")
+    epochs: int = setting(
+        COUNT, "passes over the training images", group="network and training", default=5, metavar="N")
+    batch_size: int = setting(
+        COUNT, "images per step", group="network and training", default=64, metavar="N")
+    seed: int = setting(
+        SEED, "seed of everything random", group="network and training", default=0, metavar="N")
+    normalize: str = setting(
+        NORMALIZATION, "normalisation of pixels: ",
+        "; standard subtracts the mean and divides by the standard deviation of the training images, unit divides by "
+        "255", group="network and training", default="standard", brief="normalisation of pixels")
+    validation: int | float | None = setting(
+        VALIDATION, "training images to hold out, a number or a fraction",
+        "; they are chosen at random, and the weights of the epoch that is best on them are the result",
+        group="network and training", metavar="N", usual="none")
+    early_stopping: int | None = setting(
+        COUNT, "stop after N epochs without improvement on the validation images",
+        group="network and training", metavar="N", usual="never")
+
+    loss: str = setting(
+        choice_kind("loss"), "", "; mse is the mean squared error on one-hot targets", group="loss",
+        default="cross-entropy")
+    label_smoothing: float | None = setting(
+        BELOW_ONE, "fraction of the target that is spread over all classes", group="loss", metavar="X")
+    class_weights: str | tuple[float, ...] | None = setting(
+        CLASS_WEIGHTS, "weight of the images of each class",
+        ", or balanced: inversely proportional to the number of images", group="loss", metavar="W,W,...",
+        usual="1 for each class; cross-entropy")
+
+    optimizer: str = setting(choice_kind("optimizer"), group="optimizer", default="sgd")
+    lr: float | None = setting(
+        POSITIVE, "learning rate", " of the first epoch, or the highest one of one-cycle", group="optimizer",
+        metavar="X")
+    momentum: float | None = setting(
+        BELOW_ONE, "momentum: fraction of the previous update that is added", group="optimizer", metavar="X")
+    nesterov: bool | None = setting(TRUTH, "use Nesterov momentum", group="optimizer")
+    alpha: float | None = setting(
+        BELOW_ONE, "decay rate of the mean squared gradient", group="optimizer", metavar="X")
+    betas: tuple[float, float] | None = setting(
+        BETAS, "decay rates of the mean gradient and the mean squared gradient", group="optimizer", metavar="B,B")
+    eps: float | None = setting(
+        POSITIVE, "number added to the root of the mean squared gradient", group="optimizer", metavar="X")
+    weight_decay: float | None = setting(
+        FROM_ZERO, "factor of the L2 penalty", "; adamw keeps it apart from the gradient", group="optimizer",
+        metavar="X")
+    spare_biases: bool = setting(
+        TRUTH, "no weight decay for biases and batch normalisation", group="optimizer", default=False)
+    clip_norm: float | None = setting(
+        POSITIVE, "largest norm of the gradient; longer gradients are scaled down", group="optimizer",
+        metavar="X", usual="no limit")
+
+    schedule: str = setting(
+        choice_kind("schedule"), "",
+        ".  linear: in equal steps to 0 after the last epoch; step, exponential: times --gamma every --step-size "
+        "epochs, every epoch; plateau: times --gamma after more than --patience epochs without a smaller loss, on the "
+        "validation images if there are any; cosine: along a cosine to 0; one-cycle: up, and down to almost 0, changed "
+        f"at every step, while the momentum (first beta) falls by {MOMENTUM_RANGE} and rises again, from 0.95 unless "
+        "given", group="schedule of the learning rate", default="linear")
+    step_size: int | None = setting(
+        COUNT, "epochs between two reductions", group="schedule of the learning rate", metavar="N")
+    gamma: float | None = setting(
+        BETWEEN, "factor of a reduction", group="schedule of the learning rate", metavar="X")
+    patience: int | None = setting(
+        COUNT, "epochs without a smaller loss before a reduction", group="schedule of the learning rate",
+        metavar="N")
+    warm_up: float | None = setting(
+        BETWEEN, "fraction of the training in which the rate rises", group="schedule of the learning rate",
+        metavar="X")
+
+    augment: str | None = setting(
+        AugmentText(), "random changes of the training images",
+        ", such as shift=2,rotate=10,scale=0.1,flip: up to 2 pixels, 10 degrees, a tenth, and half of them mirrored",
+        group="augmentation", metavar="LIST", usual="none")
+    extensions: tuple[str, ...] = field(default=(), metadata={"kind": FILE_NAMES})
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.default is not None:
+                with about(each.name):
+                    self._set(each.name, each.metadata["kind"].check(value))
+        for choice in CHOICES:
+            self._complete(choice)
+        if self.nesterov and not self.momentum:
+            raise FieldError("nesterov", f"needs a momentum above 0, got {self.momentum:g}")
+        if self.spare_biases and not find_choice("optimizer", self.optimizer).spares:
+            raise FieldError("spare_biases", f"the optimizer {self.optimizer} cannot do this")
+        from cnn_numba.data.catalogue import NAMES, PUBLISHED
+
+        if self.dataset is None or self.dataset in NAMES:
+            if self.early_stopping and self.validation is None:
+                raise FieldError("early_stopping", NEEDS_VALIDATION)
+            for name in "test_data", "image_shape", "image_size":
+                if getattr(self, name) is not None:
+                    raise FieldError(name, f"is for data sets from files, not for {self.dataset or 'mnist'}")
+        if isinstance(self.dataset, str | None) and (published := PUBLISHED.get(self.dataset or "mnist")):
+            self._check_class_weights(published.name, len(published.classes))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)       # only until the recipe is made
+
+    def _complete(self, choice: str) -> None:
+        """Fill in the defaults of a choice; FieldError for a field that it does not use."""
+        chosen = getattr(self, choice)
+        uses = find_choice(choice, chosen).uses
+        changes = find_choice("schedule", self.schedule).changes
+        for name in dependent_fields(choice):
+            given = getattr(self, name)
+            if name not in uses:
+                if given is not None:
+                    users = ", ".join(other for other, each in CHOICES[choice].items() if name in each.uses)
+                    raise FieldError(name, f"the {choice} {chosen} does not use it; it is for {users}")
+            elif given is None:
+                usual = changes.get(name, uses[name]) if uses[name] else uses[name]
+                if usual is REQUIRED:
+                    raise FieldError(name, f"the {choice} {chosen} needs it, and has no default")
+                self._set(name, tuple(usual) if isinstance(usual, list) else usual)
+
+    def _check_class_weights(self, name: str, classes: int) -> None:
+        if isinstance(self.class_weights, tuple) and len(self.class_weights) != classes:
+            raise FieldError("class_weights", f"expected {classes} numbers, one for each class of {name}, "
+                                              f"got {len(self.class_weights)}")
+
+    # ---- as JSON, and by name ---------------------------------------------------------------------------------------
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON values, for `from_json`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Recipe:
+        """The recipe that gave these JSON values; a field that is missing has its default.
+
+        Raises InputError for anything else; nothing in the values is trusted.
+        """
+        if not isinstance(value, dict):
+            raise InputError("expected a recipe: an object with the names of settings as its keys")
+        names = [each.name for each in fields(cls)]
+        for name in value:
+            if name not in names:
+                similar = nearest(name, names)
+                raise InputError(f"unknown setting {name[:40]!r}" + (f": did you mean {similar}?" if similar else ""))
+        return cls(**value)
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Recipe:
+        """The recipe of a published run (a name of `RECIPES`), with some fields changed.
+
+        Another optimizer, schedule or loss than that of the run brings its own defaults.
+        """
+        return cls(**named_fields(name, changes))
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the schedule does not depend on the number of epochs, so that a training can be made longer."""
+        return find_choice("schedule", self.schedule).open_ended
+
+    # ---- what it builds ---------------------------------------------------------------------------------------------
+    def load_data(self, **options: Any) -> Dataset:
+        """The data set, with its validation part; options are those of `load_dataset` that are not fields."""
+        from cnn_numba.data import load_dataset
+
+        data = load_dataset(self.dataset, test_data=self.test_data, image_shape=self.image_shape,
+                            image_size=self.image_size, **options)
+        with about("train_size"):
+            data = data.head(train_size=self.train_size)
+        with about("test_size"):
+            data = data.head(test_size=self.test_size)
+        if self.validation is not None:
+            if data.validation_images is not None:
+                raise FieldError("validation", f"{data.name} has validation images of its own")
+            images = len(data.train_images)
+            count = self.validation if isinstance(self.validation, int) else round(self.validation * images)
+            with about("validation"):
+                data = data.hold_out(count, self.seed)
+        if self.early_stopping and data.validation_images is None:
+            raise FieldError("early_stopping", NEEDS_VALIDATION)
+        return replace(data, normalize=self.normalize)
+
+    def make_model(self, data: Dataset) -> Sequential:
+        """A new network for a data set."""
+        from cnn_numba.files.network_json import build_network
+
+        return build_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
+
+    def make_loss(self, data: Dataset) -> ClassLoss:
+        """The loss; InputError unless there is one weight for each class of the data set."""
+        import numpy as np
+
+        options = self._options("loss")
+        self._check_class_weights(data.name, data.num_classes)
+        if self.class_weights == "balanced":
+            counts = np.bincount(data.train_labels, minlength=data.num_classes)
+            options["weight"] = len(data.train_labels) / (data.num_classes * np.maximum(counts, 1))
+        return find_choice("loss", self.loss).build(**options)
+
+    def make_optimizer(self, model: Sequential) -> Optimizer:
+        """The optimizer of a model."""
+        chosen = find_choice("optimizer", self.optimizer)
+        options = {"decay_weights_only": self.spare_biases} if chosen.spares else {}
+        return chosen.build(model, **self._options("optimizer"), **options)
+
+    def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | ReduceLROnPlateau | None:
+        """The schedule of an optimizer for epochs of so many steps; None where the rate is constant."""
+        return find_choice("schedule", self.schedule).build(optimizer, self, steps)
+
+    def make_augment(self) -> Augment | None:
+        """The random changes of the training images."""
+        from cnn_numba.augment import Augment
+
+        return None if self.augment is None else Augment.parse(self.augment)
+
+    def make_callbacks(self) -> list[Callback]:
+        """The callbacks of `Trainer.fit` that belong to the recipe."""
+        from cnn_numba.callbacks import EarlyStopping
+
+        return [] if self.early_stopping is None else [EarlyStopping(self.early_stopping)]
+
+    def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False) -> Trainer:
+        """A trainer of a model on a data set, for `trainer.fit(recipe.epochs, recipe.make_callbacks())`."""
+        from cnn_numba.training import Trainer
+
+        optimizer = self.make_optimizer(model)
+        steps = math.ceil(len(data.train_images) / self.batch_size)
+        return Trainer(
+            model, data, optimizer, batch_size=self.batch_size, seed=self.seed, loss=self.make_loss(data),
+            scheduler=self.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
+            augment=self.make_augment())
+
+    def _options(self, choice: str) -> dict[str, Any]:
+        """The arguments that the fields of a choice are for its constructor."""
+        uses = find_choice(choice, getattr(self, choice)).uses
+        return {argument_of(name): getattr(self, name) for name in uses}
+
+
+FIELDS = {each.name: each for each in fields(Recipe)}
+
+
+def help_text(name: str, brief: bool = False) -> str:
+    """What a field is, with its default; brief : in a line."""
+    each = FIELDS[name]
+    facts, kind, usual = each.metadata, each.metadata["kind"], f" (default: {usual_text(name)})"
+    if brief and facts["brief"]:
+        return facts["brief"]
+    text = facts["help"] + (kind.listing if isinstance(kind, Name) else "")
+    return text + usual * (not facts["usual"]) if brief else text + facts["details"] + usual
+
+
+def usual_text(name: str) -> str:
+    """The words for the default of a field."""
+    each = FIELDS[name]
+    kind, choice = each.metadata["kind"], next((choice for choice in CHOICES if name in dependent_fields(choice)), None)
+    if each.metadata["usual"]:
+        return each.metadata["usual"]
+    if choice is None:
+        return _written(kind, each.default)
+    values = {other: _written(kind, chosen.uses[name]) for other, chosen in CHOICES[choice].items()
+              if name in chosen.uses}
+    most = max(values.values(), key=list(values.values()).count)
+    if set(values.values()) == {most}:
+        return f"{most}; {', '.join(values)}"
+    if values.keys() == CHOICES[choice].keys():
+        values = {other: value for other, value in values.items() if value != most}
+        return ", ".join([*(f"{value} for {other}" for other, value in values.items()), f"else {most}"])
+    return ", ".join(f"{value} for {other}" for other, value in values.items())
+
+
+def _written(kind: Kind, value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else kind.write(value)
+
+
+# ---- the recipes that have a name: docs/reproductions.md ------------------------------------------------------------
+_PLAIN_SGD = {"momentum": 0, "weight_decay": 0, "schedule": "constant"}
+_STUDY = {"epochs": 20, "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "step_size": 6,
+          "gamma": 0.3, "init": "kaiming_normal"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "fast": {"model": "fast", "epochs": 1, "batch_size": 32, "lr": 0.3, "nesterov": True, "schedule": "one-cycle",
+             "weight_decay": 0, "label_smoothing": 0.1, "init": "kaiming_uniform"},
+    "bn-cnn": {"model": "bn-cnn", "train_size": 50_000, "epochs": 1, "optimizer": "rmsprop", "alpha": 0.9,
+               "lr": 0.0015, "schedule": "constant", "normalize": "unit", "init": "kaiming_normal"},
+    "lenet5": {"model": "lenet5", "epochs": 5, "batch_size": 10, "lr": 0.001, **_PLAIN_SGD, "normalize": "none",
+               "init": "xavier_normal"},
+    "lenet5-momentum": {"model": "lenet5", "epochs": 5, "batch_size": 10, "lr": 0.001, "momentum": 0.9,
+                        "weight_decay": 0, "schedule": "constant"},
+    "small": {"model": "small", "train_size": 1000, "epochs": 20, "batch_size": 1, "lr": 0.001, **_PLAIN_SGD},
+    "two-conv-bn": {"model": "two-conv-bn", "epochs": 40, "lr": 0.1, "schedule": "one-cycle", "weight_decay": 5e-4,
+                    "spare_biases": True, "label_smoothing": 0.1, "augment": "shift=2,rotate=10,scale=0.1",
+                    "init": "kaiming_uniform"},
+    "lenet5-avg": {"model": "lenet5-avg", **_STUDY},
+    "lenet5-max": {"model": "lenet5", **_STUDY},
+}
+NAMED = Name(RECIPES)
+
+
+def named_fields(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Recipe.named`."""
+    found = dict(RECIPES[NAMED.check(name)])
+    for choice in CHOICES:
+        usual = found.get(choice, FIELDS[choice].default)
+        if plain(str(changes.get(choice, usual))) != plain(usual):
+            for dependent in dependent_fields(choice):
+                found.pop(dependent, None)
+    return found | dict(changes)
