@@ -1,4 +1,5 @@
 """Loss functions."""
+import inspect
 import math
 from typing import ClassVar
 
@@ -59,6 +60,10 @@ class ClassLoss:
         losses, predictions = np.zeros(n, np.float32), np.zeros(n, np.int64)
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
         return Loss(float(losses.mean(dtype=np.float64)), dz.get(n), logits)
+
+    def __repr__(self):
+        chosen = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in chosen.items())})"
 
     def call(self, dz, losses, predictions, z, labels, order, batch):
         """The kernel call for buffers z, dz (see `kernels.loss`).

@@ -107,6 +107,9 @@ class LRScheduler:
         steps = range(self.last_epoch, self._after(count))
         return np.array([(self.lr(k), self.momentum(k)) for k in steps], np.float64).reshape(count, 2)
 
+    def __repr__(self):
+        return f"{self._owner}(lr={self.lr(self.last_epoch):g} after {self.last_epoch} steps, base_lr={self.base_lr:g})"
+
     def get_last_lr(self):
         """[the rate that was set last]"""
         return [self.lr(self.last_epoch)]
@@ -385,6 +388,9 @@ class ReduceLROnPlateau:
             if self.optimizer.lr - rate > self.eps:
                 self.optimizer.lr = rate
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def __repr__(self):
+        return f"{type(self).__name__}(lr={self.optimizer.lr:g} after {self.last_epoch} epochs, best={self.best})"
 
     def get_last_lr(self):
         """[the optimizer's rate]"""

@@ -1,7 +1,7 @@
 """Optimizers: PyTorch's update rules, one kernel each over the model's flat vectors; and the norm of the gradients."""
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,48 +16,69 @@ __all__ = ["Adam", "AdamW", "GradientNorm", "Optimizer", "RMSprop", "SGD", "clip
 CHUNK = 256             # vectors that one item of an update covers
 
 
-def _checked_model(owner, model):
+def _checked_model(owner: str, model: Any) -> Sequential:
     if not isinstance(model, Sequential):
         raise InputError(f"{owner}: expected the model itself, got {type(model).__name__}")
     return model
 
 
-def _steps(owner, name, value):
-    steps = whole_number(owner, name, value, 0)
-    if steps >= 2**63:
-        raise InputError(f"{owner}: {name} must be less than 2**63, got {steps}")
-    return steps
-
-
-def _betas(owner, name, value):
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise InputError(f"{owner}: {name} must be two numbers, got {value!r}")
-    betas = tuple(number(owner, name, beta, 0, 1) for beta in value)
-    if max(betas) == 1:
-        raise InputError(f"{owner}: {name} must be less than 1, got {value!r}")
-    return betas
-
-
-def _share(owner, name, value):
+# ---- checks of settings: check(owner, name, value) gives the value, or raises InputError ----------------------------
+def fraction(owner: str, name: str, value: Any) -> float:
+    """A number from 0 to 1."""
     return number(owner, name, value, 0, 1)
 
 
-def _hyperparameter(name, place, doc):
-    """A setting that lives in the array that kernels read whenever they run."""
+def two_fractions(owner: str, name: str, value: Any) -> tuple[float, float]:
+    """Two numbers from 0 to less than 1, such as Adam's betas."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise InputError(f"{owner}: {name} must be two numbers, got {value!r}")
+    first, second = (number(owner, name, beta, 0, 1) for beta in value)
+    if max(first, second) == 1:
+        raise InputError(f"{owner}: {name} must be less than 1, got {value!r}")
+    return first, second
+
+
+def _count(owner, name, value):
+    count = whole_number(owner, name, value, 0)
+    if count >= 2**63:
+        raise InputError(f"{owner}: {name} must be less than 2**63, got {count}")
+    return count
+
+
+def hyperparameter(name: str, first: int, count: int = 1, doc: str = "") -> property:
+    """A property for a setting that kernels read from `Optimizer.hyper` whenever they run.
+
+    first, count : its elements there; a setting of several elements is a tuple
+    """
     def get(self):
-        return float(self._hyper[place])
+        values = self.hyper[first:first + count].tolist()
+        return values[0] if count == 1 else tuple(values)
 
     def set_checked(self, value):
-        self._hyper[place] = self._checked(name, value)
+        self.hyper[first:first + count] = self._checked(name, value)
 
     return property(get, set_checked, doc=doc)
 
 
 class Optimizer:
-    """What the optimizers share.  Settings can be changed between steps, and between replays of a table of calls.
+    """Base class of all optimizers.  Settings can be changed between steps, and between replays of a table of calls.
 
+    A subclass names its settings and their checks, declares them with `hyperparameter`, gives `__init__` the names of
+    the vectors that it keeps between steps, and defines `calls`.  docs/extending.md builds one from nothing.
+
+    Parameters
+    ----------
+    model : Sequential
+    arrays : names of vectors like the parameters, which start as zeros and become attributes
+    decay_weights_only : bool
+        Weight decay leaves out all parameters of one axis: biases, and the scales and shifts of batch norms.
+    **settings : the values of `settings`
+
+    Attributes
+    ----------
     settings : {name: its check}, the numbers that `state_dict` holds
     flags : names of what is chosen when the optimizer is made, and stays
+    hyper : float64 (4,), the learning rate, the momentum or first beta where there is one, and two more
     """
 
     settings: ClassVar[dict[str, Callable]] = {}
@@ -68,19 +89,18 @@ class Optimizer:
         super().__init_subclass__(**options)
         register(Optimizer.known, cls)
 
-    def __init__(self, model, arrays, decay_weights_only, **settings):
+    def __init__(self, model: Sequential, arrays: Sequence[str], decay_weights_only: bool, **settings: Any):
         self.model = _checked_model(type(self).__name__, model)
         self.decay_weights_only = truth_value(type(self).__name__, "decay_weights_only", decay_weights_only)
-        self._hyper = np.zeros(4)
-        parameters, vectors = model.parameters(), len(model.values) // LANES
+        self.hyper = np.zeros(4)
+        parameters, count = model.parameters(), len(model.values) // LANES
+        self._decayed: Any = slice(None)
         if decay_weights_only:
-            self._decays = np.zeros(vectors, np.float32)
-            self._decayed = np.zeros(vectors, bool)
-            self._decayed[:] = np.repeat([p.value.ndim > 1 for p in parameters],
-                                         [len(p.grad_vectors) for p in parameters])
+            self._decays = np.zeros(count, np.float32)
+            self._decayed = np.repeat(np.array([p.value.ndim > 1 for p in parameters], bool),
+                                      [len(p.grad_vectors) for p in parameters])
         else:                                       # a single number, all vectors': it costs no memory traffic
-            self._decays = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (vectors,), (0,))
-            self._decayed = slice(None)
+            self._decays = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (count,), (0,))
         self._arrays = {name: aligned(model.values.shape) for name in arrays}
         for name, value in (self._arrays | settings).items():
             setattr(self, name, value)
@@ -89,29 +109,33 @@ class Optimizer:
     def _checked(self, name, value):
         return self.settings[name](type(self).__name__, name, value)
 
-    lr = _hyperparameter("lr", 0, "The learning rate.")
+    lr = hyperparameter("lr", 0, doc="The learning rate.")
 
     @property
-    def weight_decay(self):
+    def weight_decay(self) -> float:
         """The factor of the L2 penalty, or, in AdamW, of the decay."""
         return self._weight_decay
 
     @weight_decay.setter
-    def weight_decay(self, value):
+    def weight_decay(self, value: float) -> None:
         self._weight_decay = self._checked("weight_decay", value)
         self._decays[self._decayed] = value
 
-    def calls(self):
+    def calls(self) -> list[Call]:
         """The kernel calls of one update, in order; all gradients are known before them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.calls")
 
-    def _flat(self, **arrays):
-        """How many items cover the model's vectors, and the arguments that the kernels of all optimizers have."""
+    def vectors(self, **arrays: np.ndarray) -> tuple[int, dict[str, Any]]:
+        """How many items cover the parameters, and the arguments that the kernels of all optimizers have.
+
+        These are value, grad and the given arrays as (vectors, LANES), decays (vectors,), the weight decay of each
+        vector, and chunk, the vectors of an item.
+        """
         arrays |= {"value": self.model.values, "grad": self.model.grads}
-        vectors = {name: array.reshape(-1, LANES) for name, array in arrays.items()}
-        return math.ceil(len(vectors["value"]) / CHUNK), vectors | {"decays": self._decays, "chunk": CHUNK}
+        shaped = {name: array.reshape(-1, LANES) for name, array in arrays.items()}
+        return math.ceil(len(shaped["value"]) / CHUNK), {**shaped, "decays": self._decays, "chunk": CHUNK}
 
-    def rate_call(self, rates, batch, batch_size):
+    def rate_call(self, rates: np.ndarray, batch: np.ndarray, batch_size: int) -> Call:
         """A kernel call, to run before those of `calls`, that sets the rates of one step.
 
         Parameters
@@ -122,22 +146,26 @@ class Optimizer:
             first, count: the images of this step, which is number first // batch_size.
         batch_size : int
         """
-        return Call(kernels.set_rates, 1, hyper=self._hyper, rates=rates, batch=batch, batch_size=batch_size)
+        return Call(kernels.set_rates, 1, hyper=self.hyper, rates=rates, batch=batch, batch_size=batch_size)
 
-    def step(self):
+    def __repr__(self):
+        chosen = {name: getattr(self, name) for name in (*self.settings, *self.flags)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in chosen.items())})"
+
+    def step(self) -> None:
         """Update all parameters from their gradients."""
         self._step()
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Set all gradients to zero.  A backward pass overwrites them, so no training loop needs this call."""
         self.model.grads[:] = 0
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """{name: number, bool, tuple of numbers, or copy of a float32 array}: settings and what the past has left."""
         return ({name: getattr(self, name) for name in (*self.settings, *self.flags)}
                 | {name: array.copy() for name, array in self._arrays.items()})
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave; the next steps are then the same to the bit.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, a value does not fit, or the
@@ -171,7 +199,7 @@ class SGD(Optimizer):
     nesterov : bool
         value -= lr * (g + momentum * velocity) instead.
     decay_weights_only : bool
-        Weight decay spares all parameters of one axis: biases, and the scales and shifts of batch norms.
+        Weight decay leaves out all parameters of one axis: biases, and the scales and shifts of batch norms.
 
     Raises InputError (a ValueError) when a number is negative, infinite or NaN, or for nesterov without momentum.
     """
@@ -179,17 +207,18 @@ class SGD(Optimizer):
     settings = {"lr": number, "momentum": number, "weight_decay": number}
     flags = ("nesterov", "decay_weights_only")
 
-    def __init__(self, model, lr, momentum=0.0, weight_decay=0.0, nesterov=False, decay_weights_only=False):
+    def __init__(self, model: Sequential, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
+                 nesterov: bool = False, decay_weights_only: bool = False):
         self.nesterov = truth_value("SGD", "nesterov", nesterov)
         super().__init__(model, ["velocity"], decay_weights_only, lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and not self.momentum:
             raise InputError("SGD: nesterov needs a momentum above 0, got momentum 0")
 
-    momentum = _hyperparameter("momentum", 1, "The share of the velocity that a step keeps.")
+    momentum = hyperparameter("momentum", 1, doc="The fraction of the previous update that is added.")
 
-    def calls(self):
-        items, flat = self._flat(velocity=self.velocity)
-        return [Call(kernels.sgd, items, **flat, hyper=self._hyper, nesterov=int(self.nesterov))]
+    def calls(self) -> list[Call]:
+        items, vectors = self.vectors(velocity=self.velocity)
+        return [Call(kernels.sgd, items, **vectors, hyper=self.hyper, nesterov=int(self.nesterov))]
 
 
 class RMSprop(Optimizer):
@@ -211,27 +240,28 @@ class RMSprop(Optimizer):
     Raises InputError (a ValueError) when a number is out of range, infinite or NaN.
     """
 
-    settings = {"lr": number, "alpha": _share, "eps": number, "weight_decay": number, "momentum": number}
+    settings = {"lr": number, "alpha": fraction, "eps": number, "weight_decay": number, "momentum": number}
     flags = ("centered", "decay_weights_only")
 
-    def __init__(self, model, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False,
-                 decay_weights_only=False):
+    def __init__(self, model: Sequential, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8,
+                 weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False,
+                 decay_weights_only: bool = False):
         self.centered = truth_value("RMSprop", "centered", centered)
         super().__init__(model, ["square_avg", "velocity"] + ["grad_avg"] * centered, decay_weights_only,
                          lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
 
-    momentum = _hyperparameter("momentum", 1, "The share of the velocity that a step keeps.")
-    alpha = _hyperparameter("alpha", 2, "The share of the mean square that a step keeps.")
-    eps = _hyperparameter("eps", 3, "What is added to the root.")
+    momentum = hyperparameter("momentum", 1, doc="The fraction of the previous update that is added.")
+    alpha = hyperparameter("alpha", 2, doc="The fraction of the mean square that a step keeps.")
+    eps = hyperparameter("eps", 3, doc="Added to the root.")
 
-    def calls(self):
+    def calls(self) -> list[Call]:
         grad_avg = self.grad_avg if self.centered else aligned(0)
-        items, flat = self._flat(square=self.square_avg, mean=grad_avg, velocity=self.velocity)
-        return [Call(kernels.rmsprop, items, **flat, hyper=self._hyper, centered=int(self.centered))]
+        items, vectors = self.vectors(square=self.square_avg, mean=grad_avg, velocity=self.velocity)
+        return [Call(kernels.rmsprop, items, **vectors, hyper=self.hyper, centered=int(self.centered))]
 
 
 class Adam(Optimizer):
-    """Means of the gradients divided by the root of their mean square, both without the bias of their start, as
+    """The mean gradient divided by the root of the mean square, both corrected for their start at zero, as
     `torch.optim.Adam` (Kingma and Ba, arXiv:1412.6980, 2014): with g = grad + weight_decay * value, in step t,
 
         exp_avg = beta1 * exp_avg + (1 - beta1) * g;  exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g**2
@@ -248,27 +278,20 @@ class Adam(Optimizer):
     Raises InputError (a ValueError) when a number is out of range, infinite or NaN.
     """
 
-    settings = {"lr": number, "betas": _betas, "eps": number, "weight_decay": number, "steps": _steps}
+    settings = {"lr": number, "betas": two_fractions, "eps": number, "weight_decay": number, "steps": _count}
     decoupled = False
 
-    def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decay_weights_only=False):
+    def __init__(self, model: Sequential, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, decay_weights_only: bool = False):
         self._count, self._factors = np.zeros(1, np.int64), np.zeros(6, np.float32)
         super().__init__(model, ["exp_avg", "exp_avg_sq"], decay_weights_only,
                          lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    eps = _hyperparameter("eps", 3, "What is added to the root.")
+    betas = hyperparameter("betas", 1, 2, "The fractions of the two means, of gradient and square, that a step keeps.")
+    eps = hyperparameter("eps", 3, doc="Added to the root.")
 
     @property
-    def betas(self):
-        """The shares of the means, of the gradient and of its square, that a step keeps."""
-        return tuple(self._hyper[1:3].tolist())
-
-    @betas.setter
-    def betas(self, value):
-        self._hyper[1:3] = self._checked("betas", value)
-
-    @property
-    def steps(self):
+    def steps(self) -> int:
         """How many updates there were."""
         return int(self._count[0])
 
@@ -276,10 +299,10 @@ class Adam(Optimizer):
     def steps(self, value):
         self._count[0] = self._checked("steps", value)
 
-    def calls(self):
-        items, flat = self._flat(mean=self.exp_avg, square=self.exp_avg_sq)
-        return [Call(kernels.adam_factors, 1, factors=self._factors, steps=self._count, hyper=self._hyper),
-                Call(kernels.adam, items, **flat, factors=self._factors, decoupled=int(self.decoupled))]
+    def calls(self) -> list[Call]:
+        items, vectors = self.vectors(mean=self.exp_avg, square=self.exp_avg_sq)
+        return [Call(kernels.adam_factors, 1, factors=self._factors, steps=self._count, hyper=self.hyper),
+                Call(kernels.adam, items, **vectors, factors=self._factors, decoupled=int(self.decoupled))]
 
 
 class AdamW(Adam):
@@ -291,7 +314,8 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, decay_weights_only=False):
+    def __init__(self, model: Sequential, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.01, decay_weights_only: bool = False):
         super().__init__(model, lr, betas, eps, weight_decay, decay_weights_only)
 
 
@@ -313,12 +337,12 @@ class GradientNorm:
     Raises InputError (a ValueError) for a max_norm that is negative or NaN.
     """
 
-    def __init__(self, model, max_norm=None):
+    def __init__(self, model: Sequential, max_norm: float | None = None):
         self.model = _checked_model("GradientNorm", model)
         self.max_norm = None if max_norm is None else number("GradientNorm", "max_norm", max_norm, most=math.inf)
         self.norms = np.zeros(4)
 
-    def calls(self):
+    def calls(self) -> list[Call]:
         """The kernel calls, in order: for `in_order`, between the gradients and the update."""
         grad = self.model.grads.reshape(-1, LANES)
         items = math.ceil(len(grad) / CHUNK)
@@ -330,12 +354,12 @@ class GradientNorm:
             calls.append(Call(kernels.scale, items, grad=grad, factor=factor, chunk=CHUNK))
         return calls
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the steps so far."""
         self.norms[:] = 0
 
 
-def clip_grad_norm_(model, max_norm):
+def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
     """Scale the gradients of the model's parameters down to a total 2-norm, as `torch.nn.utils.clip_grad_norm_`.
 
     Parameters

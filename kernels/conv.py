@@ -21,6 +21,27 @@ from .lanes import (
 )
 
 
+def conv2d_plain(y, x, weight, bias, stride=1, dilation=1):
+    """The convolution as in the textbook: y[n, f, i, j] = bias[f] + sum of weight[f, c, p, q] times the pixel under it.
+
+    Ordinary arrays: images x (N, C, H, W) with their padding, weight (F, C, KH, KW); y (N, F, OH, OW) is overwritten.
+    All kernels below compute this, or a gradient of it, for LANES images at a time.
+    """
+    N, F, OH, OW = y.shape
+    _, C, KH, KW = weight.shape
+    for n in range(N):
+        for f in range(F):
+            for i in range(OH):
+                for j in range(OW):
+                    acc = bias[f]
+                    for c in range(C):
+                        for p in range(KH):
+                            for q in range(KW):
+                                row, col = i * stride + p * dilation, j * stride + q * dilation
+                                acc += weight[f, c, p, q] * x[n, c, row, col]
+                    y[n, f, i, j] = acc
+
+
 @njit(**KERNEL)
 def conv2d_forward(n, y, x, weight, bias, stride, dilation_h, dilation_w, groups, relu, T):
     """y[f, i, j] = bias[f] + sum of weight[f, c, p, q] x[c, i*stride + p*dilation, j*stride + q*dilation] over c, p, q.

@@ -124,6 +124,9 @@ class Matrix:
                 name = self._operation(name, *term)
         return name
 
+    def __repr__(self):
+        return f"Matrix({self.shape[0]} x {self.shape[1]}, {len(self.operations)} operations)"
+
     def run(self, x, add, multiply, multiply_add):
         """The outputs for the inputs x, with the arithmetic given."""
         x = dict(enumerate(x))
@@ -149,6 +152,9 @@ class Toom:
         self.A, self.B = Matrix(A), Matrix(B)
         self.AT, self.BT, self.GT = (Matrix([list(c) for c in zip(*M, strict=True)]) for M in (A, B, G))
         self.G = np.array(G, np.float32)
+
+    def __repr__(self):
+        return f"Toom({self.m}, {self.r}): {self.m} outputs of {self.r} taps from {self.n} products"
 
 
 if config.DISABLE_JIT:

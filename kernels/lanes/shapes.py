@@ -19,6 +19,9 @@ class Tile:
     def __init__(self, rows, cols, spacing=1):
         self.rows, self.cols, self.spacing = rows, cols, spacing
 
+    def __repr__(self):
+        return f"Tile({self.rows} x {self.cols}{f', spacing {self.spacing}' if self.spacing != 1 else ''})"
+
 
 def _registers():
     """How many LANES-wide vectors the registers hold: 32 with AVX-512, 8 with AVX2 or NEON."""
