@@ -207,6 +207,8 @@ def _one_or_several(check: Callable[[str], str], value: Any) -> str | tuple[str,
     if isinstance(value, (str, os.PathLike)):
         return check(_text(os.fspath(value)))
     found = tuple(check(_text(os.fspath(path))) for path in value)
+    if not found:
+        raise ValueError
     return found[0] if len(found) == 1 else found
 
 
@@ -252,7 +254,7 @@ CLASS_WEIGHTS = Kind("balanced, or numbers such as 1,1,2.5",
                      lambda value: value if value == "balanced" else WEIGHTS.write(value))
 VALIDATION = Kind("a whole number of at least 1, or a fraction between 0 and 1",
                   lambda text: int(text) if text.isdecimal() else float(text), _fraction_or_count)
-TRUTH = Kind("true or false", str, _truth)
+TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no")
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)
 FILE_NAMES = Kind("a list of names of files", str, lambda value: tuple(map(_text, value)), ", ".join)
 DATA = DataName()

@@ -391,8 +391,8 @@ def usual_text(name: str) -> str:
     if each.metadata["usual"]:
         return each.metadata["usual"]
     if choice is None:
-        return _written(kind, each.default)
-    values = {other: _written(kind, chosen.uses[name]) for other, chosen in CHOICES[choice].items()
+        return kind.write(each.default)
+    values = {other: kind.write(chosen.uses[name]) for other, chosen in CHOICES[choice].items()
               if name in chosen.uses}
     most = max(values.values(), key=list(values.values()).count)
     if set(values.values()) == {most}:
@@ -401,10 +401,6 @@ def usual_text(name: str) -> str:
         values = {other: value for other, value in values.items() if value != most}
         return ", ".join([*(f"{value} for {other}" for other, value in values.items()), f"else {most}"])
     return ", ".join(f"{value} for {other}" for other, value in values.items())
-
-
-def _written(kind: Kind, value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else kind.write(value)
 
 
 # ---- the recipes that have a name: docs/reproductions.md ------------------------------------------------------------

@@ -1,368 +1,373 @@
-"""Trainings with any optimizer, schedule, loss and validation part: the loop a user would write, to the bit, also
-after a stop; and what becomes of one that diverges."""
+"""A recipe: its defaults and checks, its JSON, what it builds, and the flags that are made from its fields."""
 import json
 import math
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import conv, flatten, linear, log_softmax, make, pool, relu, softmax
 
 from cnn_numba import (
-    Augment,
-    CrossEntropyLoss,
+    RECIPES,
     Dataset,
     InputError,
-    MSELoss,
+    Optimizer,
+    Recipe,
     Sequential,
     Trainer,
-    init,
     load,
     lr_scheduler,
-    optim,
-    training,
 )
+from cnn_numba.choices import CHOICES, dependent_fields
 from cnn_numba.commands import main as cli
-from cnn_numba.commands import recipe, train
-from cnn_numba.data.dataset import NORMALIZE
-from cnn_numba.errors import Diverged
+from cnn_numba.commands import train
+from cnn_numba.commands.flags import flag_of, given_fields
+from cnn_numba.commands.interrupt import Interruption
 from cnn_numba.files import container
-from cnn_numba.files.checkpoints import Checkpoints, newest_checkpoint
-from cnn_numba.init import ORDER, stream
+from cnn_numba.files.layers_json import describe_layers
+from cnn_numba.init import INITS
+from cnn_numba.losses import ClassLoss
+from cnn_numba.presets import PRESETS
+from cnn_numba.recipe import FIELDS, FieldError
 
-IMAGES, BATCH, STEPS, SEED = 70, 32, 3, 3       # the last batch has 6 images
 OVERFLOWS = pytest.mark.filterwarnings("ignore::RuntimeWarning")      # of NumPy, in interpreted kernels
-LAYERS = [conv(2, 6, 3, padding=1), relu, pool(2), flatten, linear(96, 5)]
 
 
-def dataset(images=IMAGES, held_out=0, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 5, images + 20)
-    pixels = rng.integers(0, 120, (images + 20, 2, 8, 8), np.uint8)
-    pixels[np.arange(images + 20), labels % 2, labels] += 100
-    data = Dataset("made up", pixels[20:], labels[20:], pixels[:20], labels[:20], 5)
-    return data.hold_out(held_out, SEED) if held_out else data
+def recipe_of(*words):
+    """The recipe that a command line asks for."""
+    return Recipe(**given_fields(cli.make_parser("train").parse(list(words))))
 
 
-def network(layers=LAYERS):
-    return Sequential(*make(layers), seed=7)
+# ---- defaults and choices -------------------------------------------------------------------------------------------
+def test_defaults_follow_the_choices():
+    assert [Recipe(optimizer=name).lr for name in ("sgd", "rmsprop", "adam", "adamw")] == [0.03, 1e-3, 1e-3, 1e-3]
+    assert (Recipe().momentum, Recipe(optimizer="rmsprop").momentum) == (0.9, 0.0)
+    assert Recipe().betas is Recipe().eps is Recipe().gamma is None
+    assert (Recipe(schedule="step").gamma, Recipe(schedule="exponential").gamma) == (0.3, 0.9)
+    assert Recipe(schedule="step", gamma=0.5).gamma == 0.5
+    assert Recipe(schedule="one-cycle").momentum == 0.95
+    assert Recipe(schedule="one-cycle", optimizer="rmsprop").momentum == 0
+    assert Recipe(schedule="one-cycle", optimizer="adam").betas == (0.95, 0.999)
 
 
-def trainer_of(optimizer=("SGD", {"lr": 0.05, "momentum": 0.9}), scheduler=None, data=None, layers=LAYERS, **options):
-    kind, settings = optimizer
-    model = network(layers)
-    rule = getattr(optim, kind)(model, **settings)
-    schedule = getattr(lr_scheduler, scheduler[0])(rule, **scheduler[1]) if scheduler else None
-    return Trainer(model, data or dataset(), rule, batch_size=BATCH, seed=SEED, scheduler=schedule, **options)
+UNUSED = [(choice, chosen, name) for choice, choices in CHOICES.items() for chosen, each in choices.items()
+          for name in dependent_fields(choice) if name not in each.uses]
+TEXTS = {"momentum": "0.5", "nesterov": "", "alpha": "0.9", "betas": "0.9,0.9", "eps": "1e-8", "step_size": "2",
+         "gamma": "0.5", "patience": "2", "warm_up": "0.5", "label_smoothing": "0", "class_weights": "balanced"}
 
 
-def batches(data, epoch):
-    """(images, labels) of each step, normalised as the trainer does it."""
-    order, scale = stream(SEED, ORDER, epoch).permutation(len(data.train_images)), (1 / data.std).astype(np.float32)
-    for first in range(0, len(order), BATCH):
-        chosen = order[first:first + BATCH]
-        images = (data.train_images[chosen].astype(np.float32) - data.mean[:, None, None]) * scale[:, None, None]
-        yield images, data.train_labels[chosen]
+@pytest.mark.parametrize("choice, chosen, name", UNUSED)
+def test_a_field_that_the_choice_does_not_use_is_refused(choice, chosen, name, capsys):
+    users = ", ".join(other for other, each in CHOICES[choice].items() if name in each.uses)
+    reason = f"the {choice} {chosen} does not use it; it is for {users}"
+    flag, words = flag_of(name), [TEXTS[name]] if TEXTS[name] else []
+    value = FIELDS[name].metadata["kind"].read(TEXTS[name]) if words else True
+    with pytest.raises(FieldError, match=f"^{name}: {reason}$"):
+        Recipe(**{choice: chosen, name: value})
+    assert cli.main([f"--{choice}", chosen, flag, *words]) == 2
+    assert capsys.readouterr() == ("", f"error: argument {flag}: {reason}\n")
 
 
-# ---- the loop of a user ---------------------------------------------------------------------------------------
-OPTIMIZERS = [
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2, "nesterov": True, "decay_weights_only": True}),
-    ("RMSprop", {"lr": 1e-3, "momentum": 0.5, "centered": True}), ("RMSprop", {"lr": 1e-3}),
-    ("Adam", {"lr": 3e-3, "weight_decay": 1e-2}), ("AdamW", {"lr": 3e-3, "betas": (0.8, 0.99)})]
-SCHEDULERS = [
-    None, ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 3}),
-    ("StepLR", {"step_size": 2, "gamma": 0.3}), ("ExponentialLR", {"gamma": 0.5}), ("CosineAnnealingLR", {"T_max": 3}),
-    ("MultiStepLR", {"milestones": [1], "gamma": 0.1}), ("ReduceLROnPlateau", {"patience": 0, "threshold": 0.5}),
-    ("OneCycleLR", {"max_lr": 0.01, "epochs": 3, "steps_per_epoch": STEPS})]
-LOSSES = [None, CrossEntropyLoss(label_smoothing=0.1), CrossEntropyLoss(weight=[1, 2, 0.5, 1, 3]), MSELoss()]
-COMBINATIONS = (
-    [(rule, SCHEDULERS[-1], LOSSES[0], 0.3) for rule in OPTIMIZERS]
-    + [(OPTIMIZERS[k % len(OPTIMIZERS)], schedule, LOSSES[0], None) for k, schedule in enumerate(SCHEDULERS)]
-    + [(OPTIMIZERS[3], SCHEDULERS[2], loss, 0.3) for loss in LOSSES])
+def test_there_are_unused_fields_of_all_choices():
+    """A control of the test above."""
+    assert len(UNUSED) == 11 + 22 + 2
 
 
-@pytest.mark.parametrize("rule, schedule, loss, max_norm", COMBINATIONS)
-def test_epochs_are_the_loop_of_the_library(rule, schedule, loss, max_norm):
-    data = dataset()
-    trainer = trainer_of(rule, schedule, data, loss=loss, max_norm=max_norm, measure_norm=True)
-    other = trainer_of(rule, schedule, data)                # its model, optimizer and scheduler, in a loop of our own
-    model, optimizer, scheduler, criterion = other.model, other.optimizer, other.scheduler, loss or CrossEntropyLoss()
-    rates = []
-    for epoch in range(3):
-        result, norms = trainer.epoch(), []
-        for images, labels in batches(data, epoch):
-            criterion(model(images), labels).backward()
-            norms.append(optim.clip_grad_norm_(model, math.inf if max_norm is None else max_norm))
-            rates.append(optimizer.lr)
-            optimizer.step()
-            if scheduler and scheduler.per == "step":
-                scheduler.step()
-        assert result.learning_rate == rates[-1]
-        assert result.gradient_norm == pytest.approx(np.mean(norms), rel=1e-12)
-        if schedule and schedule[0] == "ReduceLROnPlateau":
-            scheduler.step(result.loss)
-        elif scheduler and scheduler.per == "epoch":
-            scheduler.step()
-        assert trainer.optimizer.lr == optimizer.lr
-        assert model.values.tobytes() == trainer.model.values.tobytes(), epoch
-    assert (len(set(rates)) > 1) == (scheduler is not None)
-    if schedule and schedule[0] == "OneCycleLR":
-        assert len(set(rates)) == 3 * STEPS
-    if max_norm:
-        assert max(norms) > max_norm, "something was clipped"
+@pytest.mark.parametrize("given, reason", [
+    ({"nesterov": True, "momentum": 0}, "nesterov: needs a momentum above 0, got 0"),
+    ({"nesterov": True, "momentum": 0, "schedule": "one-cycle"}, "nesterov: needs a momentum above 0, got 0"),
+    ({"early_stopping": 2}, "early_stopping: needs validation images"),
+    ({"epochs": None}, "epochs: expected a whole number of at least 1, got None"),
+    ({"epochs": True}, "epochs: expected a whole number of at least 1, got True"),
+    ({"epochs": "3"}, "epochs: expected a whole number of at least 1, got '3'"),
+    ({"lr": "0.1"}, "lr: expected a number above 0, got '0.1'"),
+    ({"lr": math.nan}, "lr: expected a number above 0, got nan"),
+    ({"seed": 2**63}, "seed: expected a whole number from 0 to 2**63 - 1, got 9223372036854775808"),
+    ({"spare_biases": 1}, "spare_biases: expected true or false, got 1"),
+    ({"betas": (0.9,), "optimizer": "adam"},
+     "betas: expected two numbers of at least 0 and below 1, such as 0.9,0.999, got (0.9,)"),
+    ({"image_shape": (1, 2), "dataset": "a.csv"},
+     "image_shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, got (1, 2)"),
+    ({"image_size": (28, 28)}, "image_size: is for data sets from files, not for mnist"),
+    ({"test_data": "a.csv", "dataset": "digits"}, "test_data: is for data sets from files, not for digits"),
+    ({"class_weights": (1, 2)}, "class_weights: expected 10 numbers, one for each class of mnist, got 2"),
+    ({"class_weights": (0, 0)}, "class_weights: expected balanced, or numbers such as 1,1,2.5, got (0, 0)"),
+    ({"optimizer": "adma"}, "optimizer: unknown name 'adma': did you mean adam?"),
+    ({"schedule": 5},
+     "schedule: expected one of linear, constant, step, exponential, plateau, cosine, one-cycle, got 5"),
+    ({"model": "net.txt"}, f"model: expected one of {', '.join(PRESETS)}, or the path of a .json file, got 'net.txt'"),
+    ({"augment": "shear=1"}, "augment: 'shear' is not one of shift, rotate, scale, flip"),
+    ({"augment": "shift=-1"}, "augment: shift must be a whole number of at least 0, got -1"),
+    ({"dataset": ()}, "dataset: "), ({"dataset": ""}, "dataset: "), ({"dataset": 3}, "dataset: ")])
+def test_values_that_are_refused(given, reason):
+    with pytest.raises(FieldError) as error:
+        Recipe(**given)
+    assert str(error.value).startswith(reason) if reason.endswith(": ") else str(error.value) == reason
+    assert error.value.field == reason.partition(":")[0]
 
 
-def test_one_cycle_moves_the_momentum_at_every_step():
-    """To the bit the same as the loop (above), but not as without the momentum."""
-    def values(**options):
-        trainer = trainer_of(scheduler=("OneCycleLR", {"max_lr": 0.1, "total_steps": 9, **options}))
-        trainer.epoch()
-        return trainer.model.values.copy(), trainer.optimizer.momentum
-
-    moved, momentum = values()
-    still, constant = values(cycle_momentum=False)
-    assert not np.array_equal(moved, still) and constant == 0.9
-    assert 0.85 <= momentum < 0.95
+def test_names_are_found_in_any_case_and_a_path_that_exists_comes_first(tmp_path, monkeypatch):
+    recipe = Recipe(optimizer="AdamW", init="Kaiming-Normal", dataset="Fashion_MNIST", model="LeNet5",
+                    schedule="OneCycle", normalize="UNIT", loss="crossentropy")
+    assert recipe == Recipe(optimizer="adamw", init="kaiming_normal", dataset="fashion-mnist", model="lenet5",
+                            schedule="one-cycle", normalize="unit")
+    (tmp_path / "MNIST").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert (Recipe(dataset="MNIST").dataset, Recipe(dataset="Mnist").dataset) == ("MNIST", "mnist")
 
 
-def test_a_schedule_that_is_over_is_said():
-    trainer = trainer_of(scheduler=("OneCycleLR", {"max_lr": 0.1, "total_steps": STEPS}))
-    trainer.epoch()
-    with pytest.raises(InputError, match="the schedule has 3 steps, got step 6"):
-        trainer.epoch()
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+EVERYTHING_IN_ONE = dict(
+    dataset=["images.idx3", "labels.idx1"], test_data="test.csv", image_shape=(3, 8, 9), train_size=100, test_size=20,
+    model="net.json", init="xavier_normal", epochs=7, batch_size=3, seed=9, normalize="none", validation=0.25,
+    early_stopping=3, label_smoothing=0.1, class_weights=(1, 2.5), optimizer="adamw", lr=0.1, betas=(0.5, 0.6),
+    eps=1e-3, weight_decay=0.2, spare_biases=True, clip_norm=2, schedule="one-cycle", warm_up=0.2,
+    augment="flip,shift=2", extensions=("lion.py",))
 
 
-@pytest.mark.parametrize("last", (softmax(1), softmax(-1), log_softmax(1)))
-def test_a_softmax_at_the_end_is_trained_through_its_logits(last):
-    trainer, plain = trainer_of(layers=[*LAYERS, last]), trainer_of()
-    assert [trainer.epoch().loss for _ in range(2)] == [plain.epoch().loss for _ in range(2)]
-    assert np.array_equal(trainer.model.values, plain.model.values)
-    test = plain.data.test_images, plain.data.test_labels
-    assert trainer.evaluate(*test).loss == plain.evaluate(*test).loss
-    squared = [trainer_of(layers=layers, loss=MSELoss()) for layers in (LAYERS, [*LAYERS, last])]
-    assert squared[0].epoch().loss != squared[1].epoch().loss, "a squared error is that of the probabilities"
+@pytest.mark.parametrize("recipe", [
+    Recipe(), Recipe(**EVERYTHING_IN_ONE), *map(Recipe.named, RECIPES), Recipe(class_weights="balanced", validation=50),
+    *(Recipe(schedule=name) for name in CHOICES["schedule"]), Recipe(loss="mse", optimizer="rmsprop")])
+def test_a_recipe_goes_through_json(recipe):
+    text = json.dumps(recipe.to_json(), allow_nan=False)
+    assert Recipe.from_json(json.loads(text)) == recipe
+    assert list(json.loads(text)) == list(FIELDS)
 
 
-# ---- the validation part --------------------------------------------------------------------------------------
-def test_a_validation_part_is_chosen_by_the_seed_and_nothing_is_in_both_parts():
-    data = dataset()
-    data = replace(data, train_images=np.arange(IMAGES, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 8, 8)))
-    first, again, other = (data.hold_out(20, seed) for seed in (1, 1, 2))
-    places = [part.validation_images[:, 0, 0, 0].astype(int).tolist() for part in (first, again, other)]
-    assert places[0] == places[1] != places[2] and len(set(places[0])) == 20
-    assert places[0] != list(range(20)) and places[0] != list(range(50, 70))
-    kept = first.train_images[:, 0, 0, 0].astype(int).tolist()
-    assert sorted(kept + places[0]) == list(range(IMAGES))
-    assert np.array_equal(first.validation_labels, data.train_labels[places[0]])
-    assert np.array_equal(first.train_labels, data.train_labels[kept])
-    assert first.mean[0] == pytest.approx(np.mean(kept)) and first.mean[0] != data.mean[0]
-    assert first.std[0] == pytest.approx(np.std(kept))
+def test_json_that_lacks_fields_has_their_defaults():
+    assert Recipe.from_json({"optimizer": "adam", "epochs": 3}) == Recipe(optimizer="adam", epochs=3)
 
 
-@pytest.mark.parametrize("count", (0, -1, IMAGES, IMAGES + 1))
-def test_validation_parts_that_cannot_be(count):
-    with pytest.raises(InputError, match=f"must be 1 to 69 of the 70 training images of made up, got {count}"):
-        dataset().hold_out(count)
+@pytest.mark.parametrize("value, sentence", [
+    ([], "expected a recipe"), (None, "expected a recipe"),
+    ({"epoch": 3}, "^unknown setting 'epoch': did you mean epochs?"), ({"help": 1}, "^unknown setting 'help'$"),
+    ({"x" * 500: 1}, "^unknown setting 'x{40}'$"), ({"epochs": "3"}, "^epochs: "), ({"epochs": [3]}, "^epochs: "),
+    ({"lr": {"a": 1}}, "^lr: "), ({"betas": "0.9,0.9", "optimizer": "adam"}, "^betas: "),
+    ({"dataset": [["x"]]}, "^dataset: "), ({"class_weights": [1, "2"]}, "^class_weights: "),
+    ({"epochs": 1e300}, "^epochs: "), ({"extensions": [1]}, "^extensions: "), ({"extensions": None}, "^extensions: "),
+    ({"optimizer": "lion"}, "^optimizer: ")])
+def test_json_is_not_trusted(value, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        Recipe.from_json(value)
+    assert len(str(error.value)) < 300
 
 
-def judged(results):
-    """The number of the best epoch: most right, then least loss."""
-    return 1 + min(range(len(results)), key=lambda k: (-results[k].validation.accuracy, results[k].validation.loss))
+def test_a_recipe_stays_as_it_is():
+    with pytest.raises(AttributeError):
+        Recipe().epochs = 3
 
 
-def test_the_validation_part_is_evaluated_and_the_best_weights_are_kept():
-    data = dataset(held_out=20)
-    trainer, weights, results = trainer_of(("SGD", {"lr": 0.05}), data=data), [], []
-    for _ in range(8):
-        results.append(trainer.epoch())
-        weights.append(trainer.model.values.copy())
-        again = trainer.evaluate(data.validation_images, data.validation_labels)
-        assert (again.loss, again.accuracy) == (results[-1].validation.loss, results[-1].validation.accuracy)
-        assert results[-1].images == 50
-    best = judged(results)
-    assert 1 < best < 8, "else this test shows nothing"
-    assert trainer.best == {"epoch": best, "loss": results[best - 1].validation.loss,
-                            "accuracy": results[best - 1].validation.accuracy}
-    trainer.restore_best()
-    assert np.array_equal(trainer.model.values, weights[best - 1])
+# ---- what a recipe builds -------------------------------------------------------------------------------------------
+DIGITS = {"dataset": "digits", "train_size": 64, "test_size": 20}
 
-
-def test_validation_does_not_change_the_training():
-    """Not even that of batch norms and dropout."""
-    data = dataset(held_out=20)
-    layers = [conv(2, 6, 3), ("BatchNorm2d", (6,), {}), relu, ("Dropout", (0.3,), {}), flatten, linear(216, 5)]
-    trainer = trainer_of(data=data, layers=layers)
-    other = trainer_of(data=replace(data, validation_images=None, validation_labels=None), layers=layers)
-    assert [trainer.epoch().loss for _ in range(3)] == [other.epoch().loss for _ in range(3)]
-    assert np.array_equal(trainer.model.statistics, other.model.statistics)
-    values = other.model.values.copy()
-    other.restore_best()
-    assert np.array_equal(other.model.values, values), "without a validation part, the last weights are the result"
-
-
-@pytest.mark.parametrize("held_out", (0, 20))
-def test_the_plateau_is_that_of_the_validation_loss(held_out, monkeypatch):
-    trainer = trainer_of(data=dataset(held_out=held_out), scheduler=("ReduceLROnPlateau", {}))
-    seen = []
-    monkeypatch.setattr(trainer.scheduler, "step", seen.append)
-    results = [trainer.epoch() for _ in range(2)]
-    assert seen == [(r.validation if held_out else r).loss for r in results]
-
-
-# ---- a training that diverges ---------------------------------------------------------------------------------
-def first_step_without_finite_loss(data, lr):
-    """(epoch, step), from 1, of the loop of a user; and the weights at the start of that epoch."""
-    other = trainer_of(("SGD", {"lr": lr}), data=data)
-    for epoch in range(100):
-        before = other.model.values.copy()
-        for step, (images, labels) in enumerate(batches(data, epoch)):
-            with np.errstate(all="ignore"):
-                loss = CrossEntropyLoss()(other.model(images), labels)
-            if not math.isfinite(loss):
-                return epoch + 1, step + 1, before
-            loss.backward()
-            other.optimizer.step()
-    raise AssertionError
-
-
-@OVERFLOWS
-@pytest.mark.parametrize("lr", (3e30, 2e9))
-def test_the_epoch_and_step_of_a_divergence(lr):
-    data = dataset(300)
-    epoch, step, before = first_step_without_finite_loss(data, lr)
-    trainer = trainer_of(("SGD", {"lr": lr}), data=data)
-    for _ in range(epoch - 1):
-        trainer.epoch()
-    state = trainer.state()
-    with pytest.raises(Diverged, match=rf"the loss became (nan|inf|-inf) at step {step} of epoch {epoch}$") as error:
-        trainer.epoch()
-    assert (error.value.epoch, error.value.step) == (epoch, step)
-    assert np.array_equal(trainer.model.values, before)
-    after = trainer.state()
-    assert all(np.array_equal(state[name], after[name]) for name in state), "the training stands where it did"
-    trainer.optimizer.lr = 0.01
-    assert math.isfinite(trainer.epoch().loss)
-
-
-@OVERFLOWS
-def test_weights_that_are_no_longer_finite_after_the_last_step():
-    """The last step has 6 images of 70, and nothing is computed with its weights."""
-    trainer = trainer_of(scheduler=("OneCycleLR", {"max_lr": 0.1, "total_steps": STEPS}))
-    table, before = trainer.scheduler.rates(STEPS), trainer.model.values.copy()
-    table[-1, 0] = 1e300
-    trainer.scheduler.rates = lambda count: table
-    with pytest.raises(Diverged, match="^the weights are no longer finite at step 3 of epoch 1$"):
-        trainer.epoch()
-    assert np.array_equal(trainer.model.values, before), "past the ends of the parameters, too"
-    del trainer.scheduler.rates
-    assert math.isfinite(trainer.epoch().loss)
-
-
-@OVERFLOWS
-def test_a_norm_that_is_no_longer_finite():
-    """The squared error of logits of 1e18 is finite; gradients that an infinite norm makes 0 would teach nothing."""
-    trainer = trainer_of(loss=MSELoss(), max_norm=1.0)
-    trainer.model.parameters()[2].value[...] *= 1e18
-    with pytest.raises(Diverged, match="^the norm of the gradient is no longer finite at step 3 of epoch 1$"):
-        trainer.epoch()
-    assert trainer.state()["norms"] == [0, 0, 0, 0]
-
-
-# ---- going on to the same bits --------------------------------------------------------------------------------
-BN = [conv(2, 6, 3), ("BatchNorm2d", (6,), {}), relu, ("Dropout", (0.3,), {}), flatten, linear(216, 5)]
-
-
-def everything(measure_norm=True):
-    return trainer_of(
-        ("Adam", {"lr": 3e-3, "weight_decay": 1e-3}), ("OneCycleLR", {"max_lr": 0.02, "total_steps": 3 * 2}),
-        dataset(held_out=20), BN, loss=CrossEntropyLoss(label_smoothing=0.1), max_norm=0.5, measure_norm=measure_norm,
-        augment=Augment(shift=1, flip=True))
-
-
-def after(steps):
-    """A function that is true from when it was asked so often."""
-    asked = iter([False] * steps)
-    return lambda: next(asked, True)
-
-
-def told(result):
-    return result.loss, result.learning_rate, result.gradient_norm, result.validation.loss
+# {field: (the other fields, the text of a flag, what it changes)}
+CHANGES = {
+    "dataset": (dict(dataset="{csv}"), "{other}", {"data"}),
+    "test_data": (dict(dataset="{csv}"), "{other}", {"data"}),
+    "image_shape": (dict(dataset="{csv}"), "1x4x9", {"data", "layers", "weights"}),
+    "image_size": (dict(dataset="{folder}"), "8x12", {"data", "layers", "weights"}),
+    "train_size": (DIGITS, "63", {"data"}),
+    "test_size": (DIGITS, "19", {"data"}),
+    "model": (DIGITS, "small", {"layers", "weights"}),
+    "init": (DIGITS, "kaiming_normal", {"weights"}),
+    "epochs": (DIGITS, "9", {"scheduler"}),
+    "batch_size": (DIGITS, "32", {"batch_size"}),
+    "seed": (DIGITS, "1", {"weights", "seed"}),
+    "normalize": (DIGITS, "none", {"data"}),
+    "validation": (DIGITS, "0.5", {"data"}),
+    "early_stopping": (dict(DIGITS, validation=8), "2", {"callbacks"}),
+    "loss": (DIGITS, "mse", {"loss"}),
+    "label_smoothing": (DIGITS, "0.1", {"loss"}),
+    "class_weights": (DIGITS, "1,1,1,1,1,1,1,1,1,2", {"loss"}),
+    "optimizer": (DIGITS, "rmsprop", {"optimizer", "scheduler"}),
+    "lr": (DIGITS, "0.5", {"optimizer", "scheduler"}),
+    "momentum": (DIGITS, "0.5", {"optimizer", "scheduler"}),
+    "nesterov": (DIGITS, "", {"optimizer"}),
+    "alpha": (dict(DIGITS, optimizer="rmsprop"), "0.5", {"optimizer"}),
+    "betas": (dict(DIGITS, optimizer="adam"), "0.5,0.6", {"optimizer", "scheduler"}),
+    "eps": (dict(DIGITS, optimizer="adam"), "0.1", {"optimizer"}),
+    "weight_decay": (DIGITS, "0.1", {"optimizer"}),
+    "spare_biases": (DIGITS, "", {"optimizer"}),
+    "clip_norm": (DIGITS, "3", {"max_norm"}),
+    "schedule": (DIGITS, "cosine", {"scheduler"}),
+    "step_size": (dict(DIGITS, schedule="step"), "1", {"scheduler"}),
+    "gamma": (dict(DIGITS, schedule="exponential"), "0.4", {"scheduler"}),
+    "patience": (dict(DIGITS, schedule="plateau"), "2", {"scheduler"}),
+    "warm_up": (dict(DIGITS, schedule="one-cycle"), "0.6", {"scheduler"}),
+    "augment": (DIGITS, "shift=1", {"augment"}),
+}
 
 
 @pytest.fixture(scope="module")
-def whole():
-    trainer = everything()
-    results = [told(trainer.epoch()) for _ in range(3)]
-    state = trainer.state()
-    trainer.restore_best()
-    return results, state, trainer.model.state_dict()
+def files(tmp_path_factory):
+    """{name: path} of small data sets of 36 pixels, as {csv}, {other} and {folder} in CHANGES."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    for name in "csv", "other":
+        rows = np.column_stack([np.arange(60) % 3, rng.integers(0, 255, (60, 36))])
+        np.savetxt(folder / f"{name}.csv", rows, "%d", ",")
+    for label in "ab":
+        (folder / "images" / label).mkdir(parents=True)
+        for k in range(6):
+            (folder / "images" / label / f"{k}.pgm").write_bytes(b"P5 8 8 255\n" + rng.bytes(64))
+    return {"csv": str(folder / "csv.csv"), "other": str(folder / "other.csv"), "folder": str(folder / "images")}
 
 
-@pytest.mark.parametrize("epochs, steps", ((0, 1), (1, 0), (1, 1), (2, 1), (3, 0)))
-def test_everything_goes_on_to_the_same_bits(epochs, steps, whole, tmp_path):
-    results, state, best = whole
-    first = everything()
-    found = [told(first.epoch()) for _ in range(epochs)]
-    if steps:
-        assert first.epoch(pause=after(steps)) is None
-    Checkpoints(tmp_path, first).start()
-    second = everything()
-    second.model.load_state_dict({name: value + 1 for name, value in second.model.state_dict().items()})
-    Checkpoints(tmp_path, second).resume(newest_checkpoint(tmp_path))
-    found += [told(second.epoch()) for _ in range(3 - epochs)]
-    assert found == results
-    mine = second.state()
-    assert mine.keys() == state.keys()
-    assert all(name == "seconds" or np.array_equal(mine[name], state[name]) for name in state)
-    second.restore_best()
-    assert all(np.array_equal(value, best[name]) for name, value in second.model.state_dict().items())
+def built(recipe, monkeypatch):
+    """What a recipe builds, part by part, in a form that can be compared."""
+    made = {}
+    monkeypatch.setattr("cnn_numba.training.Trainer", lambda model, data, optimizer, **options: options | {
+        "optimizer": optimizer})
+    data = recipe.load_data()
+    model = recipe.make_model(data)
+    options = recipe.make_trainer(model, data)
+    optimizer, scheduler, loss = (options[name] for name in ("optimizer", "scheduler", "loss"))
+    made["data"] = [getattr(data, name).tobytes() for name in ("train_images", "test_images", "mean", "std")], str(data)
+    made["layers"], made["weights"] = describe_layers(model.layers), model.values.tobytes()
+    made["optimizer"] = type(optimizer), {
+        name: value for name, value in optimizer.state_dict().items() if not isinstance(value, np.ndarray)}
+    made["scheduler"] = scheduler.rates(5).tolist() if isinstance(scheduler, lr_scheduler.LRScheduler) else (
+        scheduler.factor, scheduler.patience)
+    made["loss"] = type(loss), str(vars(loss))
+    made["callbacks"] = [(type(each), vars(each)) for each in recipe.make_callbacks()]
+    return made | {name: options[name] for name in ("batch_size", "seed", "max_norm", "augment")}
 
 
-def test_the_norm_may_be_measured_from_the_middle_of_an_epoch_on():
-    """Its mean is then over the steps that are left."""
-    def paused(measure):
-        trainer = trainer_of(measure_norm=measure)
-        trainer.epoch(pause=after(1))
-        return trainer
-
-    first, norms = paused(True), []
-    norms.append(first.state()["norms"][1])
-    second = trainer_of(measure_norm=True)
-    second.load_state(paused(False).state())
-    mean, rest = first.epoch().gradient_norm, second.epoch().gradient_norm
-    assert 3 * mean == pytest.approx(norms[0] + 2 * rest)
-    third = trainer_of()
-    third.load_state(paused(True).state())
-    assert third.epoch().gradient_norm is None
-
-
-@pytest.mark.parametrize("change, sentence", [
-    ({"scheduler": None}, "without a schedule"), ({"norms": [1.0, 2.0]}, "norms"), ({"norms": "1"}, "norms"),
-    ({"norms": [math.nan] * 4}, "norms"), ({"best": None}, "do not belong together"),
-    ({"scheduler": {"last_epoch": 99, "base_lr": 0.1}}, "6 steps, got a state of 99")])
-def test_states_of_other_trainings(change, sentence):
-    trainer = everything()
-    trainer.epoch()
-    with pytest.raises(InputError, match=sentence):
-        everything().load_state(trainer.state() | change)
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_a_flag_and_changes_what_it_names(name, files, monkeypatch):
+    if name == "extensions":
+        return                          # names files, and changes nothing: see test_extensions.py
+    if name == "image_size":
+        pytest.importorskip("PIL")
+    base, text, changed = CHANGES[name]
+    base = {key: value.format(**files) if isinstance(value, str) else value for key, value in base.items()}
+    words = [text.format(**files)] if text else []
+    given = given_fields(cli.make_parser("train").parse([flag_of(name), *words]))
+    assert given.keys() == {name}
+    before, after = Recipe(**base), Recipe(**base | given)
+    assert getattr(before, name) != getattr(after, name)
+    before, after = built(before, monkeypatch), built(after, monkeypatch)
+    assert {part for part in before if before[part] != after[part]} == changed
 
 
-def test_a_state_without_its_best_weights():
-    trainer = everything()
-    trainer.epoch()
-    state = {name: value for name, value in trainer.state().items() if not name.startswith("best.")}
-    with pytest.raises(InputError, match="do not belong together"):
-        everything().load_state(state)
+@pytest.mark.parametrize("given, top, low", [
+    ({}, 0.95, 0.85), ({"momentum": 0.5}, 0.5, 0.4), ({"momentum": 0.05}, 0.05, 0), ({"optimizer": "adam"}, 0.95, 0.85),
+    ({"optimizer": "adam", "betas": (0.7, 0.99)}, 0.7, 0.6), ({"optimizer": "rmsprop"}, 0, 0)])
+def test_one_cycle_has_the_momentum_that_is_given(given, top, low):
+    recipe = Recipe(schedule="one-cycle", epochs=10, **given)
+    momenta = recipe.make_scheduler(recipe.make_optimizer(network()), 10).rates(100)[:, 1]
+    assert momenta[[0, 29, -1]] == pytest.approx([top, low, top])
+    assert (momenta.max(), momenta.min()) == pytest.approx((top, low))
 
 
-def test_a_state_with_a_schedule_is_not_for_a_trainer_without():
-    with pytest.raises(InputError, match="with a schedule"):
-        trainer_of().load_state(trainer_of(scheduler=("StepLR", {"step_size": 1})).state())
+def network():
+    from cnn_numba import Flatten, Linear
+
+    return Sequential(Flatten(), Linear(64, 5))
 
 
-# ---- the flags ------------------------------------------------------------------------------------------------
+def test_balanced_weights_make_classes_count_the_same():
+    pixels, labels = np.zeros((70, 1, 2, 2), np.uint8), np.repeat([0, 1, 2], [10, 20, 40])
+    data = Dataset("made up", pixels, labels, pixels, labels, 5)
+    weight = Recipe(class_weights="balanced").make_loss(data).weight
+    assert weight[:3] * [10, 20, 40] == pytest.approx([14, 14, 14])
+
+
+def test_a_recipe_and_its_trainer_are_the_command(tmp_path):
+    """The same bits from Python as from the command line."""
+    path = tmp_path / "m.npz"
+    assert cli.main([*RUN, "--epochs", "2", "--save", str(path)]) == 0
+    recipe = Recipe(dataset="digits", train_size=200, test_size=32, epochs=2)
+    data = recipe.load_data()
+    trainer = recipe.make_trainer(recipe.make_model(data), data)
+    trainer.fit(recipe.epochs, recipe.make_callbacks())
+    want = load(path).state_dict()
+    assert all(np.array_equal(value, want[name]) for name, value in trainer.model.state_dict().items())
+
+
+# ---- recipes with a name --------------------------------------------------------------------------------------------
+PLAIN_SGD = "--momentum 0 --weight-decay 0 --schedule constant"
+STUDY = ("--epochs 20 --lr 0.02 --momentum 0.9 --weight-decay 1e-4 --schedule step --step-size 6 --gamma 0.3 "
+         "--init kaiming_normal")
+FLAGS = {
+    "bn-cnn": "--model bn-cnn --train-size 50000 --epochs 1 --optimizer rmsprop --alpha 0.9 --lr 0.0015 "
+              "--schedule constant --normalize unit --init kaiming_normal",
+    "lenet5": f"--model lenet5 --epochs 5 --batch-size 10 --lr 0.001 {PLAIN_SGD} --normalize none --init xavier_normal",
+    "lenet5-momentum": "--model lenet5 --epochs 5 --batch-size 10 --lr 0.001 --momentum 0.9 --weight-decay 0 "
+                       "--schedule constant",
+    "small": f"--model small --train-size 1000 --epochs 20 --batch-size 1 --lr 0.001 {PLAIN_SGD}",
+    "two-conv-bn": "--model two-conv-bn --epochs 40 --lr 0.1 --schedule one-cycle --weight-decay 5e-4 --spare-biases "
+                   "--label-smoothing 0.1 --augment shift=2,rotate=10,scale=0.1 --init kaiming_uniform",
+    "lenet5-avg": f"--model lenet5-avg {STUDY}",
+    "lenet5-max": f"--model lenet5 {STUDY}",
+    "fast": "--model fast --epochs 1 --batch-size 32 --lr 0.3 --nesterov --schedule one-cycle --weight-decay 0 "
+            "--label-smoothing 0.1 --init kaiming_uniform",
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_name_stands_for_its_flags(name):
+    assert recipe_of(*FLAGS[name].split()) == Recipe.named(name)
+
+
+def test_other_flags_win_over_a_name_and_another_choice_brings_its_own_defaults():
+    assert Recipe.named("fast", epochs=3, nesterov=False) == recipe_of(
+        *FLAGS["fast"].replace("--nesterov", "").replace("--epochs 1", "--epochs 3").split())
+    adam = Recipe.named("fast", optimizer="Adam")
+    assert (adam.lr, adam.weight_decay, adam.nesterov, adam.betas) == (1e-3, 0.0, None, (0.95, 0.999))
+    assert adam.label_smoothing == 0.1
+    assert Recipe.named("fast", optimizer="SGD") == Recipe.named("fast"), "the same choice changes nothing"
+    assert Recipe.named("lenet5-avg", schedule="step").step_size == 6
+    assert Recipe.named("lenet5-avg", schedule="cosine").step_size is None
+    assert Recipe.named("fast", loss="mse").label_smoothing is None
+    with pytest.raises(InputError, match="unknown name 'fsat': did you mean fast?"):
+        Recipe.named("fsat")
+
+
+# ---- optimizers and losses of the user's own ------------------------------------------------------------------------
+@pytest.fixture
+def own():
+    """An optimizer Plain and a loss Gentle, of which only the constructors matter here."""
+    class Plain(Optimizer):
+        def __init__(self, model, lr, betas=(0.8, 0.9), alpha=0.7, decoys=3):
+            self.made = model, lr, betas, alpha
+
+    class Gentle(ClassLoss):
+        def __init__(self, weight=None):
+            self.weight = weight
+
+    yield
+    del Optimizer.known["Plain"], ClassLoss.known["Gentle"]
+
+
+def test_an_optimizer_of_the_users_own_takes_the_fields_that_its_constructor_has(own):
+    recipe = Recipe(optimizer="plain", lr=0.5)
+    assert (recipe.optimizer, recipe.lr, recipe.betas, recipe.alpha) == ("Plain", 0.5, (0.8, 0.9), 0.7)
+    assert recipe.momentum is recipe.nesterov is recipe.eps is recipe.weight_decay is None
+    model = network()
+    assert recipe.make_optimizer(model).made == (model, 0.5, (0.8, 0.9), 0.7)
+    assert Recipe(optimizer="Plain", lr=0.5, schedule="one-cycle").betas == (0.95, 0.999)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert recipe_of("--optimizer", "PLAIN", "--lr", "0.5", "--betas", "0.1,0.2").betas == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("given, reason", [
+    ({}, "lr: the optimizer Plain needs it, and has no default"),
+    ({"lr": 0.1, "momentum": 0.5}, "momentum: the optimizer Plain does not use it; it is for sgd, rmsprop"),
+    ({"lr": 0.1, "spare_biases": True}, "spare_biases: the optimizer Plain cannot do this")])
+def test_what_an_optimizer_of_the_users_own_refuses(given, reason, own):
+    with pytest.raises(FieldError, match=f"^{reason}$"):
+        Recipe(optimizer="plain", **given)
+
+
+def test_a_loss_of_the_users_own(own):
+    recipe = Recipe(loss="gentle", class_weights=(1,) * 10)
+    data = Recipe(dataset="digits").load_data()
+    loss = recipe.make_loss(data)
+    assert type(loss).__name__ == "Gentle" and loss.weight == (1.0,) * 10 and recipe.label_smoothing is None
+    with pytest.raises(FieldError, match="label_smoothing: the loss Gentle does not use it"):
+        Recipe(loss="Gentle", label_smoothing=0.1)
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
 RUN = "--dataset", "digits", "--serial", "--quiet", "--train-size", "200", "--test-size", "32"
 EVERYTHING = (*RUN, "--epochs", "3", "--optimizer", "adamw", "--betas", "0.8,0.99", "--spare-biases", "--eps", "1e-7",
               "--schedule", "one-cycle", "--warm-up", "0.4", "--class-weights", "balanced", "--label-smoothing", "0.1",
@@ -393,23 +398,16 @@ def with_batch_norm(tmp_path):
     return "--model", str(tmp_path / "net.json")
 
 
-class Pauses:
-    """An Interruption that comes when it was asked for so often."""
-
-    number = 2
+class InterruptedAfter(Interruption):
+    """A signal that comes when it was asked for so often."""
 
     def __init__(self, asked):
         self.asked = asked
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def noted(self):
+    @property
+    def number(self):
         self.asked -= 1
-        return self.asked < 0
+        return None if self.asked >= 0 else 2
 
 
 @pytest.mark.parametrize("asked", (1, 4, 6))
@@ -420,7 +418,7 @@ def test_a_run_goes_on_with_all_of_its_flags(chosen, asked, tmp_path, monkeypatc
     assert cli.main([*chosen, "--save", str(tmp_path / "whole.npz"), "--log", str(tmp_path / "whole")]) == 0
     whole = capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Interruption", lambda: Pauses(asked))
+        patch.setattr(train, "Interruption", lambda: InterruptedAfter(asked))
         assert cli.main([*chosen, "--checkpoint", folder, "--log", str(log)]) == 130
     capsys.readouterr()
     again = "--serial", "--quiet", "--resume", folder
@@ -431,8 +429,8 @@ def test_a_run_goes_on_with_all_of_its_flags(chosen, asked, tmp_path, monkeypatc
     assert found == [numbers(line) for line in lines(tmp_path / "whole")]
     assert [line["epoch"] for line in found] == [1, 2, 3]
     assert cli.main([*again, "--betas", "0.7,0.9"]) == 2
-    assert re.fullmatch("error: argument --betas: the training in .* has (0.8,0.99|none), which cannot be changed\n",
-                        capsys.readouterr().err)
+    assert re.fullmatch("error: argument --betas: the training in .* has (0.8,0.99|none), which cannot be changed, got "
+                        "0.7,0.9\n", capsys.readouterr().err)
 
 
 def test_a_log_may_begin_with_a_resume(tmp_path):
@@ -444,17 +442,21 @@ def test_a_log_may_begin_with_a_resume(tmp_path):
     assert line["epoch"] == 2 and line["gradient_norm"] > 0
 
 
-def test_the_log_says_what_was_printed_and_more(tmp_path, capsys):
-    log = tmp_path / "log"
+@pytest.mark.parametrize("validation", (False, True))
+def test_the_log_says_what_was_printed_and_more(validation, tmp_path, capsys):
+    log, held_out = tmp_path / "log", ["--validation", "40"] * validation
     shown = [flag for flag in RUN if flag != "--quiet"]
-    assert cli.main([*shown, "--epochs", "2", "--validation", "40", "--log", str(log)]) == 0
+    assert cli.main([*shown, "--epochs", "2", *held_out, "--log", str(log)]) == 0
     printed = re.findall(r"^Epoch .*$", capsys.readouterr().out, re.MULTILINE)
     for line, text in zip(lines(log), printed, strict=True):
-        assert text == (
-            f"Epoch {line['epoch']} Loss= {line['loss']:.6f} Acc= {line['accuracy']:.2f} % Run in: "
-            f"{line['seconds']:.2f} seconds, {line['images_per_second']:,.0f} images/s, validation "
-            f"Loss= {line['validation_loss']:.6f} Acc= {line['validation_accuracy']:.2f} %")
-        assert (line["images"], line["steps"]) == (160, 3) and line["gradient_norm"] > 0
+        start = f"Epoch {line['epoch']} Loss= {line['loss']:.6f} Acc= {line['accuracy']:.2f} % "
+        if validation:
+            start += f"Val: {line['validation_loss']:.6f} {line['validation_accuracy']:.2f} % "
+        else:
+            assert text.endswith(f" s, {line['images_per_second']:,.0f} images/s") and "validation_loss" not in line
+        seconds = re.match(re.escape(start) + r"Run in: (\d+\.\d+) s", text)[1]
+        assert float(seconds) == pytest.approx(line["seconds"], rel=0.05) and len(text) <= 80
+        assert (line["images"], line["steps"]) == ((160, 3) if validation else (200, 4)) and line["gradient_norm"] > 0
     assert [line["learning_rate"] for line in lines(log)] == pytest.approx([0.03, 0.015])
 
 
@@ -486,7 +488,7 @@ def test_early_stopping_ends_after_the_epochs_that_were_no_better(tmp_path, caps
     out, found = capsys.readouterr().out, lines(log)
     best = 1 + min(range(len(found)), key=lambda k: (-found[k]["validation_accuracy"], found[k]["validation_loss"]))
     assert len(found) == best + 3 < 60
-    assert f"Stopped after epoch {best + 3}: 3 epochs no better on the validation images\n" in out
+    assert f"Stopped after epoch {best + 3}: no improvement for 3 epochs on the validation images\n" in out
     assert (f"Best epoch on the validation images: {best} Loss= {found[best - 1]['validation_loss']:.6f} "
             f"Acc= {found[best - 1]['validation_accuracy']:.2f} %\n") in out
     assert cli.main([*stop[:-6], "--epochs", str(best), "--validation", "40", "--schedule", "constant", "--lr", "0.3",
@@ -494,17 +496,27 @@ def test_early_stopping_ends_after_the_epochs_that_were_no_better(tmp_path, caps
     assert arrays(tmp_path / "m.npz") == arrays(tmp_path / "best.npz")
 
 
+def test_early_stopping_after_one_epoch_is_said_in_the_singular(tmp_path, capsys):
+    shown = [flag for flag in RUN if flag != "--quiet"]
+    assert cli.main([*shown, "--epochs", "60", "--validation", "40", "--lr", "0.3", "--early-stopping", "1"]) == 0
+    assert ": no improvement for 1 epoch on the validation images\n" in capsys.readouterr().out
+
+
 @OVERFLOWS
 @pytest.mark.parametrize("good", (0, 2))
 def test_a_run_that_diverges_saves_what_was_good_and_nothing_else(good, tmp_path, monkeypatch, capsys):
-    path, epoch = tmp_path / "m.npz", training.Trainer.epoch
+    path, fit = tmp_path / "m.npz", Trainer.fit
     path.write_bytes(b"an earlier file")
 
-    def spoiled(trainer, **options):
-        trainer.optimizer.lr = 1e30 if trainer.epochs == good else trainer.optimizer.lr
-        return epoch(trainer, **options)
+    def spoiled(trainer, epochs, callbacks):
+        def spoil(trainer, result=None):
+            if trainer.epochs == good:
+                trainer.optimizer.lr = 1e30
 
-    monkeypatch.setattr(training.Trainer, "epoch", spoiled)
+        spoil(trainer)
+        return fit(trainer, epochs, [*callbacks, spoil])
+
+    monkeypatch.setattr(Trainer, "fit", spoiled)
     assert cli.main([*RUN, "--schedule", "constant", "--epochs", "9", "--save", str(path)]) == 1
     out, err = capsys.readouterr()
     saved = f"; {path} has the weights after epoch {good}" if good else ""
@@ -514,28 +526,15 @@ def test_a_run_that_diverges_saves_what_was_good_and_nothing_else(good, tmp_path
     if not good:
         assert path.read_bytes() == b"an earlier file"
         return
-    monkeypatch.setattr(training.Trainer, "epoch", epoch)
+    monkeypatch.setattr(Trainer, "fit", fit)
     assert cli.main([*RUN, "--schedule", "constant", "--epochs", str(good), "--save", str(tmp_path / "n.npz")]) == 0
     assert arrays(path) == arrays(tmp_path / "n.npz")
     assert load(path).accuracy == load(tmp_path / "n.npz").accuracy
 
 
 @pytest.mark.parametrize(("given", "sentence"), [
-    (["--nesterov", "--optimizer", "adam"], "--nesterov: --optimizer adam has none, expected one of sgd"),
-    (["--momentum", "0", "--optimizer", "adam"], "--momentum: --optimizer adam has none, expected one of sgd, rmsprop"),
-    (["--alpha", "0.9"], "--alpha: --optimizer sgd has none, expected one of rmsprop"),
-    (["--betas", "0.9,0.9"], "--betas: --optimizer sgd has none, expected one of adam, adamw"),
-    (["--eps", "1e-8"], "--eps: --optimizer sgd has none, expected one of rmsprop, adam, adamw"),
-    (["--step-size", "2"], "--step-size: --schedule linear has none, expected one of step"),
-    (["--gamma", "0.5"], "--gamma: --schedule linear has none, expected one of step, exponential, plateau"),
-    (["--patience", "2"], "--patience: --schedule linear has none, expected one of plateau"),
-    (["--warm-up", "0.5"], "--warm-up: --schedule linear has none, expected one of one-cycle"),
-    (["--loss", "mse", "--label-smoothing", "0"], "--label-smoothing: --loss mse has none, expected one of "
-                                                  "cross-entropy"),
-    (["--loss", "mse", "--class-weights", "balanced"], "--class-weights: --loss mse has none, expected one of "
-                                                       "cross-entropy"),
-    (["--nesterov", "--momentum", "0"], "--nesterov: needs a --momentum above 0, got 0"),
-    (["--early-stopping", "2"], "--early-stopping: needs --validation, on which epochs are judged"),
+    (["--nesterov", "--momentum", "0"], "--nesterov: needs a momentum above 0, got 0"),
+    (["--early-stopping", "2"], "--early-stopping: needs validation images"),
     (["--betas", "0.9"], "--betas: expected two numbers of at least 0 and below 1, such as 0.9,0.999, got '0.9'"),
     (["--betas", "0.9,1"], "--betas: expected two numbers of at least 0 and below 1, such as 0.9,0.999, got '0.9,1'"),
     (["--alpha", "1"], "--alpha: expected a number of at least 0 and below 1, got '1'"),
@@ -548,8 +547,10 @@ def test_a_run_that_diverges_saves_what_was_good_and_nothing_else(good, tmp_path
     (["--label-smoothing", "1"], "--label-smoothing: expected a number of at least 0 and below 1, got '1'"),
     (["--class-weights", "0,0"], "--class-weights: expected balanced, or numbers such as 1,1,2.5, got '0,0'"),
     (["--class-weights", "1,nan"], "--class-weights: expected balanced, or numbers such as 1,1,2.5, got '1,nan'"),
+    (["--class-weights", "1,2"], "--class-weights: expected 10 numbers, one for each class of mnist, got 2"),
     (["--early-stopping", "0"], "--early-stopping: expected a whole number of at least 1, got '0'"),
-    *((["--validation", text], "--validation: expected a whole number of at least 1, or a share between 0 and 1, "
+    (["--augment", "shear=1"], "--augment: 'shear' is not one of shift, rotate, scale, flip"),
+    *((["--validation", text], "--validation: expected a whole number of at least 1, or a fraction between 0 and 1, "
                                f"got '{text}'") for text in ("0", "1.0", "-3", "nan", "1e3", "0.0")),
 ])
 def test_flags_that_are_out_of_range_or_that_nothing_uses(given, sentence, capsys):
@@ -558,48 +559,24 @@ def test_flags_that_are_out_of_range_or_that_nothing_uses(given, sentence, capsy
 
 
 @pytest.mark.parametrize("given, sentence", [
-    (["--class-weights", "1,2"], "argument --class-weights: expected 10 numbers, one for each class of digits, got 2"),
-    (["--validation", "200"], "the validation part must be 1 to 199 of the 200 training images of digits, got 200"),
-    (["--validation", "0.001"], "the validation part must be 1 to 199 of the 200 training images of digits, got 0"),
-    (["--augment", "shear=1"], "argument --augment: 'shear' is not one of shift, rotate, scale, flip")])
+    (["--class-weights", "1,2"], "--class-weights: expected 10 numbers, one for each class of digits, got 2"),
+    (["--validation", "200"],
+     "--validation: the validation part must be 1 to 199 of the 200 training images of digits, got 200"),
+    (["--validation", "0.001"],
+     "--validation: the validation part must be 1 to 199 of the 200 training images of digits, got 0"),
+    (["--train-size", "1438"], "--train-size: must be 1 to 1437 for digits, got 1438"),
+    (["--test-size", "361"], "--test-size: must be 1 to 360 for digits, got 361")])
 def test_flags_that_do_not_fit_the_data(given, sentence, capsys):
     assert cli.main([*RUN, *given]) == 2
-    assert capsys.readouterr() == ("", f"error: {sentence}\n")
+    assert capsys.readouterr() == ("", f"error: argument {sentence}\n")
 
 
-def completed(*given):
-    args = cli.parse(["train", *given])
-    recipe.complete(args)
-    return args
+def test_classes_of_a_file_are_counted_when_it_is_read(files, capsys):
+    assert cli.main(["--dataset", files["csv"], "--serial", "--quiet", "--class-weights", "1,2"]) == 2
+    assert capsys.readouterr().err == (
+        "error: argument --class-weights: expected 3 numbers, one for each class of csv.csv, got 2\n")
 
 
-def test_defaults_follow_the_choices():
-    assert [completed("--optimizer", name).lr for name in recipe.OPTIMIZERS] == [0.03, 1e-3, 1e-3, 1e-3]
-    assert (completed().momentum, completed("--optimizer", "rmsprop").momentum) == (0.9, 0.0)
-    assert completed("--schedule", "step").gamma == 0.3 and completed("--schedule", "exponential").gamma == 0.9
-    assert completed("--schedule", "step", "--gamma", "0.5").gamma == 0.5
-
-
-@pytest.mark.parametrize("given, top, low", [
-    ([], 0.95, 0.85), (["--momentum", "0.5"], 0.5, 0.4), (["--momentum", "0.05"], 0.05, 0),
-    (["--optimizer", "adam"], 0.95, 0.85), (["--optimizer", "adam", "--betas", "0.7,0.99"], 0.7, 0.6),
-    (["--optimizer", "rmsprop"], 0, 0)])
-def test_one_cycle_has_the_momentum_that_is_given(given, top, low):
-    args = completed("--schedule", "one-cycle", "--epochs", "10", *given)
-    scheduler = recipe.make_scheduler(args, recipe.make_optimizer(args, network()), 10)
-    momenta = scheduler.rates(100)[:, 1]
-    assert momenta[[0, 29, -1]] == pytest.approx([top, low, top])
-    assert (momenta.max(), momenta.min()) == pytest.approx((top, low))
-
-
-def test_balanced_weights_make_classes_count_the_same():
-    data = dataset()
-    data = replace(data, train_labels=np.repeat([0, 1, 2], [10, 20, 40]))
-    weight = recipe.make_loss(completed("--class-weights", "balanced"), data).weight
-    assert weight[:3] * [10, 20, 40] == pytest.approx([14, 14, 14])
-
-
-def test_names_that_are_listed_twice_agree():
-    """The flags cannot import init.py, which needs NumPy."""
-    assert recipe.INITS == tuple(init.INITS)
-    assert recipe.NORMALIZE == tuple(NORMALIZE)
+def test_names_without_numpy_agree_with_the_modules_that_have_them():
+    assert FIELDS["init"].metadata["kind"].names == tuple(INITS)
+    assert FIELDS["init"].default == "xavier_uniform" == next(iter(INITS))
