@@ -1,7 +1,7 @@
 """The flags that several commands share, and what becomes of them."""
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cnn_numba.kinds as kinds
@@ -110,11 +110,17 @@ def add_extension_flag(parser: Parser) -> None:
              "(default: none)")
 
 
-def load_extensions(args: argparse.Namespace) -> tuple[str, ...]:
-    """Import the files of --extension; their names."""
-    set_jit(args)
+def load_extensions(words: Sequence[str]) -> tuple[str, ...]:
+    """Import the files of --extension before the other flags are read, which may use what they define; their names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
+    parser.add_argument("--extension", action="append", nargs="?", default=[])
+    parser.add_argument("--jit", action="store_true", default=None)
+    parser.add_argument("--no-jit", action="store_false", dest="jit")
+    args, _ = parser.parse_known_args(words)
+    if any(args.extension):
+        set_jit(args)                       # is read when kernels are imported
     names = []
-    for path in args.extension:
+    for path in filter(None, args.extension):
         try:
             names.append(load_extension(path))
         except InputError as error:

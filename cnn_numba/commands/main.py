@@ -73,8 +73,9 @@ def run(argv: list[str], started: float) -> int:
             print(text, end="")
             return 0
         name, words = split_command(argv)
+        extensions = load_extensions(words)
         args = make_parser(name).parse(words)
-        args.extensions = load_extensions(args)
+        args.extensions = extensions
         return args.run(args, started)
     except FieldError as error:
         output.fail(f"argument {flag_of(error.field)}: {error.reason}")
