@@ -4,7 +4,7 @@ Public names are looked up on first use, so that importing the package does not 
 """
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _MODULES = ("errors", "data", "presets", "recipe", "history", "execution", "augm
 _SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
     if not name.startswith("_"):

@@ -57,9 +57,9 @@ class Notifier:
     """Calls one hook of all callbacks, in their order; a function is a callback with `on_epoch_end` only."""
 
     def __init__(self, trainer: Trainer, callbacks: Callback | Callable | Iterable):
-        several = isinstance(callbacks, Iterable) and not callable(callbacks)
-        self._trainer, self._callbacks = trainer, list(callbacks) if several else [callbacks]
-        for callback in self._callbacks:
+        several = list(callbacks) if isinstance(callbacks, Iterable) and not callable(callbacks) else [callbacks]
+        self._trainer, self._callbacks = trainer, several
+        for callback in several:
             if not isinstance(callback, Callback) and not callable(callback):
                 raise InputError(f"fit: a callback must be a Callback or a function, got {callback!r}")
 

@@ -1,6 +1,8 @@
 """The exceptions, and the checks that several modules make."""
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
+from typing import Any
 
 __all__ = ["Diverged", "InputError"]
 
@@ -12,7 +14,7 @@ class InputError(ValueError):
 
 
 @contextmanager
-def naming(place):
+def naming(place: str) -> Iterator[None]:
     """The place in front of the sentence of an InputError."""
     try:
         yield
@@ -26,7 +28,7 @@ class Diverged(ArithmeticError):
     epoch, step : from 1; the step of the epoch at which it was noticed
     """
 
-    def __init__(self, epoch, step, what):
+    def __init__(self, epoch: int, step: int, what: str):
         super().__init__(f"{what} at step {step} of epoch {epoch}")
         self.epoch, self.step = epoch, step
 
@@ -34,7 +36,7 @@ class Diverged(ArithmeticError):
 MOST_SEED = 2**63 - 1                   # seeds go to kernels as int64
 
 
-def seed_number(owner, value):
+def seed_number(owner: str, value: Any) -> int:
     """The value as an int; InputError unless it is a whole number from 0 to MOST_SEED."""
     value = whole_number(owner, "seed", value, 0)
     if value > MOST_SEED:
@@ -42,35 +44,35 @@ def seed_number(owner, value):
     return value
 
 
-def whole_number(owner, name, value, least=1):
+def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
     """The value as an int; InputError unless it is a whole number (not a bool) of at least `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise InputError(f"{owner}: {name} must be a whole number of at least {least}, got {value!r}")
     return value.__index__()
 
 
-def number(owner, name, value, least=0.0, most=MOST):
+def number(owner: str, name: str, value: Any, least: float = 0.0, most: float = MOST) -> float:
     """The value as a float; InputError unless it is a number (not a bool) from least to most."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
         raise InputError(f"{owner}: {name} must be a number from {least:.3g} to {most:.3g}, got {value!r}")
     return float(value)
 
 
-def choice(owner, name, value, *choices):
+def choice(owner: str, name: str, value: Any, *choices: Any) -> Any:
     """The value; InputError unless it is one of the choices."""
     if value not in choices:
         raise InputError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def truth_value(owner, name, value):
+def truth_value(owner: str, name: str, value: Any) -> bool:
     """The value; InputError unless it is True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{owner}: {name} must be True or False, got {value!r}")
     return value
 
 
-def register(known, cls):
+def register(known: dict[str, type], cls: type) -> None:
     """Put a class into {name: class}; InputError when another module has one of that name, which files could mean."""
     other = known.get(cls.__name__)
     if other is not None and other.__module__ != cls.__module__:
@@ -78,6 +80,6 @@ def register(known, cls):
     known[cls.__name__] = cls
 
 
-def shortened(sentence, longest=300):
+def shortened(sentence: str, longest: int = 300) -> str:
     """The sentence without the end of what a file made it quote."""
     return sentence if len(sentence) <= longest else f"{sentence[:longest]}..."

@@ -1,5 +1,6 @@
 """Operations on ordinary arrays, without a model, as in `torch.nn.functional`."""
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from cnn_numba.kernels.program import Program, in_order
 from cnn_numba.layers import MaxPool2d, Setup, Wires
 
 
-def max_pool2d(images, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+def max_pool2d(images: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+               ceil_mode: bool = False, return_indices: bool = False) -> Any:
     """The maximum over a window, as `torch.nn.functional.max_pool2d`.
 
     Parameters

@@ -8,7 +8,7 @@ from cnn_numba.errors import InputError
 WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # what a stream of random numbers is for
 
 
-def stream(seed, purpose, index):
+def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
     """A generator that depends on the seed, the purpose and a counter, and on nothing that ran before."""
     return np.random.default_rng([seed, purpose, index])
 
@@ -16,25 +16,25 @@ def stream(seed, purpose, index):
 # shape : (out, in) or (filters, channels of a group, rows, columns); index : which parameter of the model this is.
 # fan_in and fan_out, how many numbers an output and an input meet, are as PyTorch counts them: without the groups.
 
-def xavier_uniform(shape, seed, index):
+def xavier_uniform(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     """Uniform in +-sqrt(6 / (fan_in + fan_out)): Glorot and Bengio, "Understanding the difficulty of training deep
     feedforward neural networks" (2010)."""
     bound = math.sqrt(6 / (_fan_in(shape) + _fan_out(shape)))
     return stream(seed, WEIGHTS, index).uniform(-bound, bound, shape)
 
 
-def xavier_normal(shape, seed, index):
+def xavier_normal(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     """Normal with variance 2 / (fan_in + fan_out), of the same source."""
     return stream(seed, WEIGHTS, index).normal(0, math.sqrt(2 / (_fan_in(shape) + _fan_out(shape))), shape)
 
 
-def kaiming_uniform(shape, seed, index):
+def kaiming_uniform(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     """Uniform in +-sqrt(6 / fan_in), for layers before a ReLU: He et al., "Delving deep into rectifiers" (2015)."""
     bound = math.sqrt(6 / _fan_in(shape))
     return stream(seed, WEIGHTS, index).uniform(-bound, bound, shape)
 
 
-def kaiming_normal(shape, seed, index):
+def kaiming_normal(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     """Normal with variance 2 / fan_in, of the same source."""
     return stream(seed, WEIGHTS, index).normal(0, math.sqrt(2 / _fan_in(shape)), shape)
 
@@ -50,7 +50,7 @@ def _fan_out(shape):
 INITS = {f.__name__: f for f in (xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal)}
 
 
-def init_name(owner, name):
+def init_name(owner: str, name: str) -> str:
     """The name of an initialisation; InputError unless it is one of INITS."""
     if not isinstance(name, str) or name not in INITS:
         raise InputError(f"{owner}: init must be one of {', '.join(INITS)}, got {name!r}")

@@ -1,7 +1,8 @@
 """Loss functions."""
 import inspect
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from cnn_numba.model import Output
 __all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss"]
 
 
-def checked_labels(labels, count, classes):
+def checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     """Labels as int64 (count,); InputError when there are more or fewer, or one is not in 0 .. classes - 1."""
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
@@ -30,13 +31,14 @@ def checked_labels(labels, count, classes):
 class ClassLoss:
     """What the losses of class scores have in common: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
 
+    kernel: Callable
     known: ClassVar[dict[str, type["ClassLoss"]]] = {}      # every loss class by its name
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         register(ClassLoss.known, cls)
 
-    def __call__(self, logits, labels):
+    def __call__(self, logits: Any, labels: Any) -> "Loss":
         """The loss of a batch.
 
         Parameters
@@ -65,7 +67,8 @@ class ClassLoss:
         chosen = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in chosen.items())})"
 
-    def call(self, dz, losses, predictions, z, labels, order, batch):
+    def call(self, dz: Buffer, losses: np.ndarray, predictions: np.ndarray, z: Buffer, labels: np.ndarray,
+             order: np.ndarray, batch: np.ndarray) -> Call:
         """The kernel call for buffers z, dz (see `kernels.loss`).
 
         The mean of all `losses`, in the order of all `labels`, is the loss of all these images.
@@ -91,7 +94,7 @@ class CrossEntropyLoss(ClassLoss):
 
     kernel = staticmethod(kernels.cross_entropy)
 
-    def __init__(self, weight=None, label_smoothing=0.0):
+    def __init__(self, weight: Any = None, label_smoothing: float = 0.0):
         if weight is not None:
             try:
                 weight = np.array(weight, np.float32)
@@ -103,7 +106,8 @@ class CrossEntropyLoss(ClassLoss):
         self.weight = weight
         self.label_smoothing = number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
 
-    def call(self, dz, losses, predictions, z, labels, order, batch):
+    def call(self, dz: Buffer, losses: np.ndarray, predictions: np.ndarray, z: Buffer, labels: np.ndarray,
+             order: np.ndarray, batch: np.ndarray) -> Call:
         if self.weight is None and not self.label_smoothing:
             return super().call(dz, losses, predictions, z, labels, order, batch)
         classes, = z.shape
@@ -128,12 +132,15 @@ class MSELoss(ClassLoss):
 class Loss(float):
     """A loss: a number with a `backward()`."""
 
-    def __new__(cls, value, dlogits, logits):
+    dlogits: np.ndarray
+    _logits: Any
+
+    def __new__(cls, value: float, dlogits: np.ndarray, logits: Any) -> "Loss":
         loss = super().__new__(cls, value)
         loss.dlogits, loss._logits = dlogits, logits
         return loss
 
-    def backward(self):
+    def backward(self) -> None:
         """Compute the gradients of all parameters of the model that gave the logits (they overwrite what was there).
 
         Raises InputError when the logits are not what `model(images)` returned, or the model has run again since.
@@ -145,6 +152,6 @@ class Loss(float):
             raise InputError("loss.backward: the model has run on other images since; call it again first")
         model.backward(self.dlogits)
 
-    def item(self):
+    def item(self) -> float:
         """The plain number."""
         return float(self)

@@ -5,6 +5,8 @@ be handed to the kernels (`LRScheduler.rates`); two schedulers of one optimizer 
 """
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,32 +59,32 @@ class LRScheduler:
     """
 
     per = "epoch"
-    total_steps = math.inf
+    total_steps: float = math.inf
     names = ("last_epoch", "base_lr")
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: Optimizer):
         self.optimizer = _checked_optimizer(self._owner, optimizer)
         self.base_lr, self.last_epoch = optimizer.lr, 0
         self._set()
 
     _owner = property(lambda self: type(self).__name__)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         """The rate after so many steps."""
         raise NotImplementedError
 
-    def momentum(self, step):
+    def momentum(self, step: int) -> float:
         """The momentum, or Adam's first beta, after so many steps: here, what it is."""
         return _get_momentum(self.optimizer)
 
     def _set(self):
         self.optimizer.lr = self.lr(self.last_epoch)
 
-    def step(self):
+    def step(self) -> None:
         """Set the optimizer to the rate of the next epoch, or update."""
         self.advance(1)
 
-    def advance(self, count):
+    def advance(self, count: int) -> None:
         """`step`, `count` times."""
         self.last_epoch = self._after(count)
         self._set()
@@ -93,7 +95,7 @@ class LRScheduler:
             raise InputError(f"{self._owner}: the schedule has {self.total_steps} steps, got step {step}")
         return step
 
-    def rates(self, count):
+    def rates(self, count: int) -> np.ndarray:
         """The rates of the next updates, for `Optimizer.rate_call`; no step is taken.
 
         Parameters
@@ -110,15 +112,15 @@ class LRScheduler:
     def __repr__(self):
         return f"{self._owner}(lr={self.lr(self.last_epoch):g} after {self.last_epoch} steps, base_lr={self.base_lr:g})"
 
-    def get_last_lr(self):
+    def get_last_lr(self) -> list[float]:
         """[the rate that was set last]"""
         return [self.lr(self.last_epoch)]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, float | None]:
         """{name: number or None}: what the schedule has come to."""
         return {name: getattr(self, name) for name in self.names}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
@@ -142,7 +144,8 @@ class LinearLR(LRScheduler):
     total_iters : int, at least 1
     """
 
-    def __init__(self, optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+    def __init__(self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0,
+                 total_iters: int = 5):
         self.start_factor = number(self._owner, "start_factor", start_factor, 0, 1)
         if not self.start_factor:
             raise InputError("LinearLR: start_factor must be more than 0, got 0")
@@ -150,7 +153,7 @@ class LinearLR(LRScheduler):
         self.total_iters = whole_number(self._owner, "total_iters", total_iters)
         super().__init__(optimizer)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         share = min(step, self.total_iters) / self.total_iters
         return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
 
@@ -165,12 +168,12 @@ class StepLR(LRScheduler):
     gamma : float, at least 0
     """
 
-    def __init__(self, optimizer, step_size, gamma=0.1):
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
         self.step_size = whole_number(self._owner, "step_size", step_size)
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         return self.base_lr * self.gamma ** (step // self.step_size)
 
 
@@ -185,14 +188,14 @@ class MultiStepLR(LRScheduler):
     gamma : float, at least 0
     """
 
-    def __init__(self, optimizer, milestones, gamma=0.1):
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1):
         if not isinstance(milestones, (list, tuple)):
             raise InputError(f"MultiStepLR: milestones must be a list of whole numbers, got {milestones!r}")
         self.milestones = sorted(whole_number(self._owner, "a milestone", step, 0) for step in milestones)
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         return self.base_lr * self.gamma ** bisect_right(self.milestones, step)
 
 
@@ -205,11 +208,11 @@ class ExponentialLR(LRScheduler):
     gamma : float, at least 0
     """
 
-    def __init__(self, optimizer, gamma):
+    def __init__(self, optimizer: Optimizer, gamma: float):
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         return self.base_lr * self.gamma**step
 
 
@@ -224,12 +227,12 @@ class CosineAnnealingLR(LRScheduler):
     eta_min : float, at least 0
     """
 
-    def __init__(self, optimizer, T_max, eta_min=0.0):
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
         self.T_max = whole_number(self._owner, "T_max", T_max)
         self.eta_min = number(self._owner, "eta_min", eta_min)
         super().__init__(optimizer)
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         return self.eta_min + (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
@@ -266,9 +269,10 @@ class OneCycleLR(LRScheduler):
 
     per = "step"
 
-    def __init__(self, optimizer, max_lr, total_steps=None, epochs=None, steps_per_epoch=None, pct_start=0.3,
-                 anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85, max_momentum=0.95, div_factor=25.0,
-                 final_div_factor=1e4, three_phase=False):
+    def __init__(self, optimizer: Optimizer, max_lr: float, total_steps: int | None = None, epochs: int | None = None,
+                 steps_per_epoch: int | None = None, pct_start: float = 0.3, anneal_strategy: str = "cos",
+                 cycle_momentum: bool = True, base_momentum: float = 0.85, max_momentum: float = 0.95,
+                 div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False):
         owner = self._owner
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
@@ -307,11 +311,11 @@ class OneCycleLR(LRScheduler):
                 return phase, (step - begin) / (end - begin) if end != begin else 1.0
             begin = end
 
-    def lr(self, step):
+    def lr(self, step: int) -> float:
         (_, start, end, *_), share = self._place(step)
         return self._anneal(start, end, share)
 
-    def momentum(self, step):
+    def momentum(self, step: int) -> float:
         if not self.cycle_momentum:
             return super().momentum(step)
         (*_, start, end), share = self._place(step)
@@ -347,8 +351,9 @@ class ReduceLROnPlateau:
     per = "epoch"
     names = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
 
-    def __init__(self, optimizer, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel", cooldown=0,
-                 min_lr=0.0, eps=1e-8):
+    def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10,
+                 threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0, min_lr: float = 0.0,
+                 eps: float = 1e-8):
         owner = type(self).__name__
         self.optimizer = _checked_optimizer(owner, optimizer)
         self.mode = choice(owner, "mode", mode, "min", "max")
@@ -361,7 +366,7 @@ class ReduceLROnPlateau:
         self.cooldown = whole_number(owner, "cooldown", cooldown, 0)
         self.min_lr, self.eps = number(owner, "min_lr", min_lr), number(owner, "eps", eps)
         self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
-        self.best = None                        # as long as no metric was finite
+        self.best: float | None = None          # as long as no metric was finite
 
     def _better(self, metric):
         if self.best is None:
@@ -371,7 +376,7 @@ class ReduceLROnPlateau:
             return metric < (self.best * (1 - self.threshold) if relative else self.best - self.threshold)
         return metric > (self.best * (1 + self.threshold) if relative else self.best + self.threshold)
 
-    def step(self, metric):
+    def step(self, metric: float) -> None:
         """Judge the metric of an epoch, and set the optimizer's rate; InputError unless it is a number (NaN is one)."""
         if isinstance(metric, bool) or not isinstance(metric, (int, float, np.number)):
             raise InputError(f"ReduceLROnPlateau: the metric must be a number, got {metric!r}")
@@ -392,15 +397,15 @@ class ReduceLROnPlateau:
     def __repr__(self):
         return f"{type(self).__name__}(lr={self.optimizer.lr:g} after {self.last_epoch} epochs, best={self.best})"
 
-    def get_last_lr(self):
+    def get_last_lr(self) -> list[float]:
         """[the optimizer's rate]"""
         return [self.optimizer.lr]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, float | None]:
         """{name: number or None}: what the schedule has come to."""
         return {name: getattr(self, name) for name in self.names}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.

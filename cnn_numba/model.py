@@ -1,7 +1,9 @@
 """A network as a list of layers, its parameters in one flat vector, and its forward and backward pass."""
 import math
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +47,8 @@ class Output(np.ndarray):
     send its gradient back.  Read-only, because the gradient belongs to these very numbers; anything computed from it is
     a plain result without that knowledge."""
 
-    model = None
-    forward_pass = None
+    model: "Sequential | None" = None
+    forward_pass: object = None
 
 
 class Sequential:
@@ -76,10 +78,14 @@ class Sequential:
     Raises InputError (a ValueError) when something is not a layer, or the same layer stands twice.
     """
 
-    input_shape = mean = std = classes = accuracy = None
+    input_shape: tuple[int, ...] | None = None
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    accuracy: float | None = None
     training = True
 
-    def __init__(self, *layers, seed=0, init="xavier_uniform"):
+    def __init__(self, *layers: Layer, seed: int = 0, init: str = "xavier_uniform"):
         for k, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
@@ -92,7 +98,7 @@ class Sequential:
         self.seed, self.init = seed_number("Sequential", seed), init_name("Sequential", init)
         self._build(layers)
 
-    def add(self, layer):
+    def add(self, layer: Layer) -> "Sequential":
         """Append a layer; all parameters start anew, so that the result is that of `Sequential(*layers, layer)`, and
         optimizers that were made before know nothing of them.
 
@@ -124,25 +130,25 @@ class Sequential:
         """Of each layer: {name: Parameter}, what is trained and what is collected."""
         return [of_layer | more for of_layer, more in zip(self._parameters, self._statistics, strict=True)]
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "Sequential":
         """From now on, `model(images)` treats them as a batch of the training: batch normalisation uses and collects
         its statistics, and dropout drops.  So it is from the start.  Returns the model."""
         self.training = bool(mode)
         return self
 
-    def eval(self):
+    def eval(self) -> "Sequential":
         """From now on, `model(images)` uses what the training collected, and drops nothing.  Returns the model."""
         return self.train(False)
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         """The parameters, in the order of the layers."""
         return [p for of_layer in self._parameters for p in of_layer.values()]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """{name: copy of the value} of parameters and statistics, with PyTorch's names and shapes."""
         return {p.name: p.value.copy() for of_layer in self._tensors() for p in of_layer.values()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over values with the names and shapes of `state_dict`; InputError, and no change, when they differ."""
         mine = {p.name: p for of_layer in self._tensors() for p in of_layer.values()}
         if not isinstance(state, dict):
@@ -160,7 +166,7 @@ class Sequential:
         for name, value in new.items():
             mine[name].value[...] = value
 
-    def save(self, path, **facts):
+    def save(self, path: str | os.PathLike, **facts: Any) -> None:
         """Write the model to an .npz file, for `cnn_numba.load`; a failure leaves the file as it was.
 
         Parameters
@@ -175,11 +181,11 @@ class Sequential:
 
         save(self, path, **facts)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
         return infer_shapes(self.layers, shape)[-1]
 
-    def plan(self, shape, blocks, logits=False, **options):
+    def plan(self, shape: tuple[int, ...], blocks: int, logits: bool = False, **options: Any) -> Plan:
         """A new layout of this network (see `plan.Plan`) for images of a shape.
 
         logits : whether to leave out a Softmax or LogSoftmax at the end
@@ -189,7 +195,7 @@ class Sequential:
         return Plan(layers, self._tensors(), infer_shapes(layers, shape), blocks,
                     **({"textbook": textbook()} | options))
 
-    def __call__(self, images):
+    def __call__(self, images: Any) -> Any:
         """The forward pass.
 
         Parameters
@@ -226,7 +232,7 @@ class Sequential:
         self._last = output.forward_pass, key, len(images)
         return output if plan.indices is None else (output, plan.indices.get(len(images)).astype(np.int64))
 
-    def backward(self, doutput):
+    def backward(self, doutput: Any) -> np.ndarray:
         """The backward pass of the last forward pass; overwrites all gradients.
 
         Parameters
@@ -250,7 +256,7 @@ class Sequential:
         backward()
         return plan.dx.get(n)
 
-    def ran_last(self, forward_pass):
+    def ran_last(self, forward_pass: object) -> bool:
         """Whether that forward pass is the last one, whose values a backward pass needs."""
         return self._last is not None and self._last[0] is forward_pass
 
@@ -263,10 +269,10 @@ class Sequential:
     def __repr__(self):
         return container_text("Sequential", enumerate(self.layers))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.layers)
 
-    def summary(self, shape):
+    def summary(self, shape: tuple[int, ...]) -> str:
         """One line of text: the shapes that an image goes through and the number of parameters."""
         shapes = infer_shapes(self.layers, shape)
         path = [shapes[0]] + [b for a, b in zip(shapes, shapes[1:], strict=False) if a != b]

@@ -98,7 +98,7 @@ class Optimizer:
         if decay_weights_only:
             self._decays = np.zeros(count, np.float32)
             self._decayed = np.repeat(np.array([p.value.ndim > 1 for p in parameters], bool),
-                                      [len(p.grad_vectors) for p in parameters])
+                                      [math.ceil(p.value.size / LANES) for p in parameters])
         else:                                       # a single number, all vectors': it costs no memory traffic
             self._decays = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (count,), (0,))
         self._arrays = {name: aligned(model.values.shape) for name in arrays}
@@ -204,6 +204,7 @@ class SGD(Optimizer):
     Raises InputError (a ValueError) when a number is negative, infinite or NaN, or for nesterov without momentum.
     """
 
+    velocity: np.ndarray
     settings = {"lr": number, "momentum": number, "weight_decay": number}
     flags = ("nesterov", "decay_weights_only")
 
@@ -240,6 +241,9 @@ class RMSprop(Optimizer):
     Raises InputError (a ValueError) when a number is out of range, infinite or NaN.
     """
 
+    square_avg: np.ndarray
+    velocity: np.ndarray
+    grad_avg: np.ndarray
     settings = {"lr": number, "alpha": fraction, "eps": number, "weight_decay": number, "momentum": number}
     flags = ("centered", "decay_weights_only")
 
@@ -278,6 +282,8 @@ class Adam(Optimizer):
     Raises InputError (a ValueError) when a number is out of range, infinite or NaN.
     """
 
+    exp_avg: np.ndarray
+    exp_avg_sq: np.ndarray
     settings = {"lr": number, "betas": two_fractions, "eps": number, "weight_decay": number, "steps": _count}
     decoupled = False
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from cnn_numba.data.reading import Progress, no_progress
@@ -150,7 +150,7 @@ def _receive(url: str, file: PublishedFile, unfinished: Path, progress: Progress
     return start > 0
 
 
-def _answer(url: str, headers: dict[str, str]):
+def _answer(url: str, headers: dict[str, str]) -> Any:
     """The Response of `requests.get`; raises _Refused when it takes longer than ANSWER_SECONDS.
 
     The timeout of `requests.get` restarts for every address of a host and does not cover the name look-up: behind a

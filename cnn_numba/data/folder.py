@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -206,7 +206,7 @@ def read_image(path: StrPath, channels: int | None = None, size: tuple[int, ...]
     raise InputError(f"{path} promises {width} x {height} pixels in {len(content)} bytes")
 
 
-def _pixels(PIL: ModuleType, image, channels: int | None, size: tuple[int, ...] | None) -> np.ndarray:
+def _pixels(PIL: ModuleType, image: Any, channels: int | None, size: tuple[int, ...] | None) -> np.ndarray:
     if "exif" in image.info:
         image = PIL.ImageOps.exif_transpose(image)
     sixteen_bits, palette = image.mode == "I" or image.mode.startswith("I;"), image.mode == "P"

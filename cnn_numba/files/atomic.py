@@ -16,7 +16,7 @@ PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[BinaryIO]:
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file object whose bytes are at `path` when the block ends; whatever fails, the file there stays as it was.
 
     The bytes go to a file beside with a name of its own, then to the disk, and then get the name.  A file that exists
@@ -41,7 +41,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
-def write(path: str | Path, content: bytes) -> None:
+def write(path: str | os.PathLike, content: bytes) -> None:
     """Make a file hold these bytes; whatever fails, it holds all of them, or what it held before.
 
     Raises InputError when it cannot be written.
@@ -50,7 +50,7 @@ def write(path: str | Path, content: bytes) -> None:
         file.write(content)
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | os.PathLike) -> None:
     """Raise the InputError of `write` at once when nothing can be written there, and change nothing."""
     path = Path(os.path.realpath(path))
     part = _part_of(path)

@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path) -> SavedTraining:
     if version != VERSION or isinstance(version, bool):
         raise InputError(f"{path} is a {FORMAT} of version {str(version)[:20]}, and this program reads version "
                          f"{VERSION} only")
-    parts = [description.get(name) for name in ("recipe", "data", "layers", "state")]
+    parts: list[Any] = [description.get(name) for name in ("recipe", "data", "layers", "state")]
     if not all(isinstance(part, kind) for part, kind in zip(parts, (dict, str, list, dict), strict=True)):
         raise InputError(f"{path} is not a {FORMAT}: its description lacks a part")
     recipe, data, layers, state = parts

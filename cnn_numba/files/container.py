@@ -44,7 +44,7 @@ def sealed(content: bytes) -> bytes:
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
-def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a file that `pack` made.
 
     Parameters

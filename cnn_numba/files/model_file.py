@@ -1,6 +1,8 @@
 """Model files: the layers, the parameters, and what a model has to know about images to be used again."""
 import math
 import numbers
+import os
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ KIND = "model file"
 FACTS = "input_shape", "mean", "std", "classes", "accuracy"
 
 
-def save(model, path, **facts):
+def save(model: Sequential, path: str | os.PathLike, **facts: Any) -> None:
     """Write a model to an .npz file, whole or not at all; see `Sequential.save`."""
     unknown = sorted(set(facts) - set(FACTS))
     if unknown:
@@ -35,7 +37,7 @@ def save(model, path, **facts):
     write(path, container.pack(description, state))
 
 
-def load(path):
+def load(path: str | os.PathLike) -> Sequential:
     """Read a model that `model.save` wrote.  No code in the file is ever executed.
 
     Parameters
@@ -50,7 +52,7 @@ def load(path):
 
     Raises
     ------
-    InputError (a ValueError) : the file cannot be read, is damaged, or is no model file.
+    InputError (a ValueError) : the file cannot be read, is damaged, or is not a cnn-numba model file.
     """
     description, state = container.read(path, KIND)
     try:
@@ -67,10 +69,10 @@ def load(path):
     return model.eval()
 
 
-def check_format(description, name, version):
+def check_format(description: dict[str, Any], name: str, version: int) -> None:
     """InputError unless a description says that it is of this format, and of a version that can be read."""
     if description.get("format") != name:
-        raise InputError(f"this is no {name}")
+        raise InputError(f"this is not a {name}")
     if description.get("version") != version or isinstance(description["version"], bool):
         raise InputError(f"the format has another version than {version}, written by another version of the library")
 

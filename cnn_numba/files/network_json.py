@@ -71,7 +71,7 @@ def spellings() -> dict[str, list[type[Layer]]]:
     return found
 
 
-def build_network(name, image_shape, num_classes, **options):
+def build_network(name: str, image_shape: tuple[int, ...], num_classes: int, **options: Any) -> Sequential:
     """A new network.
 
     Parameters
@@ -88,7 +88,8 @@ def build_network(name, image_shape, num_classes, **options):
     return read_network(name, image_shape, num_classes, **options)
 
 
-def read_network(path, image_shape, num_classes, **options):
+def read_network(path: str | os.PathLike, image_shape: tuple[int, ...], num_classes: int,
+                 **options: Any) -> Sequential:
     """A new network from a JSON file; see the top of this module.
 
     Parameters
@@ -104,7 +105,7 @@ def read_network(path, image_shape, num_classes, **options):
     return Sequential(*read_layers(path, image_shape, num_classes), **options)
 
 
-def read_layers(path, image_shape, num_classes):
+def read_layers(path: str | os.PathLike, image_shape: tuple[int, ...], num_classes: int) -> list[Layer]:
     """The layers of `read_network`."""
     try:
         return build_written(read_json(path), image_shape, num_classes)
@@ -112,7 +113,7 @@ def read_layers(path, image_shape, num_classes):
         raise InputError(f"{path}: {shortened(str(error))}") from None
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str | os.PathLike) -> Any:
     """The JSON value of a file; InputError unless it is one, of a sensible size."""
     try:
         content = None
@@ -128,7 +129,7 @@ def read_json(path: str) -> Any:
     return strict_json.loads(content)
 
 
-def build_written(description, image_shape, num_classes):
+def build_written(description: Any, image_shape: tuple[int, ...], num_classes: int) -> list[Layer]:
     """The layers of a JSON value that somebody wrote, for images of a shape; InputError as `read_network`."""
     if isinstance(description, dict):
         if set(description) != {"layers"}:
@@ -241,7 +242,7 @@ def _fits(kind, params, shape):
     return True
 
 
-def rebuild_network(description, image_shape, num_classes, **options):
+def rebuild_network(description: Any, image_shape: tuple[int, ...], num_classes: int, **options: Any) -> Sequential:
     """A new network from what `describe_layers` gave; InputError when it does not fit the images or the classes."""
     layers = build_layers(description)
     _check_parameters(layers)

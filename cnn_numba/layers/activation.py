@@ -5,7 +5,7 @@ from cnn_numba.errors import MOST, InputError
 from cnn_numba.kernels import activation
 from cnn_numba.kernels.lanes import aligned
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, Wires, shape_text
+from cnn_numba.layers.base import Layer, Shape, Wires, shape_text
 
 __all__ = ["LeakyReLU", "LogSoftmax", "ReLU", "Sigmoid", "Softmax", "Tanh"]
 
@@ -40,7 +40,7 @@ class LeakyReLU(Layer):
             raise InputError(f"LeakyReLU: negative_slope must be a finite number, got {negative_slope!r}")
         self.negative_slope = float(negative_slope)
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         slope, x = aligned(1), wires.x.image()
         slope[0] = self.negative_slope
         wires.forward.append(Call(activation.leaky_relu_forward, wires.blocks, y=wires.y.image(), x=x, slope=slope))
@@ -57,7 +57,7 @@ class LeakyReLU(Layer):
 class Tanh(Layer):
     """The hyperbolic tangent, element by element, as `torch.nn.Tanh`; any shape."""
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         _calls(wires, activation.tanh_forward, activation.tanh_backward)
 
     def textbook(self, x, parameters, run):
@@ -67,7 +67,7 @@ class Tanh(Layer):
 class Sigmoid(Layer):
     """1 / (1 + exp(-x)), element by element, as `torch.nn.Sigmoid`; any shape."""
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         _calls(wires, activation.sigmoid_forward, activation.sigmoid_backward)
 
     def textbook(self, x, parameters, run):
@@ -96,13 +96,13 @@ class Softmax(Layer):
                              f"got {dim!r}")
         self.dim = int(dim)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         if self.dim == -1 and len(shape) != 1:
             raise InputError(f"{type(self).__name__} with dim=-1 expects features, got {shape_text(shape)}; "
                              f"the channels are dim=1")
         return shape
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         _calls(wires, activation.softmax_forward, activation.softmax_backward)
 
     def textbook(self, x, parameters, run):
@@ -115,7 +115,7 @@ class LogSoftmax(Softmax):
     Arguments and errors are those of Softmax.
     """
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         _calls(wires, activation.log_softmax_forward, activation.log_softmax_backward)
 
     def textbook(self, x, parameters, run):

@@ -242,5 +242,5 @@ def image_shape(owner: str, shape: Shape) -> Shape:
     return shape
 
 
-def shape_text(shape: Shape) -> str:
+def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) + (" features" if len(shape) == 1 else "")

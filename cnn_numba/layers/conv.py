@@ -9,7 +9,7 @@ from cnn_numba.kernels import conv, conv_toom
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.kernels.toom import Toom
-from cnn_numba.layers.base import WIDE, Layer, image_shape, pair, shape_text
+from cnn_numba.layers.base import WIDE, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
 from cnn_numba.layers.windows import windows
 
 __all__ = ["Conv2d"]
@@ -64,7 +64,7 @@ class Conv2d(Layer):
         if padding == "same" and self.stride != (1, 1):
             raise InputError(f"Conv2d: padding='same' needs stride 1, got {stride!r}")
 
-    def padding_sides(self):
+    def padding_sides(self) -> Sides:
         if self.padding == "valid":
             return 0, 0, 0, 0
         if self.padding == "same":
@@ -73,7 +73,7 @@ class Conv2d(Layer):
         rows, cols = self.padding
         return rows, rows, cols, cols
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         channels, *size = image_shape("Conv2d", shape)
         if channels != self.in_channels:
             raise InputError(f"Conv2d expects {self.in_channels} channels, got {channels} ({shape_text(shape)})")
@@ -85,7 +85,7 @@ class Conv2d(Layer):
                              f"{shape_text(size)} with padding {self.padding}")
         return self.out_channels, *((p - e) // s + 1 for p, e, s in zip(padded, extent, self.stride, strict=True))
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> dict[str, Shape]:
         shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
@@ -106,13 +106,13 @@ class Conv2d(Layer):
         cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
         return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
 
-    def gradient_sides(self, shape, setup):
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.toom(shape, setup):
             return self.padding_sides()[2:], (0, 0)
         margin = self._input_tile(shape).cols - 1
         return (0, 0), (margin, margin)
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         toom = self.toom(wires.x.shape, wires.setup)
         if toom:
             self._toom_calls(wires, toom)
@@ -214,7 +214,7 @@ class Conv2d(Layer):
             y[first:first + n] = product.transpose(0, 1, 3, 2).reshape(n, filters, rows, cols)
         return y + parameters["bias"][:, None, None] if self.bias else y
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0, 0):
             text += f", padding={self.padding}"

@@ -4,7 +4,7 @@ import numpy as np
 from cnn_numba.errors import number
 from cnn_numba.kernels import dropout, shape
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer
+from cnn_numba.layers.base import Layer, Wires
 
 __all__ = ["Dropout"]
 
@@ -32,7 +32,7 @@ class Dropout(Layer):
     def __init__(self, p=0.5):
         self.p = number("Dropout", "p", p, 0, 1)
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         p = self.p if wires.setup.training else 0.0
         rates = np.array([p, 1 / (1 - p) if p < 1 else 0], np.float32)
         drawn = dict(batch=wires.setup.batch, draw=wires.setup.draw, rates=rates, layer=wires.index)

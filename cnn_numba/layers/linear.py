@@ -6,7 +6,7 @@ from cnn_numba.init import init_name
 from cnn_numba.kernels import dense
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import WIDE, Layer, shape_text
+from cnn_numba.layers.base import WIDE, Layer, Shape, Wires, shape_text
 
 __all__ = ["Linear"]
 
@@ -37,16 +37,16 @@ class Linear(Layer):
         self.bias = truth_value("Linear", "bias", bias)
         self.init = None if init is None else init_name("Linear", init)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         if tuple(shape) != (self.in_features,):
             hint = "; put Flatten() before it" if len(shape) > 1 and math.prod(shape) == self.in_features else ""
             raise InputError(f"Linear expects {self.in_features} features, got {shape_text(shape)}{hint}")
         return (self.out_features,)
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.out_features, self.in_features)} | ({"bias": (self.out_features,)} if self.bias else {})
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         x, y, dy = wires.x.array, wires.y.array, wires.dy
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
         crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share their places in the cache
@@ -74,5 +74,5 @@ class Linear(Layer):
     def textbook(self, x, parameters, run):
         return x @ parameters["weight"].T + parameters.get("bias", 0.0)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias}"

@@ -7,7 +7,7 @@ from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.kernels import norm
 from cnn_numba.kernels.lanes import Tile, aligned
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, shape_text
+from cnn_numba.layers.base import Layer, Shape, Wires, shape_text
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
@@ -50,10 +50,10 @@ class _BatchNorm(Layer):
                 raise InputError(f"{name}: {what} must be {expected}, got {value!r}")
         self.eps, self.momentum = float(eps), None if momentum is None else float(momentum)
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.num_features,), "bias": (self.num_features,)} if self.affine else {}
 
-    def statistic_shapes(self):
+    def statistic_shapes(self) -> dict[str, Shape]:
         if not self.track_running_stats:
             return {}
         return {"running_mean": (self.num_features,), "running_var": (self.num_features,), "num_batches_tracked": ()}
@@ -62,7 +62,7 @@ class _BatchNorm(Layer):
         for name in {"weight", "running_var"} & values.keys():
             values[name][...] = 1
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         x, y, tensors, blocks, C = wires.x.image(), wires.y.image(), wires.parameters, wires.blocks, self.num_features
         H, W = x.shape[2:4]
         tile = Tile(1, max(k for k in range(1, 9) if W % k == 0))       # sums: enough to hide the latency
@@ -114,20 +114,20 @@ class _BatchNorm(Layer):
         weight, bias = (parameters[name].reshape(-1, *(1,) * (x.ndim - 2)) for name in ("weight", "bias"))
         return y * weight + bias
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum}, affine={self.affine}, "
                 f"track_running_stats={self.track_running_stats}")
 
 
 class BatchNorm2d(_BatchNorm):
     aliases = "bn2d", "BatchNorm", "bn", "BatchNormalization"
-    __doc__ = _BatchNorm.__doc__ + """
+    __doc__ = f"{_BatchNorm.__doc__}" + """
     Shapes
     ------
     (num_features, H, W) -> the same; as `torch.nn.BatchNorm2d`.
     """
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 3 or shape[0] != self.num_features:
             raise InputError(f"BatchNorm2d expects images of {self.num_features} channels, got {shape_text(shape)}")
         return shape
@@ -135,13 +135,13 @@ class BatchNorm2d(_BatchNorm):
 
 class BatchNorm1d(_BatchNorm):
     aliases = "bn1d", "BatchNorm", "bn", "BatchNormalization"
-    __doc__ = _BatchNorm.__doc__ + """
+    __doc__ = f"{_BatchNorm.__doc__}" + """
     Shapes
     ------
     (num_features,) -> the same; as `torch.nn.BatchNorm1d` for features.
     """
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         if tuple(shape) != (self.num_features,):
             raise InputError(f"BatchNorm1d expects {self.num_features} features, got {shape_text(shape)}")
         return shape

@@ -5,7 +5,7 @@ from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.kernels import pool
 from cnn_numba.kernels.lanes import Tile
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, both, image_shape, one_or_pair, pair, shape_text
+from cnn_numba.layers.base import Layer, Shape, Wires, both, image_shape, one_or_pair, pair, shape_text
 from cnn_numba.layers.windows import pool_windows, windows
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
@@ -33,7 +33,7 @@ class _Window(Layer):
         """(kernel size, stride, padding, dilation) of the rows and of the columns."""
         return list(zip(*map(both, (self.kernel_size, self.stride, self.padding, self.dilation)), strict=True))
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         name = type(self).__name__
         channels, *size = image_shape(name, shape)
         places = []
@@ -83,14 +83,14 @@ class MaxPool2d(_Window):
 
     gives_indices = property(lambda self: self.return_indices)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         after = super().output_shape(shape)
         if self.return_indices and shape[1] * shape[2] > MOST_PLACES:
             raise InputError(f"MaxPool2d: return_indices=True takes images of at most {MOST_PLACES:,} pixels, got "
                              f"{shape_text(shape)}")
         return after
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         x, y, ((rows, *of_rows), (cols, *of_cols)) = wires.x, wires.y, self._axes()
         (stride_h, top, dilation_h), (stride_w, left, dilation_w) = of_rows, of_cols
         geometry = dict(stride_h=stride_h, stride_w=stride_w, top=top, left=left, dilation_h=dilation_h,
@@ -117,7 +117,7 @@ class MaxPool2d(_Window):
             run.decide(x, y[..., None] - seen)
         return y
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
                 f"dilation={self.dilation}, ceil_mode={self.ceil_mode}")
 
@@ -155,7 +155,7 @@ class AvgPool2d(_Window):
         self.divisor_override = (
             None if divisor_override is None else whole_number("AvgPool2d", "divisor_override", divisor_override))
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         spans, counts = [], []
         for size, count, (kernel, stride, padding, _) in zip(
                 wires.x.shape[1:], wires.y.shape[1:], self._axes(), strict=True):
@@ -176,7 +176,7 @@ class AvgPool2d(_Window):
         count = windows(inside, self, (0, 0, 0, 0), *size).sum(axis=(4, 5))
         return pool_windows(x, self, 0.0).sum(axis=(4, 5)) / (self.divisor_override or count)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
@@ -206,11 +206,11 @@ class AdaptiveAvgPool2d(Layer):
         pair("AdaptiveAvgPool2d", "output_size", [1 if size is None else size for size in sizes])
         self.output_size = tuple(output_size) if isinstance(output_size, list) else output_size
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         channels, *sizes = image_shape("AdaptiveAvgPool2d", shape)
         return channels, *(size if o is None else o for size, o in zip(sizes, both(self.output_size), strict=True))
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         spans = []
         for size, count in zip(wires.x.shape[1:], wires.y.shape[1:], strict=True):
             i = np.arange(count)

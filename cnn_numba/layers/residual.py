@@ -3,7 +3,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming
 from cnn_numba.kernels import residual
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, below, container_text, infer_shapes, shape_text
+from cnn_numba.layers.base import Layer, Setup, Shape, Sides, Wires, below, container_text, infer_shapes, shape_text
 
 __all__ = ["Residual"]
 
@@ -45,7 +45,7 @@ class Residual(Layer):
                 found[name] = infer_shapes(layers, shape)
         return found
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         ends = {name: shapes[-1] for name, shapes in self._shapes(shape).items()}
         if ends["body"] != ends["shortcut"]:
             raise InputError(f"Residual adds body and shortcut, which give {shape_text(ends['body'])} and "
@@ -56,10 +56,10 @@ class Residual(Layer):
         return {f"{branch}.{k}.{name}": shape for branch, layers in self.branches.items()
                 for k, layer in enumerate(layers) for name, shape in getattr(layer, method)().items()}
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> dict[str, Shape]:
         return self._of_layers("parameter_shapes")
 
-    def statistic_shapes(self):
+    def statistic_shapes(self) -> dict[str, Shape]:
         return self._of_layers("statistic_shapes")
 
     def reset_parameters(self, values, initialise):
@@ -70,16 +70,16 @@ class Residual(Layer):
                     below(part, values),
                     lambda name, value, init, part=part: initialise(part + name, value, init))
 
-    def padding_sides(self):
+    def padding_sides(self) -> Sides:
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
 
-    def gradient_sides(self, shape, setup):
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
         shapes = self._shapes(shape)
         after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1]
                  for name, layers in self.branches.items() if layers]
         return self.body[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         """The body's gradient goes straight to dx, to which that of the shortcut is added."""
         body = wires.branch("body", self.body, wires.dx)
         beside, dbeside = wires.x, wires.dy

@@ -4,7 +4,7 @@ import math
 from cnn_numba.errors import InputError, whole_number
 from cnn_numba.kernels import shape as kernel
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, shape_text
+from cnn_numba.layers.base import Layer, Shape, Wires, shape_text
 
 __all__ = ["Flatten", "Reshape"]
 
@@ -14,10 +14,10 @@ class Flatten(Layer):
 
     reshapes = True
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         """A plan makes y a view of x.  dy is a view of dx too, unless dx has a margin: then it is copied."""
         if wires.dx is not None and wires.dy.array.base is not wires.dx.array.base:
             wires.backward.append(Call(kernel.reshape, wires.blocks, y=wires.dx.image(), x=wires.dy.image()))
@@ -25,7 +25,7 @@ class Flatten(Layer):
     def textbook(self, x, parameters, run):
         return x.reshape(len(x), -1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return "start_dim=1, end_dim=-1"
 
 
@@ -47,13 +47,13 @@ class Reshape(Layer):
             raise InputError(f"Reshape: shape must be (features,) or (channels, rows, columns) with at most one -1, "
                              f"got {shape!r}")
 
-    def output_shape(self, shape):
+    def output_shape(self, shape: Shape) -> Shape:
         known, size = math.prod(s for s in self.shape if s != -1), math.prod(shape)
         if size % known or (-1 not in self.shape and size != known):
             raise InputError(f"Reshape to {self.shape} needs as many numbers, got {shape_text(shape)}")
         return tuple(size // known if s == -1 else s for s in self.shape)
 
-    def calls(self, wires):
+    def calls(self, wires: Wires) -> None:
         wires.forward.append(Call(kernel.reshape, wires.blocks, y=wires.y.image(), x=wires.x.image()))
         if wires.dx is not None:
             wires.backward.append(Call(kernel.reshape, wires.blocks, y=wires.dx.image(), x=wires.dy.image()))

@@ -1,11 +1,13 @@
 """The windows that a convolution or a pooling moves over an image, as views of NumPy arrays."""
+from typing import Any
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnn_numba.layers.base import Sides, both
 
 
-def windows(x: np.ndarray, layer, sides: Sides, rows: int, cols: int, fill: float = 0.0) -> np.ndarray:
+def windows(x: np.ndarray, layer: Any, sides: Sides, rows: int, cols: int, fill: float = 0.0) -> np.ndarray:
     """Every window that a layer sees: (N, C, rows, cols, kernel rows, kernel columns) for x (N, C, H, W).
 
     sides : rows and columns of `fill` around x, (top, bottom, left, right)
@@ -21,7 +23,8 @@ def windows(x: np.ndarray, layer, sides: Sides, rows: int, cols: int, fill: floa
     return every[:, :, ::sh, ::sw, ::dh, ::dw][:, :, :rows, :cols]
 
 
-def pool_windows(x: np.ndarray, layer, fill: float) -> np.ndarray:
+def pool_windows(x: np.ndarray, layer: Any, fill: float) -> np.ndarray:
     """The windows of a pooling layer, with `fill` as padding."""
     rows, cols = both(layer.padding)
-    return windows(x, layer, (rows, rows, cols, cols), *layer.output_shape(x.shape[1:])[1:], fill)
+    _, rows_out, cols_out = layer.output_shape(x.shape[1:])
+    return windows(x, layer, (rows, rows, cols, cols), rows_out, cols_out, fill)
