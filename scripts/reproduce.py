@@ -2,8 +2,8 @@
 
     python scripts/reproduce.py [names] [--seeds N] [--data-dir DIR]
 
-Each run is a command line, started for a number of seeds after one short start that leaves its kernels in the cache.
-Wants an idle machine.
+Each run is a recipe with a name (`python main.py --recipe NAME`), started for a number of seeds after one short start
+that leaves its kernels in the cache.  Needs an idle machine.
 """
 import argparse
 import re
@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN_SGD = "--momentum 0 --weight-decay 0 --schedule constant"
-STUDY = ("--epochs 20 --lr 0.02 --momentum 0.9 --weight-decay 1e-4 --schedule step --step-size 6 --gamma 0.3 "
-         "--init kaiming_normal")
+sys.path.insert(0, str(ROOT))
+from cnn_numba.commands.flags import flag_of  # noqa: E402
+from cnn_numba.recipe import FIELDS, RECIPES  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Run:
-    """A published run and ours: flags of `python main.py`, and for how many seeds, 0, 1, ..."""
+    """A published run and ours: flags of `python main.py`, and the number of seeds, which are 0, 1, ..."""
 
     published: str
     flags: str
@@ -30,31 +30,14 @@ class Run:
 
 
 RUNS = {
-    "bn-cnn": Run(
-        "97.69 % after 1 epoch of 50,000 images",
-        "--model bn-cnn --train-size 50000 --epochs 1 --optimizer rmsprop --alpha 0.9 --lr 0.0015 --schedule constant "
-        "--normalize unit --init kaiming_normal", 5),
-    "lenet5": Run(
-        "98.58 % after 5 epochs; 429.9 s an epoch",
-        f"--model lenet5 --epochs 5 --batch-size 10 --lr 0.001 {PLAIN_SGD} --normalize none --init xavier_normal", 3),
-    "lenet5-momentum": Run(
-        "98.58 % after 5 epochs; 429.9 s an epoch",
-        "--model lenet5 --epochs 5 --batch-size 10 --lr 0.001 --momentum 0.9 --weight-decay 0 --schedule constant", 3),
-    "small": Run(
-        "8 of 10 images; 428.72 s, with Numba 69.68 s",
-        f"--model scripts/small.json --train-size 1000 --epochs 20 --batch-size 1 --lr 0.001 {PLAIN_SGD} --serial", 5),
-    "two-conv-bn": Run(
-        "99.36 % of a validation part, about 25 hours",
-        "--model two-conv-bn --epochs 40 --lr 0.1 --schedule one-cycle --weight-decay 5e-4 --spare-biases "
-        "--label-smoothing 0.1 --augment shift=2,rotate=10,scale=0.1 --init kaiming_uniform", 5),
-    "lenet5-avg": Run(
-        "99.11 %; 2058.3 s", f"--model lenet5-avg {STUDY}", 3),
-    "lenet5-max": Run(
-        "98.93 %; 2058.3 s", f"--model lenet5 {STUDY}", 3),
-    "fast": Run(
-        "0.76 s to 99 %, on a GTX 1660 Ti",
-        "--model fast --epochs 1 --batch-size 32 --lr 0.3 --nesterov --schedule one-cycle --weight-decay 0 "
-        "--label-smoothing 0.1 --init kaiming_uniform", 5),
+    "bn-cnn": Run("97.69 % after 1 epoch of 50,000 images", "--recipe bn-cnn", 5),
+    "lenet5": Run("98.58 % after 5 epochs; 429.9 s an epoch", "--recipe lenet5", 3),
+    "lenet5-momentum": Run("98.58 % after 5 epochs; 429.9 s an epoch", "--recipe lenet5-momentum", 3),
+    "small": Run("8 of 10 images; 428.72 s, with Numba 69.68 s", "--recipe small --serial", 5),
+    "two-conv-bn": Run("99.36 % of a validation part, about 25 hours", "--recipe two-conv-bn", 5),
+    "lenet5-avg": Run("99.11 %; 2058.3 s", "--recipe lenet5-avg", 3),
+    "lenet5-max": Run("98.93 %; 2058.3 s", "--recipe lenet5-max", 3),
+    "fast": Run("0.76 s to 99 %, on a GTX 1660 Ti", "--recipe fast", 5),
 }
 
 
@@ -70,7 +53,7 @@ class Result:
 def start(flags, seed, around=()):
     """Run main.py; returns what it printed, and the seconds from its start to its end.
 
-    Raises SystemExit with its own sentence when it fails.
+    Raises SystemExit with the program's own sentence when it fails.
     """
     command = [sys.executable, "main.py", *flags.split(), "--seed", str(seed), *around]
     begin = time.perf_counter()
@@ -83,19 +66,30 @@ def start(flags, seed, around=()):
 
 def read_output(text, seconds):
     """The Result that a program has printed, which ran for so many seconds."""
-    epochs = [float(seconds) for seconds in re.findall(r"^Epoch .* Run in: ([\d.]+) seconds", text, re.MULTILINE)]
+    epochs = [float(seconds) for seconds in re.findall(r"^Epoch .* Run in: ([\d.]+) s", text, re.MULTILINE)]
     accuracy, = re.findall(r"^Test accuracy: ([\d.]+) %$", text, re.MULTILINE)
     return Result(float(accuracy), epochs, seconds)
 
 
 def measure(run, around=()):
-    """(what runs, as the program says, and the Results of all seeds).  around: flags that do not change the result."""
+    """(what runs, as the program says, and the Results of all seeds)
+
+    around : flags that do not change the result
+    """
     first, _ = start(f"{run.flags} --epochs 1 --train-size 200 --test-size 100", 0, around)
     results = []
     for seed in range(run.seeds):
         results.append(read_output(*start(run.flags, seed, around)))
         print(f"  seed {seed}: {results[-1].accuracy:.2f} %, {results[-1].program:.2f} s", file=sys.stderr, flush=True)
-    return first.splitlines()[0], results
+    return re.search(r"^Kernels .*numba.*$", first, re.MULTILINE)[0], results
+
+
+def settings(name):
+    """The settings of a recipe, as flags."""
+    words = []
+    for field, value in RECIPES[name].items():
+        words += [flag_of(field), *([] if value is True else [FIELDS[field].metadata["kind"].write(value)])]
+    return " ".join(words)
 
 
 def row(name, run, results):
@@ -105,12 +99,12 @@ def row(name, run, results):
     epoch = statistics.median(seconds for result in results for seconds in result.epochs)
     training = statistics.median(sum(result.epochs) for result in results)
     program = statistics.median(result.program for result in results)
-    return (f"| {name} | `python main.py {run.flags}` | {run.published} | {statistics.median(accuracies):.2f} % "
+    return (f"| `{run.flags}` | `{settings(name)}` | {run.published} | {statistics.median(accuracies):.2f} % "
             f"({seeds}) | {epoch:.2f} s | {training:.2f} s | {program:.2f} s |")
 
 
 HEAD = """\
-| run | recipe | published | test accuracy, median (of each seed) | an epoch | training | whole program |
+| flags | settings | published | test accuracy, median (of each seed) | an epoch | training | whole program |
 |---|---|---|---|---|---|---|"""
 
 
