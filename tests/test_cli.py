@@ -8,26 +8,35 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import cnn_numba
 from cnn_numba.commands import main as cli
+from cnn_numba.commands import output
+from cnn_numba.commands.callbacks import Estimate
+from cnn_numba.commands.flags import flag_of
+from cnn_numba.commands.parser import COMMON
+from cnn_numba.history import EpochResult
 from cnn_numba.kernels import cache
 from cnn_numba.presets import PRESETS
+from cnn_numba.recipe import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "--dataset", "digits"
 SHORT = *DIGITS, "--train-size", "200", "--test-size", "100", "--epochs", "1"
 NUMBER = r"\d+\.\d\d"
+SECONDS = r"\d+\.\d{2,} s"
 SPEED = r"\d{1,3}(,\d{3})* images/s"
-EPOCH = rf"Epoch \d+ Loss= \d\.\d{{6}} Acc= {NUMBER} % Run in: {NUMBER} seconds, {SPEED}"
-HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+EPOCH = rf"Epoch \d+ Loss= \d\.\d{{6}} Acc= {NUMBER} % Run in: {SECONDS}, {SPEED}"
 
 
 @pytest.fixture(scope="session")
 def closed_port():
-    """A port of this machine at which nobody listens."""
+    """A port of this machine at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -69,7 +78,7 @@ def ended(process):
 
 def untimed(text):
     """The text without what differs from run to run."""
-    return re.sub(SPEED, "- images/s", re.sub(rf"{NUMBER} seconds", "- seconds", text))
+    return re.sub(SPEED, "- images/s", re.sub(rf"{SECONDS}(econds)?\b", "- s", text))
 
 
 def losses(text):
@@ -77,14 +86,14 @@ def losses(text):
 
 
 # ---- what is printed ---------------------------------------------------------------------------------------
-def test_a_run_prints_banner_data_network_compile_time_epochs_accuracy_predictions_and_total(run):
+def test_a_run_prints_data_network_kernels_epochs_accuracy_predictions_and_total(run):
     code, out, err = run(*DIGITS, "--epochs", "2", "--predictions", "3")
     assert (code, err) == (0, "")
     expected = [
-        r"numba \d+\.\d+\.\d+, JIT on, parallel, \d+ threads? \((omp|tbb|workqueue).*\), 16 lanes",
-        r"Data set digits: \d+ training and \d+ test images of 1 x 8 x 8, 10 classes",
-        r"Network two-conv: \d+ parameters",
-        rf"Kernels ready in {NUMBER} seconds",
+        r"Data set digits: 1,437 training and 360 test images, 1 x 8 x 8, 10 classes",
+        r"Network two-conv: 1,898 parameters",
+        r"Kernels compiled, parallel on \d+ threads?, .*\(numba \d+\.\d+\.\d+, (omp|tbb|workqueue).*\)",
+        rf"Kernels ready in {SECONDS}",
         EPOCH.replace(r"\d+", "1", 1),
         EPOCH.replace(r"\d+", "2", 1),
         rf"Test accuracy: {NUMBER} %",
@@ -155,28 +164,78 @@ def test_predictions_end_with_the_test_images(run):
     assert "pred: " not in run(*SHORT, "--predictions", "0")[1]
 
 
-def test_help_names_every_flag_with_its_default(run):
-    code, out, _ = run("--help")
+# ---- help ----------------------------------------------------------------------------------------------------------
+def test_help_is_one_screen(run):
+    code, out, err = run("--help", changes={"COLUMNS": "200"})
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    flags = set(re.findall(r"^  (--[a-z-]+) ", out, re.MULTILINE))
+    assert flags == {flag for flags in COMMON.values() for flag in flags} and 12 <= len(flags) <= 16
+    for name in cli.COMMANDS:
+        assert re.search(rf"^  {name} +[a-z]", out, re.MULTILINE)
+    assert out.index("--dataset") < out.index("--epochs") < out.index("--save") < out.index("--no-jit")
+    assert run("help")[1] == run("-h")[1] == run("--seed", "x", "--help")[1] == out
+
+
+def test_help_fits_a_narrow_terminal(run):
+    lines = run("--help", changes={"COLUMNS": "40"})[1].splitlines()
+    assert max(map(len, lines)) <= 40
+
+
+def test_help_all_names_every_flag_with_its_default(run):
+    code, out, _ = run("--help-all")
     assert code == 0
-    entries = {text.split()[0]: " ".join(text.split()) for text in re.split(r"\n  (?=--)", out)[1:]}
-    assert entries.keys() >= {f"--{flag}" for flag in (
-        "dataset", "test-data", "image-shape", "image-size", "data-dir", "mirror", "train-size", "test-size", "model",
-        "init", "epochs", "batch-size", "seed", "normalize", "validation", "early-stopping", "loss", "label-smoothing",
-        "class-weights", "optimizer", "lr", "momentum", "nesterov", "alpha", "betas", "eps", "weight-decay",
-        "spare-biases", "clip-norm", "schedule", "step-size", "gamma", "patience", "warm-up", "augment", "jit",
-        "no-jit", "parallel", "serial", "threads", "save", "checkpoint", "resume", "checkpoint-minutes",
-        "checkpoint-steps", "predictions", "log", "quiet")}
+    entries = {text.split()[0].rstrip(","): " ".join(text.split())
+               for text in re.split(r"\n  (?=--)", out.partition("\nhelp:")[0])[1:]}
+    fields = {flag_of(name) for name, field in FIELDS.items() if "group" in field.metadata}
+    assert entries.keys() == fields | {f"--{flag}" for flag in (
+        "recipe", "data-dir", "mirror", "jit", "no-jit", "parallel", "serial", "threads", "textbook", "save",
+        "checkpoint", "resume", "checkpoint-minutes", "checkpoint-steps", "predictions", "log", "quiet", "extension")}
     for flag, text in entries.items():
         assert "(default" in text or flag in ("--no-jit", "--serial"), text
+    for text in ("mnist, fashion-mnist, kmnist, digits", "xavier_uniform, xavier_normal", "two-conv, lenet5,",
+                 "0.03 for sgd, else 0.001", "momentum: fraction of the previous update that is added",
+                 "0.3 for step, 0.9 for exponential, 0.5 for plateau", "weight initialisation",
+                 "a square greyscale image"):
+        assert text in " ".join(out.split())
+    assert run("train", "--help")[1] == run("help", "train")[1] == out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert re.match(rf"usage: .* {name} ", out) and "--help" in out
+    assert cli.main(["help", name.upper()]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_the_version_is_told(run):
+    expected = f"cnn-numba {cnn_numba.__version__}\n"
+    assert run("--version") == run("predict", "--version") == (0, expected, "")
+
+
+def test_the_package_is_the_program(environment):
+    def ended(*words):
+        return subprocess.run([sys.executable, *words], env=environment, cwd=ROOT, text=True, capture_output=True)
+
+    module, program = ended("-m", "cnn_numba", "--help"), ended("main.py", "--help")
+    assert module.returncode == program.returncode == 0
+    assert "python -m cnn_numba COMMAND" in " ".join(module.stdout.split())
+    assert module.stdout.count("\n  --") == program.stdout.count("\n  --")
+    assert ended("-m", "cnn_numba", "--epoch", "3").stderr == ended("main.py", "--epoch", "3").stderr != ""
 
 
 def test_help_and_wrong_flags_import_none_of_the_heavy_packages(environment):
     code = ("import sys; from cnn_numba.commands.main import main\n"
-            "print(main(['--epochs', '0']), {'numpy', 'numba', 'requests', 'kernels'} & set(sys.modules))\n"
-            "main(['--help'])")
+            "print([main(words.split()) for words in ('--epochs 0', '--epoch 3', 'tran', '--optimizer adma')],\n"
+            "      {'numpy', 'numba', 'requests', 'kernels'} & set(sys.modules))\n"
+            "main(['--help']), main(['--version'])\n"
+            "print({'numpy', 'numba', 'requests', 'kernels'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True, check=True,
                           stdout=subprocess.PIPE)
-    assert done.stdout.startswith("2 set()\nusage: ")
+    assert done.stdout.startswith("[2, 2, 2, 2] set()\nusage: ") and done.stdout.endswith("\nset()\n")
 
 
 # ---- a terminal --------------------------------------------------------------------------------------------
@@ -197,26 +256,42 @@ def read_terminal(master, until=None):
 @pytest.fixture
 def terminal(start):
     """Start the program in a pseudo-terminal: (process, file descriptor of what it shows)."""
-    pty = pytest.importorskip("pty")
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     master, slave = pty.openpty()
 
-    def begin(*flags):
-        process = start(*flags, stdin=slave, stdout=slave, stderr=slave)
+    def begin(*flags, size=80, changes=None):
+        termios.tcsetwinsize(slave, (40, size))
+        process = start(*flags, changes={"COLUMNS": None} | (changes or {}), stdin=slave, stdout=slave, stderr=slave)
         os.close(slave)
         return process, master
     yield begin
     os.close(master)
 
 
-def test_a_terminal_shows_a_bar_that_fills_up_and_the_cursor_again(terminal):
-    process, master = terminal(*SHORT)
+def test_a_terminal_shows_a_bar_that_fills_up_and_gives_way_to_the_epochs(terminal):
+    process, master = terminal(*SHORT, "--epochs", "2", "--batch-size", "10", changes={"COLUMNS": "80"})
     shown = read_terminal(master)
     assert process.wait(timeout=300) == 0
-    steps = [int(index) for index in re.findall(r"\rProcessing \|#* *\| (\d+)/200", shown)]
-    assert steps[0] == 0 and steps[-1] == 200 and steps == sorted(steps) and len(steps) > 2
-    assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
-    assert shown.index(HIDE_CURSOR) < shown.index(SHOW_CURSOR)
-    assert re.search(rf"\n(\x1b\[\?25h)?{EPOCH}\r\n", shown)
+    for epoch in "12":
+        bars = re.findall(rf"\rEpoch {epoch} \|(#*) *\|", shown)
+        filled = [len(bar) for bar in bars]
+        assert len(bars) > 2 and filled == sorted(filled) and filled[-1] > filled[0]
+        assert re.search(rf"Epoch {epoch} \|#+ *\| loss \d\.\d{{4}}  \d+ s left  {SPEED}", shown)
+        assert re.search(r"\r\x1b\[K" + EPOCH.replace(r"\d+", epoch, 1) + "\r\n", shown), "the line replaces the bar"
+    assert "\r\n\r\n" not in shown and "\x1b[?25l" not in shown, "no empty lines, and the cursor stays"
+
+
+def columns(shown):
+    """The widths of the lines that a terminal showed, counted from the last return."""
+    return [len(part) for line in shown.split("\n") for part in re.sub(r"\x1b\[K", "", line).rstrip("\r").split("\r")]
+
+
+@pytest.mark.parametrize("width", (40, 80))
+def test_lines_and_bars_fit_the_terminal(terminal, width):
+    process, master = terminal(*SHORT, "--validation", "40", "--batch-size", "10", size=width)
+    shown = read_terminal(master)
+    assert process.wait(timeout=300) == 0
+    assert "|#" in shown and max(columns(shown)) <= width
 
 
 def test_a_quiet_terminal_shows_no_bar(terminal):
@@ -227,18 +302,27 @@ def test_a_quiet_terminal_shows_no_bar(terminal):
 
 def test_no_bar_where_there_is_no_terminal(run):
     _, out, err = run(*SHORT)
-    assert "Processing" not in out + err and "\x1b" not in out + err
+    assert err == "" and "|" not in out and "\x1b" not in out
 
 
-def test_ctrl_c_ends_with_one_line_and_the_cursor(terminal):
+def test_ctrl_c_ends_with_one_line(terminal):
     process, master = terminal(*DIGITS, "--epochs", "1000000", "--batch-size", "1")
-    shown = read_terminal(master, until="Epoch 2 ") + read_terminal(master, until="Processing |##")
+    shown = read_terminal(master, until="Epoch 2 ") + read_terminal(master, until="|##")
     process.send_signal(signal.SIGINT)
     shown += read_terminal(master)
     assert process.wait(timeout=300) == 130
     assert "Traceback" not in shown
-    assert shown.replace(SHOW_CURSOR, "").splitlines()[-1] == "Interrupted"
-    assert shown.rfind(HIDE_CURSOR) < shown.rfind(SHOW_CURSOR)
+    assert shown.split("\x1b[K")[-1].splitlines()[-1] == "Interrupted"
+
+
+def test_ctrl_c_before_the_training_ends_it_too(start, tmp_path):
+    """While files are read: here, a pipe from which nothing comes."""
+    os.mkfifo(tmp_path / "images.csv")
+    process = start("--dataset", tmp_path / "images.csv", "--serial")
+    with open(tmp_path / "images.csv", "wb"):           # returns when the program has opened it
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)
+    assert (code, out, err) == (130, "", "Interrupted\n")
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback(start):
@@ -269,36 +353,141 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--jit", "--no-jit"], "argument --no-jit: not allowed with argument --jit"),
     (["--serial", "--parallel"], "argument --parallel: not allowed with argument --serial"),
     (["--serial", "--threads", "2"], "argument --threads: expected 1 or nothing beside --serial, got 2"),
+    (["--mirror", "ftp://x"], "argument --mirror: expected a URL that starts with http:// or https://, got 'ftp://x'"),
+    (["--checkpoint-steps", "3"], "argument --checkpoint-steps: needs --checkpoint or --resume"),
+    (["--checkpoint-minutes", "3"], "argument --checkpoint-minutes: needs --checkpoint or --resume"),
     (["--dataset", "letters"], "argument --dataset: expected one of mnist, fashion-mnist, kmnist, digits, or the "
                                "path of a file or folder, got 'letters'"),
-    (["--test-data", "nowhere"], "argument --test-data: expected the path of a file or folder, got 'nowhere'"),
+    (["--dataset", __file__, "--test-data", "nowhere"], "argument --test-data: nowhere does not exist"),
     (["--image-shape", "28x28"], "argument --image-shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, "
                                  "got '28x28'"),
     (["--image-size", "0x28"], "argument --image-size: expected ROWSxCOLUMNS, such as 28x28, got '0x28'"),
     (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, or the path of a .json file, "
                          "got 'vgg'"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
-    (["learn"], f"unknown command 'learn': expected one of {', '.join(cli.COMMANDS)}, or flags only"),
-    (["train", "digits"], "unrecognized arguments: digits"),
+    (["--cuda"], "unknown flag --cuda: --help-all lists all flags"),
+    (["play"], f"unknown command 'play': expected one of {', '.join(cli.COMMANDS)}"),
 ])
 def test_a_wrong_flag_gives_one_sentence(capsys, flags, sentence):
     assert cli.main(flags) == 2
     assert capsys.readouterr() == ("", f"error: {sentence}\n")
 
 
-def test_a_wrong_choice_names_the_right_ones(capsys):
-    assert cli.main(["--schedule", "never"]) == 2
+@pytest.mark.parametrize(("words", "meant"), [
+    ("--epoch 3", "unknown flag --epoch: did you mean --epochs?"),
+    ("--learning-rate 0.1", "unknown flag --learning-rate: did you mean --lr?"),
+    ("--learning_rate=0.1", "unknown flag --learning_rate: did you mean --lr?"),
+    ("--batch_size 5", "unknown flag --batch_size: did you mean --batch-size?"),
+    ("--Batch-Size 5", "unknown flag --Batch-Size: did you mean --batch-size?"),
+    ("-lr 0.1", "unknown flag -lr: did you mean --lr?"),
+    ("--network lenet5", "unknown flag --network: did you mean --model?"),
+    ("--scheduler step", "unknown flag --scheduler: did you mean --schedule?"),
+    ("--weigth-decay 0", "unknown flag --weigth-decay: did you mean --weight-decay?"),
+    ("--epochs 3 --num-workers 2", "unknown flag --num-workers: did you mean --threads?"),
+    ("--load m.npz", "unknown flag --load: it is for evaluate and predict, and --resume goes on with a training"),
+    ("predict x.png --weights m.npz", "the following arguments are required: --load"),
+    ("predict x.png --load m.npz --fromat csv", "unknown flag --fromat: did you mean --format?"),
+    ("predict x.png --load m.npz --lr 1", "unknown flag --lr: --help-all lists all flags"),
+    ("tran --epochs 3", "unknown command 'tran': did you mean train?"),
+    ("check_gradient", "unknown command 'check_gradient': did you mean check-gradients?"),
+    ("help predikt", "unknown command 'predikt': did you mean predict?"),
+    ("mnist", "unknown command 'mnist': did you mean --dataset mnist?"),
+    ("train digits", "unexpected word 'digits': did you mean --dataset digits?"),
+    ("--epochs 3 predict", "unexpected word 'predict': the command comes first"),
+    ("train now", "unexpected word 'now'"),
+    ("--dataset minst", "argument --dataset: unknown data set 'minst': did you mean mnist?"),
+    ("--dataset fashion", "argument --dataset: unknown data set 'fashion': did you mean fashion-mnist?"),
+    ("--dataset no/where", "argument --dataset: no/where does not exist"),
+    ("--dataset images.csv", "argument --dataset: images.csv does not exist"),
+    ("--model lenet", "argument --model: unknown name 'lenet': did you mean lenet5?"),
+    ("--model nowhere.json", "argument --model: nowhere.json does not exist"),
+    ("--optimizer adma", "argument --optimizer: unknown name 'adma': did you mean adam?"),
+    ("--optimizer lbfgs", "argument --optimizer: expected one of sgd, rmsprop, adam, adamw, got 'lbfgs'"),
+    ("--schedule cosin", "argument --schedule: unknown name 'cosin': did you mean cosine?"),
+    ("--init he", "argument --init: expected one of xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal, "
+                  "got 'he'"),
+    ("--recipe fats", "argument --recipe: unknown name 'fats': did you mean fast?"),
+    ("--resume nowhere", "argument --resume: nowhere does not exist"),
+    ("--extension nowhere.py", "argument --extension: nowhere.py does not exist"),
+    ("evaluate --load nowhere.npz", "argument --load: nowhere.npz does not exist"),
+    ("predict x.png --load nowhere.npz", "argument --load: nowhere.npz does not exist"),
+    ("summary --load nowhere.npz", "argument --load: nowhere.npz does not exist"),
+    ("--save no/where.npz", f"argument --save: {ROOT}/no/where.npz cannot be written (No such file or directory)"),
+])
+def test_an_error_says_what_was_meant(words, meant, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr() == ("", f"error: {meant}\n")
+
+
+@pytest.mark.parametrize("flags", (["--class-weights", "1,2"], ["--model", "nowhere.json"], ["--save", "no/where.npz"],
+                                   ["--log", "no/where"], ["--checkpoint", __file__], ["--threads", "4096"]))
+def test_mistakes_end_before_the_data_are_loaded(flags, capsys, monkeypatch):
+    monkeypatch.setattr("cnn_numba.data.load_dataset", lambda *_, **__: pytest.fail("the data were loaded"))
+    assert cli.main(flags) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(r"error: argument --schedule: invalid choice: 'never' \(choose from .+\)\n", err)
+    assert out == "" and re.fullmatch(r"error: [^\n]+\n", err)
+
+
+def test_choices_may_have_any_case(run):
+    code, out, _ = run(*SHORT, "--optimizer", "Adam", "--schedule", "One_Cycle", "--model", "Two-Conv", "--loss", "MSE",
+                       "--init", "Kaiming-Normal", "--dataset", "DIGITS")
+    assert code == 0 and "Network two-conv: " in out
+
+
+def test_a_kernel_that_cannot_be_compiled_is_a_sentence(capsys, monkeypatch):
+    from cnn_numba.kernels.compiled import KernelError
+
+    def broken(*_, **__):
+        raise KernelError("relu (kernels/activation.py, line 3) cannot be compiled: because")
+
+    monkeypatch.setattr("cnn_numba.training.Trainer", broken)
+    assert cli.main([*SHORT, "--quiet"]) == 2
+    assert capsys.readouterr().err == "error: relu (kernels/activation.py, line 3) cannot be compiled: because\n"
+
+
+def test_errors_of_the_program_itself_are_not_hidden(monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cnn_numba.training.Trainer", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main([*SHORT, "--quiet"])
+
+
+def test_names_cannot_control_the_terminal(capsys):
+    assert cli.main(["--dataset", "a\x1b[2J\nb.csv"]) == 2
+    assert capsys.readouterr().err == "error: argument --dataset: a\\x1b[2J\\nb.csv does not exist\n"
+    assert output.safe("Ärger 木 a\tb\udc80") == "Ärger 木 a\\tb\\udc80"
+
+
+@pytest.mark.parametrize("seconds, text", [
+    (0.00384, "0.0038 s"), (0.000512, "0.00051 s"), (0.0996, "0.100 s"), (0.51, "0.51 s"), (12.049, "12.05 s"),
+    (0, "0.00 s")])
+def test_seconds_have_meaningful_digits(seconds, text):
+    assert output.seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize("seconds, text", [
+    (2.55, "2.5 s"), (3, "3 s"), (41.7, "42 s"), (100, "2 minutes"), (2400, "40 minutes"), (5400, "2 hours")])
+def test_durations(seconds, text):
+    assert output.duration_text(seconds) == text
+
+
+@pytest.mark.parametrize("epoch, loss, accuracy, seconds", ((1, 0.155610, 95.14, 0.51), (999, 2.302585, 100, 0.0038),
+                                                            (12, 14.5, 9.8, 3600)))
+def test_the_line_of_an_epoch_fits_80_columns(epoch, loss, accuracy, seconds):
+    result = EpochResult(epoch, loss, accuracy, seconds, 60_000, 938, 0.01)
+    held_out = replace(result, validation_loss=loss, validation_accuracy=accuracy)
+    for line in map(output.epoch_line, (result, held_out)):
+        assert line.startswith(f"Epoch {epoch} Loss= {loss:.6f} Acc= {accuracy:.2f} % ") and len(line) <= 80, line
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--threads", "4096"], "4096"),
+    (["--threads", "4096"], "argument --threads: expected at most "),
+    (["--no-jit", "--threads", "2"], "argument --threads: expected 1 or nothing beside --no-jit, got 2"),
     (["--model", "lenet5"], "Conv2d"),          # 8x8 images are too small for it
-    (["--model", "nowhere.json"], "nowhere.json: cannot be read"),
-    (["--train-size", "10000"], "10000"),
-    (["--test-size", "10000"], "10000"),
+    (["--train-size", "10000"], "argument --train-size: must be 1 to 1437 for digits, got 10000"),
+    (["--test-size", "10000"], "argument --test-size: must be 1 to 360 for digits, got 10000"),
 ])
 def test_what_only_the_engine_can_refuse_gives_one_sentence_too(run, flags, words):
     code, out, err = run(*DIGITS, *flags)
@@ -318,7 +507,7 @@ def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, t
     offline = "--data-dir", tmp_path / "data", "--mirror", f"http://127.0.0.1:{closed_port}"
     code, out, err = run(*offline, "--epochs", "1")
     assert (code, err) == (0, "")
-    assert "digits" in out.splitlines()[1] and out.splitlines()[2].startswith("Data set digits: ")
+    assert "digits" in out.splitlines()[0] and out.splitlines()[1].startswith("Data set digits: ")
     code, out, err = run(*offline, "--epochs", "1", "--quiet")
     assert code == 0
     assert out.startswith("Test accuracy: ") and "digits" in err and len(err.splitlines()) == 1
@@ -332,26 +521,61 @@ def test_without_network_mnist_itself_is_refused(run, closed_port, tmp_path):
 
 
 # ---- execution modes ---------------------------------------------------------------------------------------
+def kernels(out):
+    """The line that says how the kernels run."""
+    return re.search(r"^Kernels (?!ready).*$", out, re.MULTILINE)[0]
+
+
 def test_every_way_to_run_gives_the_same_numbers(run):
-    parallel, one, serial = (untimed(run(*SHORT, *mode)[1]).splitlines()
+    parallel, one, serial = (untimed(run(*SHORT, *mode)[1])
                              for mode in (["--parallel"], ["--threads", "1"], ["--serial"]))
-    assert "JIT on, serial" in serial[0] and "parallel, 1 thread " in one[0]
-    assert parallel[1:] == one[1:] == serial[1:]
+    assert "compiled, serial" in kernels(serial) and "parallel on 1 thread," in kernels(one)
+    parallel, one, serial = (re.sub(r"\nKernels .*", "", out) for out in (parallel, one, serial))
+    assert parallel == one == serial
 
 
 def test_interpreted_agrees_with_compiled(run):
     small = *SHORT, "--train-size", "48", "--test-size", "16", "--batch-size", "32"
     code, interpreted, _ = run(*small, "--no-jit")
     assert code == 0
-    assert "JIT off" in interpreted.splitlines()[0]
+    assert "interpreted" in kernels(interpreted)
     assert losses(interpreted) == pytest.approx(losses(run(*small)[1]), rel=1e-5)
+
+
+def test_interpreted_says_how_long_an_epoch_takes(run):
+    out = run(*SHORT, "--train-size", "48", "--test-size", "16", "--batch-size", "16", "--no-jit")[1]
+    assert re.search(r"^Interpreted: an epoch of 48 images will take about [\d.]+ s\nEpoch 1 ", out, re.MULTILINE)
+    assert "--train-size 64" not in out
+    assert "Interpreted" not in run(*SHORT)[1]
+
+
+def test_a_long_epoch_says_what_to_add():
+    said, images, now = [], 60_000, iter([0.0, 2.5])
+    trainer = SimpleNamespace(images_done=0, data=SimpleNamespace(train_images=range(images)))
+    estimate = Estimate(said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: next(now))
+        estimate.on_train_begin(trainer)
+        trainer.images_done = 64
+        estimate.on_batch_end(trainer)
+        estimate.on_batch_end(trainer)                  # once is enough
+    assert said == ["Interpreted: an epoch of 60,000 images will take about 39 minutes",
+                    "With --train-size 64 --test-size 64 it takes 2.5 s"]
+
+
+def test_textbook_runs_another_algorithm_to_the_same_network(run):
+    """5x5 convolutions, which Cook-Toom products round in another way."""
+    small = "--dataset", "digits", "--train-size", "200", "--test-size", "16", "--epochs", "1", "--model", "two-conv-bn"
+    fast, textbook = run(*small)[1], run(*small, "--textbook")[1]
+    assert "by Cook-Toom" in kernels(fast) and "by the textbook" in kernels(textbook)
+    assert losses(fast) == pytest.approx(losses(textbook), rel=1e-3)
 
 
 def test_the_variable_turns_the_jit_off_and_the_flag_on_again(run):
     small = *SHORT, "--train-size", "16", "--test-size", "16"
     off = {"NUMBA_DISABLE_JIT": "1"}
-    assert "JIT off" in run(*small, changes=off)[1].splitlines()[0]
-    assert "JIT on" in run(*small, "--jit", changes=off)[1].splitlines()[0]
+    assert "interpreted" in kernels(run(*small, changes=off)[1])
+    assert "compiled" in kernels(run(*small, "--jit", changes=off)[1])
 
 
 # ---- compiled kernels between runs -------------------------------------------------------------------------
@@ -396,7 +620,7 @@ def copy(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "before", "after"), [
     ("optimizer.py", "fma(rate, g, w)", "fma(rate, g, g)"),
-    ("lanes.py", "def _maximum(builder, a, b):\n", "def _maximum(builder, a, b):\n        return b\n"),
+    ("lanes/compiled.py", "def _maximum(builder, a, b):\n", "def _maximum(builder, a, b):\n    return b\n"),
 ])
 def test_an_edited_kernel_never_runs_stale_code(run, copy, tmp_path, name, before, after):
     def loss():
@@ -417,7 +641,8 @@ def test_an_edited_kernel_never_runs_stale_code(run, copy, tmp_path, name, befor
     assert edited != fresh == loss()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "kernels").glob("*.py")))
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT / "kernels"))
+                                        for path in (ROOT / "kernels").rglob("*.py")))
 def test_an_edit_of_any_kernel_file_leads_to_another_cache_folder(monkeypatch, copy, name):
     monkeypatch.setattr(cache, "__file__", str(copy / "kernels" / "cache.py"))
     path = copy / "kernels" / name

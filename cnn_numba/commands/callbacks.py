@@ -29,16 +29,16 @@ class Estimate(Callback):
     """Prints after the first batch how long an epoch will take, for interpreted kernels."""
 
     def __init__(self, say: Callable[[str], None]):
-        self._say, self._began = say, 0.0
+        self._say, self._said = say, False
 
     def on_train_begin(self, trainer: "Trainer") -> None:
         self._began, self._first = time.perf_counter(), trainer.images_done
 
     def on_batch_end(self, trainer: "Trainer") -> None:
-        if not self._began:
+        if self._said:
             return
         each = (time.perf_counter() - self._began) / (trainer.images_done - self._first)
-        images, self._began = len(trainer.data.train_images), 0.0
+        images, self._said = len(trainer.data.train_images), True
         clear_bar()
         self._say(f"Interpreted: an epoch of {count(images, 'image')} will take about {duration_text(each * images)}")
         if each * images > LONG and images > FEW:
