@@ -1,11 +1,11 @@
 """The numbers of a training, epoch by epoch."""
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, overload
 
 from cnn_numba.errors import InputError
+from cnn_numba.table import Column, Table
 
 __all__ = ["EpochResult", "History"]
 
@@ -88,24 +88,18 @@ class History(Sequence[EpochResult]):
             raise InputError("the history is not a list of the numbers of each epoch")
         return cls([EpochResult(**entry) for entry in state])
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        """A heading and a row of text for each epoch; columns without numbers are left out."""
-        names = [name for name in COLUMNS if any(value is not None for value in self[name])]
-        return [tuple(name.replace("_", " ") for name in names)] + [
-            tuple(_text(getattr(result, name)) for name in names) for result in self._results]
+    def _table(self) -> Table:
+        """A row for each epoch; columns without numbers are left out."""
+        names = [name for name in COLUMNS if any(value is not None for value in self[name])] or ["epoch"]
+        columns: list[Column] = [(name.replace("_", " "), lambda result, name=name: _text(getattr(result, name)))
+                                 for name in names]
+        return Table(columns, self._results, left=0)
 
     def __repr__(self) -> str:
-        if not self._results:
-            return "History of 0 epochs"
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+        return str(self._table()) if self._results else "History of 0 epochs"
 
     def _repr_html_(self) -> str:
-        head, *rows = self._cells() if self._results else [("epoch",)]
-        lines = ["<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-                 for tag, row in [("th", head), *(("td", row) for row in rows)]]
-        return f"<table>{''.join(lines)}</table>"
+        return self._table()._repr_html_()
 
 
 def _is_result(entry: Any) -> bool:
