@@ -1,19 +1,13 @@
-"""Where compiled kernels are kept between runs, and the lock that lets several processes share them.
+"""Where compiled kernels are kept between runs.
 
 Numba's own cache knows neither the other files that a function calls nor its compile options, and has no lock.  So the
-folder's name holds a hash of all kernel sources (an edit anywhere starts a fresh one), and a process compiles or loads
-one kernel at a time while it holds a lock file (two processes that save at once could swap each other's code).
+folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A process compiles or loads one
+kernel at a time while it holds a lock file, because two processes that save at once could swap each other's code.
 """
-import contextlib
 import hashlib
 import os
 import sys
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:             # Windows: os.replace alone; processes that start cold at once may compile twice
-    fcntl = None
 
 
 def user_cache():
@@ -51,14 +45,3 @@ def kernel_cache():
     except (OSError, RuntimeError):
         return None
     return folder
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """Hold the folder's lock; the operating system lets go of it when a process dies."""
-    if folder is None or fcntl is None:
-        yield
-        return
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -6,14 +6,18 @@ f(int, pointer), and the driver calls it by its address.  The pointer's Numba ty
 kernel is compiled once for each combination of them.  `UnpackRecord` changes Numba's intermediate code, so nothing is
 compiled twice.
 """
+from contextlib import nullcontext
+
 import numba
 import numpy as np
 from numba import config, types
 
-from .cache import kernel_cache, locked
+from .cache import kernel_cache
+from .lock import locked
 
 JIT = not config.DISABLE_JIT
 FOLDER = kernel_cache() if JIT else None
+PATIENCE = 60               # seconds to wait for another process that compiles or loads a kernel
 
 # error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
 # driver calls it, and they are a third of the compile time.
@@ -94,7 +98,10 @@ if JIT:
         return _compiled[function, signature]
 
     def _load_or_compile(function, signature):
-        with global_compiler_lock, locked(FOLDER):
+        global FOLDER
+        with global_compiler_lock, locked(FOLDER / "lock", PATIENCE) if FOLDER else nullcontext() as held:
+            if not held:                    # the process that compiles hangs: go on without the cache
+                FOLDER = None
             cache = _cache(function)
             try:
                 result = cache.load_overload(signature, function.targetctx)

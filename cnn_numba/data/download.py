@@ -3,30 +3,17 @@
 import hashlib
 import os
 import queue
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from cnn_numba.data.reading import Progress, no_progress
 from cnn_numba.errors import InputError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: IO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+from cnn_numba.kernels.lock import locked
 
 ANSWER_SECONDS = 5      # limit from a request to its answer: name look-up, connecting, redirects
 STALL_SECONDS = 10      # limit without a byte in the middle of a file
@@ -75,7 +62,9 @@ def download(files: Sequence[PublishedFile], folder: Path, mirrors: Sequence[str
     in_turn = deque(mirrors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _turn(folder / ".lock"):
+        with locked(folder / ".lock", WAIT_SECONDS) as held:
+            if not held:
+                raise TimeoutError(f"another process has held .lock for {WAIT_SECONDS} seconds")
             for file in files:
                 if not (folder / file.name).exists():
                     _fetch(file, folder, in_turn, progress)
@@ -193,25 +182,3 @@ def _in_short(error: Exception) -> str:
 def _intact(path: Path, file: PublishedFile) -> bool:
     with open(path, "rb") as content:
         return hashlib.file_digest(content, "md5").hexdigest() == file.md5
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file, and hold it."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    with open(path, "wb") as file:
-        while not _locked(file):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"another process has held {path.name} for {WAIT_SECONDS} seconds")
-            time.sleep(0.1)
-        yield
-
-
-def _locked(file: IO) -> bool:
-    try:
-        _lock(file)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:     # a file system without locks: go on, though two downloads may then disturb each other
-        pass
-    return True

@@ -1,0 +1,40 @@
+"""A lock file between processes, which the operating system releases when its holder dies."""
+import contextlib
+import sys
+import time
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file):
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(file):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+POLL = 0.02             # seconds between two attempts
+
+
+@contextlib.contextmanager
+def locked(path, seconds):
+    """Hold the lock of a file, and wait for it for at most some seconds; gives whether the lock is held.
+
+    On a file system without locks the answer is yes: processes that run at the same time may then disturb each other.
+    """
+    with open(path, "ab") as file:
+        yield _acquired(file, time.monotonic() + seconds)
+
+
+def _acquired(file, deadline):
+    while True:
+        try:
+            _lock(file)
+            return True
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL)
+        except OSError:
+            return True
