@@ -9,35 +9,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import cnn_numba.kinds as kinds
 from cnn_numba.choices import CHOICES, MOMENTUM_RANGE, REQUIRED, argument_of, choice_kind, dependent_fields, find_choice
 from cnn_numba.errors import InputError
-from cnn_numba.kinds import (
-    BELOW_ONE,
-    BETAS,
-    BETWEEN,
-    CLASS_WEIGHTS,
-    COUNT,
-    DATA,
-    FILE_NAMES,
-    FROM_ZERO,
-    IMAGE_SHAPE,
-    IMAGE_SIZE,
-    INIT,
-    NETWORK,
-    NORMALIZATION,
-    PATHS,
-    POSITIVE,
-    SEED,
-    TRUTH,
-    VALIDATION,
-    AugmentText,
-    Kind,
-    Name,
-    nearest,
-    plain,
-)
 
 if TYPE_CHECKING:
     from cnn_numba.augment import Augment
@@ -76,34 +53,29 @@ def about(name: str) -> Iterator[None]:
 
 
 # ---- the fields -----------------------------------------------------------------------------------------------------
-def setting(kind: Kind, help: str = "", details: str = "", *, group: str, default: Any = None, usual: str = "",
-            metavar: str = "NAME", brief: str = "", many: bool = False) -> Any:
+def setting(kind: kinds.Kind, help: str = "", details: str = "", *, group: str, metavar: str = "NAME",
+            default: Any = None, usual: str = "", brief: str = "", many: bool = False) -> Any:
     """A field of `Recipe`, with what a flag needs to know about it.
 
-    Parameters
-    ----------
-    kind : Kind
-        Of its values; None means the default where that is None.
-    help, details : str
-        What it is; the names of a `Name` are listed between the two.
-    group : str
-        The heading of the flag.
-    default : any
-        None also where the default depends on a choice.
-    usual : str
-        The words for the default, where it is None.
-    metavar : str
-        What the value is called.
-    brief : str
-        What it is in a line, where the names need NumPy.
-    many : bool
-        Whether the flag takes several values.
+    kind : of its values; None means the default, where that is None
+    help, details : what it is; the names of a `Name` are listed between the two
+    group, metavar : the heading of the flag, and what its value is called
+    default, usual : the default, and the words for None, unless the default depends on a choice
+    brief : what it is in a line, where the names need NumPy
+    many : whether the flag takes several values
     """
     return field(default=default, metadata=dict(
-        kind=kind, help=help, details=details, group=group, usual=usual, metavar=metavar, brief=brief, many=many))
+        kind=kind, help=help, details=details, group=group, metavar=metavar, usual=usual, brief=brief, many=many))
 
 
-@dataclass(frozen=True)
+of_data = partial(setting, group="data")
+of_training = partial(setting, group="network and training")
+of_loss = partial(setting, group="loss")
+of_optimizer = partial(setting, group="optimizer")
+of_schedule = partial(setting, group="schedule of the learning rate")
+
+
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """What is trained: data, network, loss, optimizer, schedule, and everything else that the result depends on.
 
@@ -114,102 +86,83 @@ class Recipe:
     choices do not use.
     """
 
-    dataset: str | tuple[str, ...] | None = setting(
-        DATA, "", ": .csv, .csv.gz, .npz, IDX images and their labels, or a folder with a folder of images for each "
-        "class", group="data", metavar="NAME|PATH", usual="mnist, or digits when it cannot be downloaded",
+    dataset: str | tuple[str, ...] | None = of_data(
+        kinds.DATA, "", ": .csv, .csv.gz, .npz, IDX images and their labels, or a folder with a folder of images for "
+        "each class", metavar="NAME|PATH", usual="mnist, or digits when it cannot be downloaded",
         brief="mnist (default), digits, ..., or files of your own", many=True)
-    test_data: str | tuple[str, ...] | None = setting(
-        PATHS, "test part, when the data set is a path", group="data", metavar="PATH",
-        usual="its own, or every sixth image", many=True)
-    image_shape: tuple[int, int, int] | None = setting(
-        IMAGE_SHAPE, "channels, rows and columns of an image in a CSV file", group="data", metavar="CxHxW",
+    test_data: str | tuple[str, ...] | None = of_data(
+        kinds.PATHS, "test part, when the data set is a path", metavar="PATH", usual="its own, or every sixth image",
+        many=True)
+    image_shape: tuple[int, int, int] | None = of_data(
+        kinds.IMAGE_SHAPE, "channels, rows and columns of an image in a CSV file", metavar="CxHxW",
         usual="a square greyscale image")
-    image_size: tuple[int, int] | None = setting(
-        IMAGE_SIZE, "rows and columns to which image files are resized", group="data", metavar="HxW",
-        usual="no change")
-    train_size: int | None = setting(
-        COUNT, "use the first N training images", group="data", metavar="N", usual="all")
-    test_size: int | None = setting(
-        COUNT, "use the first N test images", group="data", metavar="N", usual="all")
+    image_size: tuple[int, int] | None = of_data(
+        kinds.IMAGE_SIZE, "rows and columns to which image files are resized", metavar="HxW", usual="no change")
+    train_size: int | None = of_data(kinds.COUNT, "use the first N training images", metavar="N", usual="all")
+    test_size: int | None = of_data(kinds.COUNT, "use the first N test images", metavar="N", usual="all")
 
-    model: str = setting(
-        NETWORK, "", " of layers", group="network and training", default="two-conv", metavar="NAME|FILE")
-    init: str = setting(
-        INIT, "weight initialisation: ", group="network and training", default="xavier_uniform",
-        brief="weight initialisation")
-    epochs: int = setting(
-        COUNT, "passes over the training images", group="network and training", default=5, metavar="N")
-    batch_size: int = setting(
-        COUNT, "images per step", group="network and training", default=64, metavar="N")
-    seed: int = setting(
-        SEED, "seed of everything random", group="network and training", default=0, metavar="N")
-    normalize: str = setting(
-        NORMALIZATION, "normalisation of pixels: ",
-        "; standard subtracts the mean and divides by the standard deviation of the training images, unit divides by "
-        "255", group="network and training", default="standard", brief="normalisation of pixels")
-    validation: int | float | None = setting(
-        VALIDATION, "training images to hold out, a number or a fraction",
-        "; they are chosen at random, and the weights of the epoch that is best on them are the result",
-        group="network and training", metavar="N", usual="none")
-    early_stopping: int | None = setting(
-        COUNT, "stop after N epochs without improvement on the validation images",
-        group="network and training", metavar="N", usual="never")
+    model: str = of_training(kinds.NETWORK, "", " of layers", metavar="NAME|FILE", default="two-conv")
+    init: str = of_training(
+        kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
+    epochs: int = of_training(kinds.COUNT, "passes over the training images", metavar="N", default=5)
+    batch_size: int = of_training(kinds.COUNT, "images per step", metavar="N", default=64)
+    seed: int = of_training(kinds.SEED, "seed of everything random", metavar="N", default=0)
+    normalize: str = of_training(
+        kinds.NORMALIZATION, "normalisation of pixels: ", "; standard subtracts the mean and divides by the standard "
+        "deviation of the training images, unit divides by 255", default="standard", brief="normalisation of pixels")
+    validation: int | float | None = of_training(
+        kinds.VALIDATION, "training images to hold out, a number or a fraction",
+        "; they are chosen at random, and the weights of the epoch that is best on them are the result", metavar="N",
+        usual="none")
+    early_stopping: int | None = of_training(
+        kinds.COUNT, "stop after N epochs without improvement on the validation images", metavar="N", usual="never")
 
-    loss: str = setting(
-        choice_kind("loss"), "", "; mse is the mean squared error on one-hot targets", group="loss",
-        default="cross-entropy")
-    label_smoothing: float | None = setting(
-        BELOW_ONE, "fraction of the target that is spread over all classes", group="loss", metavar="X")
-    class_weights: str | tuple[float, ...] | None = setting(
-        CLASS_WEIGHTS, "weight of the images of each class",
-        ", or balanced: inversely proportional to the number of images", group="loss", metavar="W,W,...",
+    loss: str = of_loss(
+        choice_kind("loss"), "", "; mse is the mean squared error on one-hot targets", default="cross-entropy")
+    label_smoothing: float | None = of_loss(
+        kinds.BELOW_ONE, "fraction of the target that is spread over all classes", metavar="X")
+    class_weights: str | tuple[float, ...] | None = of_loss(
+        kinds.CLASS_WEIGHTS, "weight of the images of each class",
+        ", or balanced: inversely proportional to the number of images", metavar="W,W,...",
         usual="1 for each class; cross-entropy")
 
-    optimizer: str = setting(choice_kind("optimizer"), group="optimizer", default="sgd")
-    lr: float | None = setting(
-        POSITIVE, "learning rate", " of the first epoch, or the highest one of one-cycle", group="optimizer",
-        metavar="X")
-    momentum: float | None = setting(
-        BELOW_ONE, "momentum: fraction of the previous update that is added", group="optimizer", metavar="X")
-    nesterov: bool | None = setting(TRUTH, "use Nesterov momentum", group="optimizer")
-    alpha: float | None = setting(
-        BELOW_ONE, "decay rate of the mean squared gradient", group="optimizer", metavar="X")
-    betas: tuple[float, float] | None = setting(
-        BETAS, "decay rates of the mean gradient and the mean squared gradient", group="optimizer", metavar="B,B")
-    eps: float | None = setting(
-        POSITIVE, "number added to the root of the mean squared gradient", group="optimizer", metavar="X")
-    weight_decay: float | None = setting(
-        FROM_ZERO, "factor of the L2 penalty", "; adamw keeps it apart from the gradient", group="optimizer",
-        metavar="X")
-    spare_biases: bool = setting(
-        TRUTH, "no weight decay for biases and batch normalisation", group="optimizer", default=False)
-    clip_norm: float | None = setting(
-        POSITIVE, "largest norm of the gradient; longer gradients are scaled down", group="optimizer",
-        metavar="X", usual="no limit")
+    optimizer: str = of_optimizer(choice_kind("optimizer"), default="sgd")
+    lr: float | None = of_optimizer(
+        kinds.POSITIVE, "learning rate", " of the first epoch, or the highest one of one-cycle", metavar="X")
+    momentum: float | None = of_optimizer(
+        kinds.BELOW_ONE, "momentum: fraction of the previous update that is added", metavar="X")
+    nesterov: bool | None = of_optimizer(kinds.TRUTH, "use Nesterov momentum")
+    alpha: float | None = of_optimizer(kinds.BELOW_ONE, "decay rate of the mean squared gradient", metavar="X")
+    betas: tuple[float, float] | None = of_optimizer(
+        kinds.BETAS, "decay rates of the mean gradient and the mean squared gradient", metavar="B,B")
+    eps: float | None = of_optimizer(
+        kinds.POSITIVE, "number added to the root of the mean squared gradient", metavar="X")
+    weight_decay: float | None = of_optimizer(
+        kinds.FROM_ZERO, "factor of the L2 penalty", "; adamw keeps it apart from the gradient", metavar="X")
+    spare_biases: bool = of_optimizer(
+        kinds.TRUTH, "no weight decay for biases and batch normalisation", default=False)
+    clip_norm: float | None = of_optimizer(
+        kinds.POSITIVE, "largest norm of the gradient; longer gradients are scaled down", metavar="X",
+        usual="no limit")
 
-    schedule: str = setting(
-        choice_kind("schedule"), "",
-        ".  linear: in equal steps to 0 after the last epoch; step, exponential: times --gamma every --step-size "
-        "epochs, every epoch; plateau: times --gamma after more than --patience epochs without a smaller loss, on the "
-        "validation images if there are any; cosine: along a cosine to 0; one-cycle: up, and down to almost 0, changed "
-        f"at every step, while the momentum (first beta) falls by {MOMENTUM_RANGE} and rises again, from 0.95 unless "
-        "given", group="schedule of the learning rate", default="linear")
-    step_size: int | None = setting(
-        COUNT, "epochs between two reductions", group="schedule of the learning rate", metavar="N")
-    gamma: float | None = setting(
-        BETWEEN, "factor of a reduction", group="schedule of the learning rate", metavar="X")
-    patience: int | None = setting(
-        COUNT, "epochs without a smaller loss before a reduction", group="schedule of the learning rate",
-        metavar="N")
-    warm_up: float | None = setting(
-        BETWEEN, "fraction of the training in which the rate rises", group="schedule of the learning rate",
-        metavar="X")
+    schedule: str = of_schedule(
+        choice_kind("schedule"), "", ".  linear: in equal steps to 0 after the last epoch; step, exponential: times "
+        "--gamma every --step-size epochs, every epoch; plateau: times --gamma after more than --patience epochs "
+        "without a smaller loss, on the validation images if there are any; cosine: along a cosine to 0; one-cycle: "
+        "up, and down to almost 0, changed at every step, while the momentum (first beta) falls by "
+        f"{MOMENTUM_RANGE} and rises again, from 0.95 unless given", default="linear")
+    step_size: int | None = of_schedule(kinds.COUNT, "epochs between two reductions", metavar="N")
+    gamma: float | None = of_schedule(kinds.BETWEEN, "factor of a reduction", metavar="X")
+    patience: int | None = of_schedule(
+        kinds.COUNT, "epochs without a smaller loss before a reduction", metavar="N")
+    warm_up: float | None = of_schedule(
+        kinds.BETWEEN, "fraction of the training in which the rate rises", metavar="X")
 
     augment: str | None = setting(
-        AugmentText(), "random changes of the training images",
+        kinds.AugmentText(), "random changes of the training images",
         ", such as shift=2,rotate=10,scale=0.1,flip: up to 2 pixels, 10 degrees, a tenth, and half of them mirrored",
         group="augmentation", metavar="LIST", usual="none")
-    extensions: tuple[str, ...] = field(default=(), metadata={"kind": FILE_NAMES})
+    extensions: tuple[str, ...] = field(default=(), metadata={"kind": kinds.FILE_NAMES})
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -233,6 +186,11 @@ class Recipe:
                     raise FieldError(name, f"is for data sets from files, not for {self.dataset or 'mnist'}")
         if isinstance(self.dataset, str | None) and (published := PUBLISHED.get(self.dataset or "mnist")):
             self._check_class_weights(published.name, len(published.classes))
+
+    def __repr__(self) -> str:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        shown = [f"{name}={value!r}" for name, value in values.items() if value != FIELDS[name].default]
+        return f"Recipe({', '.join(shown)})"
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)       # only until the recipe is made
@@ -276,7 +234,7 @@ class Recipe:
         names = [each.name for each in fields(cls)]
         for name in value:
             if name not in names:
-                similar = nearest(name, names)
+                similar = kinds.nearest(name, names)
                 raise InputError(f"unknown setting {name[:40]!r}" + (f": did you mean {similar}?" if similar else ""))
         return cls(**value)
 
@@ -374,56 +332,27 @@ class Recipe:
 FIELDS = {each.name: each for each in fields(Recipe)}
 
 
-def help_text(name: str, brief: bool = False) -> str:
-    """What a field is, with its default; brief : in a line."""
-    each = FIELDS[name]
-    facts, kind, usual = each.metadata, each.metadata["kind"], f" (default: {usual_text(name)})"
-    if brief and facts["brief"]:
-        return facts["brief"]
-    text = facts["help"] + (kind.listing if isinstance(kind, Name) else "")
-    return text + usual * (not facts["usual"]) if brief else text + facts["details"] + usual
-
-
-def usual_text(name: str) -> str:
-    """The words for the default of a field."""
-    each = FIELDS[name]
-    kind, choice = each.metadata["kind"], next((choice for choice in CHOICES if name in dependent_fields(choice)), None)
-    if each.metadata["usual"]:
-        return each.metadata["usual"]
-    if choice is None:
-        return kind.write(each.default)
-    values = {other: kind.write(chosen.uses[name]) for other, chosen in CHOICES[choice].items()
-              if name in chosen.uses}
-    most = max(values.values(), key=list(values.values()).count)
-    if set(values.values()) == {most}:
-        return f"{most}; {', '.join(values)}"
-    if values.keys() == CHOICES[choice].keys():
-        values = {other: value for other, value in values.items() if value != most}
-        return ", ".join([*(f"{value} for {other}" for other, value in values.items()), f"else {most}"])
-    return ", ".join(f"{value} for {other}" for other, value in values.items())
-
-
 # ---- the recipes that have a name: docs/reproductions.md ------------------------------------------------------------
-_PLAIN_SGD = {"momentum": 0, "weight_decay": 0, "schedule": "constant"}
-_STUDY = {"epochs": 20, "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "step_size": 6,
-          "gamma": 0.3, "init": "kaiming_normal"}
+_PLAIN_SGD = dict(momentum=0, weight_decay=0, schedule="constant")
+_STUDY = dict(epochs=20, lr=0.02, momentum=0.9, weight_decay=1e-4, schedule="step", step_size=6, gamma=0.3,
+              init="kaiming_normal")
 RECIPES: dict[str, dict[str, Any]] = {
-    "fast": {"model": "fast", "epochs": 1, "batch_size": 32, "lr": 0.3, "nesterov": True, "schedule": "one-cycle",
-             "weight_decay": 0, "label_smoothing": 0.1, "init": "kaiming_uniform"},
-    "bn-cnn": {"model": "bn-cnn", "train_size": 50_000, "epochs": 1, "optimizer": "rmsprop", "alpha": 0.9,
-               "lr": 0.0015, "schedule": "constant", "normalize": "unit", "init": "kaiming_normal"},
-    "lenet5": {"model": "lenet5", "epochs": 5, "batch_size": 10, "lr": 0.001, **_PLAIN_SGD, "normalize": "none",
-               "init": "xavier_normal"},
-    "lenet5-momentum": {"model": "lenet5", "epochs": 5, "batch_size": 10, "lr": 0.001, "momentum": 0.9,
-                        "weight_decay": 0, "schedule": "constant"},
-    "small": {"model": "small", "train_size": 1000, "epochs": 20, "batch_size": 1, "lr": 0.001, **_PLAIN_SGD},
-    "two-conv-bn": {"model": "two-conv-bn", "epochs": 40, "lr": 0.1, "schedule": "one-cycle", "weight_decay": 5e-4,
-                    "spare_biases": True, "label_smoothing": 0.1, "augment": "shift=2,rotate=10,scale=0.1",
-                    "init": "kaiming_uniform"},
-    "lenet5-avg": {"model": "lenet5-avg", **_STUDY},
-    "lenet5-max": {"model": "lenet5", **_STUDY},
+    "fast": dict(model="fast", epochs=1, batch_size=32, lr=0.3, nesterov=True, schedule="one-cycle", weight_decay=0,
+                 label_smoothing=0.1, init="kaiming_uniform"),
+    "bn-cnn": dict(model="bn-cnn", train_size=50_000, epochs=1, optimizer="rmsprop", alpha=0.9, lr=0.0015,
+                   schedule="constant", normalize="unit", init="kaiming_normal"),
+    "lenet5": dict(model="lenet5", epochs=5, batch_size=10, lr=0.001, **_PLAIN_SGD, normalize="none",
+                   init="xavier_normal"),
+    "lenet5-momentum": dict(model="lenet5", epochs=5, batch_size=10, lr=0.001, momentum=0.9, weight_decay=0,
+                            schedule="constant"),
+    "small": dict(model="small", train_size=1000, epochs=20, batch_size=1, lr=0.001, **_PLAIN_SGD),
+    "two-conv-bn": dict(model="two-conv-bn", epochs=40, lr=0.1, schedule="one-cycle", weight_decay=5e-4,
+                        spare_biases=True, label_smoothing=0.1, augment="shift=2,rotate=10,scale=0.1",
+                        init="kaiming_uniform"),
+    "lenet5-avg": dict(model="lenet5-avg", **_STUDY),
+    "lenet5-max": dict(model="lenet5", **_STUDY),
 }
-NAMED = Name(RECIPES)
+NAMED = kinds.Name(RECIPES)
 
 
 def named_fields(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -431,7 +360,7 @@ def named_fields(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(RECIPES[NAMED.check(name)])
     for choice in CHOICES:
         usual = found.get(choice, FIELDS[choice].default)
-        if plain(str(changes.get(choice, usual))) != plain(usual):
+        if kinds.plain(str(changes.get(choice, usual))) != kinds.plain(usual):
             for dependent in dependent_fields(choice):
                 found.pop(dependent, None)
     return found | dict(changes)

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cnn_numba.kinds as kinds
+from cnn_numba.choices import CHOICES, dependent_fields
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 from cnn_numba.extensions import load_extension
 from cnn_numba.kinds import Kind, Name, nearest
 from cnn_numba.presets import PRESETS
-from cnn_numba.recipe import FIELDS, Recipe, help_text
+from cnn_numba.recipe import FIELDS, Recipe
 
 
 def reader(kind: Kind) -> Callable[[str], Any]:
@@ -45,6 +46,35 @@ NETWORK = reader(Name(PRESETS, ", or the path of a .json or .npz file",
 def flag_of(field: str) -> str:
     """The flag of a field of `Recipe`."""
     return f"--{field.replace('_', '-')}"
+
+
+def help_text(name: str, brief: bool = False) -> str:
+    """What a field is, with its default; brief : in a line."""
+    each = FIELDS[name]
+    facts, kind, usual = each.metadata, each.metadata["kind"], f" (default: {usual_text(name)})"
+    if brief and facts["brief"]:
+        return facts["brief"]
+    text = facts["help"] + (kind.listing if isinstance(kind, Name) else "")
+    return text + usual * (not facts["usual"]) if brief else text + facts["details"] + usual
+
+
+def usual_text(name: str) -> str:
+    """The words for the default of a field."""
+    each = FIELDS[name]
+    kind, choice = each.metadata["kind"], next((choice for choice in CHOICES if name in dependent_fields(choice)), None)
+    if each.metadata["usual"]:
+        return each.metadata["usual"]
+    if choice is None:
+        return kind.write(each.default)
+    values = {other: kind.write(chosen.uses[name]) for other, chosen in CHOICES[choice].items()
+              if name in chosen.uses}
+    most = max(values.values(), key=list(values.values()).count)
+    if set(values.values()) == {most}:
+        return f"{most}; {', '.join(values)}"
+    if values.keys() == CHOICES[choice].keys():
+        values = {other: value for other, value in values.items() if value != most}
+        return ", ".join([*(f"{value} for {other}" for other, value in values.items()), f"else {most}"])
+    return ", ".join(f"{value} for {other}" for other, value in values.items())
 
 
 def add_recipe_flags(parser: Parser, *groups: str) -> None:
