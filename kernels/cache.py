@@ -1,8 +1,8 @@
 """Where compiled kernels are kept between runs.
 
 Numba's own cache knows neither the other files that a function calls nor its compile options, and has no lock.  So the
-folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A process compiles or loads one
-kernel at a time while it holds a lock file, because two processes that save at once could swap each other's code.
+folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A process compiles or loads
+one kernel at a time while it holds a lock file, because two processes that save at once could swap each other's code.
 """
 import hashlib
 import os
