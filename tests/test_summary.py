@@ -7,7 +7,8 @@ import pytest
 import cnn_numba as nn
 from cnn_numba import InputError
 from cnn_numba.commands import main as cli
-from cnn_numba.inspection.summary import multiply_adds, table, trace
+from cnn_numba.commands.summary import bytes_text, report
+from cnn_numba.inspection.summary import layer_summaries, multiply_adds
 from cnn_numba.presets import PRESETS
 
 MNIST = 1, 28, 28
@@ -15,6 +16,10 @@ MNIST = 1, 28, 28
 
 def summary(*flags):
     return cli.main(["summary", *map(str, flags)])
+
+
+def lines_of(layers, shape):
+    return "\n".join(report(layers, shape)).splitlines()
 
 
 def cells(line):
@@ -35,16 +40,16 @@ def test_multiply_adds_of_a_resnet_count_both_branches():
         + images // 16 * (9 * (32 * 64 + 64 * 64) + 32 * 64)
     normalised = 3 * 16 * images + 3 * 32 * images // 4 + 3 * 64 * images // 16
     assert multiply_adds(layers, shape)[0] == convolutions + normalised + 64 * 10
-    rows = {row.name: row for row in trace(layers, shape)}
-    assert len(rows) == len(trace(layers, shape)) and rows["5.shortcut.0"].after == (32, 16, 16)
+    rows = {row.name: row for row in layer_summaries(layers, shape)}
+    assert len(rows) == len(layer_summaries(layers, shape)) and rows["5.shortcut.0"].after == (32, 16, 16)
     assert sum(row.parameters for row in rows.values()) == 78_042
 
 
-def test_nobody_needs_the_gradient_of_the_images():
+def test_the_gradient_of_the_images_is_not_computed():
     def conv(channels):
         return nn.Conv2d(2, channels, 3, groups=2, bias=False)
 
-    first, beside = 2 * 9 * 16, 36 * 16             # of 6x6 images, 4x4 places
+    first, beside = 2 * 9 * 16, 36 * 16             # of 6x6 images, 4x4 windows
     block = nn.Residual([nn.ReLU(), nn.Conv2d(2, 2, 3, groups=2)], [conv(2)])
     assert multiply_adds([block], (2, 6, 6)) == (2 * first, 4 * first)
     layers = [nn.ReLU(), conv(2), nn.Flatten(), nn.Linear(32, 18, bias=False)]
@@ -54,7 +59,7 @@ def test_nobody_needs_the_gradient_of_the_images():
 
 # ---- how it is printed ---------------------------------------------------------------------------------------
 def test_every_layer_has_a_line():
-    lines = list(table(PRESETS["lenet5"](MNIST, 10).layers, MNIST))
+    lines = lines_of(PRESETS["lenet5"](MNIST, 10).layers, MNIST)
     assert cells(lines[0]) == ["layer", "output", "parameters", "multiply-adds", "output bytes"]
     body = [cells(line) for line in lines[2:14]]
     assert body[0] == ["0", "Conv2d 5x5", "6x28x28", "156", "117,600", "18,816"]
@@ -65,12 +70,19 @@ def test_every_layer_has_a_line():
     assert lines[17:] == [
         "Parameters: 61,706, 247 kB as float32",
         "Outputs of all layers: 14,602 numbers for one image, 58.4 kB as float32",
-        "Multiply-adds of one image: 416,520 in the forward pass, 1,131,960 in a step of training"]
+        "Multiply-adds of one image: 416,520 in the forward pass, 1,131,960 in a training step"]
+
+
+@pytest.mark.parametrize("count, text", [
+    (0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (58_408, "58.4 kB"), (10**6, "1 MB"),
+    (25 * 10**11, "2.5e+03 GB")])
+def test_bytes_have_three_digits(count, text):
+    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_table_is_aligned_and_its_columns_add_up(name):
-    lines = list(table(PRESETS[name](MNIST, 10).layers, MNIST))
+    lines = lines_of(PRESETS[name](MNIST, 10).layers, MNIST)
     rows = lines[:lines.index("")]
     assert len({len(line) for line in rows}) == 1
     ends = [match.end() for match in re.finditer("-+", rows[1])][2:]
@@ -85,14 +97,14 @@ def test_the_table_is_aligned_and_its_columns_add_up(name):
 def test_layers_inside_of_others_are_indented():
     inner = nn.Residual([nn.Conv2d(4, 4, (1, 3), padding=(0, 1))])
     block = nn.Residual([nn.Conv2d(1, 4, 3, stride=2, padding=1), inner], [nn.Conv2d(1, 4, 1, 2)])
-    names = [re.match(r" *\S+ +\S+(?: \S+)*", line)[0] for line in list(table([block], (1, 8, 8)))[2:7]]
+    names = [re.match(r" *\S+ +\S+(?: \S+)*", line)[0] for line in lines_of([block], (1, 8, 8))[2:7]]
     assert names == ["0             Residual", "  body.0      Conv2d 3x3 / 2x2", "  body.1      Residual",
                      "    body.0    Conv2d 1x3", "  shortcut.0  Conv2d 1x1 / 2x2"]
 
 
 def test_layers_that_do_not_fit_are_named():
     with pytest.raises(InputError, match="layer 1: body: layer 0: Conv2d expects 3 channels"):
-        list(table([nn.ReLU(), nn.Residual(nn.Conv2d(3, 3, 1))], MNIST))
+        lines_of([nn.ReLU(), nn.Residual(nn.Conv2d(3, 3, 1))], MNIST)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------
@@ -134,7 +146,8 @@ def test_a_saved_model(saved, monkeypatch, capsys, flags):
 
 @pytest.mark.parametrize("flags, sentence", [
     (["--model", "vgg"], "argument --model: expected one of two-conv, .* or the path of a .json or .npz file, got"),
-    (["--model", "nowhere.json"], "nowhere.json: cannot be read"), (["--load", "nowhere.npz"], "nowhere.npz cannot be"),
+    (["--model", "nowhere.json"], "argument --model: nowhere.json does not exist"),
+    (["--load", "nowhere.npz"], "argument --load: nowhere.npz does not exist"),
     (["--load", "known.npz", "--model", "lenet5"], "not allowed with"),
     (["--load", "known.npz", "--classes", "6"], "argument --classes: known.npz has 5 outputs, got 6"),
     (["--load", "known.npz", "--image-shape", "1x6x6"], "known.npz: layer 0: Conv2d expects 2 channels, got 1"),

@@ -1,4 +1,4 @@
-"""This project: the ordinary Trainer, the calls of one layer's passes, and what the machine can do at most."""
+"""This project: the ordinary Trainer, the passes of a single layer, and the peak of the machine."""
 import math
 from dataclasses import dataclass
 
@@ -9,13 +9,15 @@ from numba import config
 import cnn_numba as nn
 from cnn_numba.benchmark import contender
 from cnn_numba.inspection.peak import measure_peak
+from cnn_numba.inspection.timing import per_call
+from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import JIT, Program, at_once, in_order
+from cnn_numba.kernels.program import Call, Program, at_once, in_order
 
 
 @dataclass(frozen=True, eq=False)
-class Part(nn.Dataset):
-    """The first images of a data set, normalised as all of them."""
+class FirstImages(nn.Dataset):
+    """The first images of a data set, normalised by the statistics of all of them."""
 
     whole: nn.Dataset = None
     mean = property(lambda self: self.whole.mean)
@@ -23,10 +25,13 @@ class Part(nn.Dataset):
 
 
 class Contender(contender.Contender):
-    """mode : "parallel" or "serial"; interpreted where NUMBA_DISABLE_JIT=1."""
+    """mode : "parallel" or "serial"; interpreted where NUMBA_DISABLE_JIT=1
+    textbook : whether convolutions run their plain loops
+    """
 
-    def __init__(self, threads, mode="parallel"):
+    def __init__(self, threads: int, mode: str = "parallel", textbook: bool = False):
         super().__init__(threads)
+        nn.set_textbook(textbook)
         nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
 
     def describe(self):
@@ -42,12 +47,12 @@ class Contender(contender.Contender):
 
     def resize(self, images):
         data, images = self.data, min(images, len(self.data.train_images))
-        part = Part(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
+        part = FirstImages(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
                     data.test_labels, data.num_classes, data.classes, whole=data)
         self.trainer = nn.Trainer(self.model, part, self.optimizer, self.batch_size)
 
     def epoch(self):
-        self.trainer.epoch()
+        self.trainer.fit(self.trainer.epochs + 1)
 
     def loss(self):
         first = slice(contender.CHECKED)
@@ -61,41 +66,42 @@ class Contender(contender.Contender):
     def layer(self, network, shape, batch_size, seconds):
         """Seconds of the passes of a network of one layer."""
         programs = passes(nn.Sequential(*make(network)), tuple(shape), batch_size)
-        return {name: contender.per_call(program, seconds) for name, program in programs.items()}
+        return {name: per_call(program, seconds) for name, program in programs.items()}
 
     def optimizer_step(self, size, seconds):
         """Seconds of one update of size x size parameters."""
         model = nn.Sequential(nn.Linear(size, size, bias=False))
         model.grads[:] = np.random.default_rng(0).normal(size=model.grads.shape)
-        return {"update": contender.per_call(nn.SGD(model, **contender.HYPER).step, seconds)}
+        return {"update": per_call(nn.SGD(model, **contender.HYPER).step, seconds)}
 
     def peak(self, seconds):
         """(multiply-adds counted as two operations, bytes to and from memory) per second, all threads together."""
         return measure_peak(self.threads, seconds)
 
 
-def passes(model, shape, batch_size):
-    """{pass: Program} of a model of one layer, with random numbers in its buffers.  What both backward passes need is
-    in either."""
+def passes(model: nn.Sequential, shape: tuple[int, ...], batch_size: int) -> dict[str, Program]:
+    """{pass: Program} of a model of one layer, with random numbers in its buffers.
+
+    Both backward passes contain the calls that both of them need.
+    """
     plan = model.plan(shape, math.ceil(batch_size / LANES), lanes=min(batch_size, LANES))
-    rng = np.random.default_rng(0)
+    calls, rng = plan.calls, np.random.default_rng(0)
     for buffer in plan.x, plan.dz:
         buffer.inner[...] = rng.normal(size=buffer.inner.shape)
-    forward = at_once(plan.prepare_calls) + in_order(plan.forward_calls)
-    to_input = in_order(needed_for(plan.dx.array, plan.backward_calls))
-    to_weights = needed_for(model.grads, plan.backward_calls + plan.gradient_calls)
-    last = [call for call in to_weights if call in plan.gradient_calls]
-    programs = {"forward": Program(forward), "to input": Program(to_input)}
+    to_input = in_order(needed_for(plan.dx.array, calls.backward))
+    to_weights = needed_for(model.grads, calls.backward + calls.gradients)
+    last = [call for call in to_weights if call in calls.gradients]
+    programs = {"forward": Program(at_once(calls.prepare) + in_order(calls.forward)), "to input": Program(to_input)}
     if to_weights:
         programs["to weights"] = Program(in_order(to_weights[:len(to_weights) - len(last)]) + at_once(last))
     return programs
 
 
-def needed_for(result, calls):
-    """Those of the calls, in their order, on whose first arguments (their outputs) an array depends."""
+def needed_for(result: np.ndarray, calls: list[Call]) -> list[Call]:
+    """The calls, in their order, whose first array (their output) an array depends on."""
     wanted, chosen = [result], []
     for call in reversed(calls):
-        output, *inputs = (a for a in call.args if isinstance(a, np.ndarray))
+        output, *inputs = (value for value in call.args.values() if isinstance(value, np.ndarray))
         if any(np.may_share_memory(output, array) for array in wanted):
             chosen.append(call)
             wanted += inputs

@@ -1,19 +1,89 @@
 """The `summary` command."""
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
 from cnn_numba.commands.network import add_network_flags, chosen_network
+from cnn_numba.commands.parser import Parser
+from cnn_numba.table import Column, Table
+
+if TYPE_CHECKING:
+    from cnn_numba.inspection.summary import LayerSummary
+    from cnn_numba.layers import Layer
 
 
-def summary(parser):
+def summary(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     """Print the layers of a network with their shapes, parameters, multiply-adds and bytes."""
     add_network_flags(parser)
     return run_summary
 
 
-def run_summary(args, _started):
-    from cnn_numba.inspection.summary import table
+def run_summary(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.layers import shape_text
 
     name, model, shape, classes = chosen_network(args)
+    lines = list(report(model.layers, shape))
     print(f"{name} for images of {shape_text(shape)} and {classes} classes\n")
-    for line in table(model.layers, shape):
-        print(line)
+    print("\n".join(lines))
     return 0
+
+
+def report(layers: "Sequence[Layer]", shape: tuple[int, ...]) -> Iterator[str]:
+    """The table of a network for images of a shape, and the lines below it.
+
+    Raises InputError when the layers do not fit each other or the shape.
+    """
+    from cnn_numba.inspection.summary import layer_summaries, multiply_adds
+    from cnn_numba.layers import shape_text
+
+    summaries = layer_summaries(layers, shape)
+    counts = [("parameters", "parameters", 1), ("multiply-adds", "multiply_adds", 1), ("output bytes", "outputs", 4)]
+    total = {name: sum(getattr(one, name) for one in summaries) for _, name, _ in counts}
+    columns: list[Column] = [
+        ("layer", lambda one: indented(one.name)), ("", lambda one: layer_text(one.layer)),
+        ("output", lambda one: shape_text(one.after).removesuffix(" features"))]
+    columns += [(heading, partial(count_text, name=name, size=size)) for heading, name, size in counts]
+    yield str(Table(columns, summaries, left=2, total=[
+        "", "total", "", *(f"{size * total[name]:,}" for _, name, size in counts)]))
+    yield ""
+    yield f"Parameters: {total['parameters']:,}, {bytes_text(4 * total['parameters'])} as float32"
+    yield (f"Outputs of all layers: {total['outputs']:,} numbers for one image, {bytes_text(4 * total['outputs'])} as "
+           "float32")
+    forward, step = multiply_adds(layers, shape)
+    yield f"Multiply-adds of one image: {forward:,} in the forward pass, {step:,} in a training step"
+
+
+def count_text(summary: "LayerSummary", name: str, size: int) -> str:
+    """A number of a layer, `size` bytes or one for each."""
+    count = size * getattr(summary, name)
+    return f"{count:,}" if count else "-"
+
+
+def indented(name: str) -> str:
+    """The name of a layer below that of its container: the branch and the number, indented."""
+    depth = name.count(".") // 2
+    return "  " * depth + ".".join(name.split(".")[-2:] if depth else [name])
+
+
+def layer_text(layer: "Layer") -> str:
+    """The type of a layer, with the size of its window, and the stride where it is unusual."""
+    text = type(layer).__name__
+    window, stride = (getattr(layer, name, None) for name in ("kernel_size", "stride"))
+    if window is None:
+        return text
+    usual = window if "Pool" in text else 1
+    unusual = stride is not None and size_text(stride) != size_text(usual)
+    return f"{text} {size_text(window)}" + (f" / {size_text(stride)}" if unusual else "")
+
+
+def size_text(value: int | tuple[int, int]) -> str:
+    return "x".join(map(str, value if isinstance(value, tuple) else (value, value)))
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in a unit that suits it."""
+    if count < 1000:
+        return f"{count} bytes"
+    power = 1 if count < 10**6 else 2 if count < 10**9 else 3
+    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB')[power - 1]}"

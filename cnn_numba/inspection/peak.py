@@ -1,10 +1,10 @@
-"""The most that this machine's cores and memory can do: what the speed of kernels is held against."""
+"""The most that the cores and the memory of this machine can do, to compare the speed of kernels with."""
 from functools import cache
 
 import numpy as np
 from numba import njit
 
-from cnn_numba.benchmark.contender import per_call
+from cnn_numba.inspection.timing import per_call
 from cnn_numba.kernels.compiled import KERNEL
 from cnn_numba.kernels.lanes import (
     LANES,
@@ -28,8 +28,10 @@ VECTORS = 1 << 20                                       # 64 MB in each of three
 
 @njit(**KERNEL)
 def multiply_add(item, y, x, start, rounds, T):
-    """sum += x0 x1, `rounds` times to each of T.rows sums with beginnings of their own; all are stored.  (LLVM computes
-    equal sums once, and leaves out what nobody stores.)"""
+    """sum += x0 x1, `rounds` times for each of T.rows x T.cols sums.
+
+    Each sum starts differently and is stored: LLVM would compute equal sums once, and drop those that are not stored.
+    """
     acc = spread(start, 0, T.rows, T.cols)
     left, right = vectors(x, (item, 0), T.rows, 1, 0), vectors(x, (item, 1), T.cols, 1, 1)
     for _ in range(rounds):
@@ -39,13 +41,13 @@ def multiply_add(item, y, x, start, rounds, T):
 
 @njit(**KERNEL)
 def triad(item, z, x, y, chunk):
-    """z = x y + z over `chunk` vectors: as much memory traffic as can be for one multiply-add."""
+    """z = x y + z over `chunk` vectors: four numbers to and from memory for one multiply-add."""
     for k in range(item * chunk, item * chunk + chunk):
         store(z, (k,), fma(load(x, (k,)), load(y, (k,)), load(z, (k,))))
 
 
 @cache
-def _programs(threads):
+def _programs(threads: int) -> tuple[Program, int, Program, int]:
     """(multiply-adds, their operations, memory traffic, its bytes)"""
     items, rounds, rng = SHARES * threads, 5000, np.random.default_rng(0)
     x, start = aligned((items, 2, LANES)), aligned(TILE.rows)
@@ -58,7 +60,10 @@ def _programs(threads):
             Program(at_once([move])), 4 * flat[0].nbytes)
 
 
-def measure_peak(threads, seconds):
-    """(operations per second, a multiply-add being two; bytes to and from memory per second) of all threads."""
+def measure_peak(threads: int, seconds: float) -> tuple[float, float]:
+    """(operations, bytes to and from memory) per second of all threads; a multiply-add is two operations.
+
+    Each of the two is measured for about `seconds`.
+    """
     compute, operations, move, size = _programs(threads)
     return operations / per_call(compute, seconds), size / per_call(move, seconds)

@@ -1,4 +1,4 @@
-"""The `profile` command: where the time of a training step goes, layer by layer."""
+"""Where the time of a training step goes: the forward and the backward pass of each layer, and the rest of the step."""
 import math
 import time
 from dataclasses import dataclass
@@ -6,50 +6,80 @@ from statistics import median
 
 import numpy as np
 
-from cnn_numba.benchmark.report import Table, number
-from cnn_numba.inspection import summary
+from cnn_numba.feed import Feed
 from cnn_numba.inspection.peak import measure_peak
-from cnn_numba.kernels.program import JIT, Program, at_once, execution, in_order
+from cnn_numba.inspection.summary import layer_summaries
+from cnn_numba.inspection.timing import other_load
+from cnn_numba.kernels.compiled import JIT
+from cnn_numba.kernels.driver import execution
+from cnn_numba.kernels.program import Program, at_once, in_order
+from cnn_numba.layers.base import Calls, Shape
 from cnn_numba.losses import CrossEntropyLoss
+from cnn_numba.model import Sequential
 from cnn_numba.optim import SGD
-from cnn_numba.training import Feed
+from cnn_numba.training import training_step
 
 WARM = 3                    # iterations before those that count
-LOOKS = 20                  # at the peak, of which the highest counts: other programs take their share of some
+PEAKS = 20                  # measurements of the peak; the highest counts, because other programs slow some down
+LEAST = 5e-7                # seconds: what is less, is less than the start of a part varies by
 
 
 @dataclass(frozen=True)
-class Row:
-    """A part of the step.
+class PartTime:
+    """The time of one part of a training step, such as a layer.
 
-    forward, backward : seconds, None where there is nothing to run
-    operations : of both together; a multiply-add is two
+    output : the shape of one image after the part, if it has one
+    forward, backward : seconds; None where there is nothing to run
+    operations : of both passes together; a multiply-add is two
     """
 
     name: str
-    shape: tuple | None
+    output: Shape | None
     forward: float | None
     backward: float | None
     operations: int = 0
 
     @property
-    def runs(self):
+    def runs(self) -> bool:
         return self.forward is not None or self.backward is not None
 
     @property
-    def seconds(self):
-        return (self.forward or 0) + (self.backward or 0)
+    def seconds(self) -> float:
+        return (self.forward or 0.0) + (self.backward or 0.0)
+
+    @property
+    def speed(self) -> float | None:
+        """Operations per second; None without operations, or where the time is too short to be measured."""
+        return self.operations / self.seconds if self.operations and self.seconds >= LEAST else None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """rows : the parts, in order; step : seconds of the whole step; start : seconds to start a program, which are in
-    neither; peak : operations per second, or None where kernels are interpreted."""
+    """What `measure` found.
 
-    rows: list
+    parts : in the order of the step
+    step : seconds of the whole step
+    start : seconds that it takes to start any program; they are subtracted from all other times
+    peak : operations per second of this machine; None where kernels are interpreted
+    load : how many processors other programs used
+    """
+
+    parts: list[PartTime]
     step: float
     start: float
     peak: float | None
+    load: float
+
+    @property
+    def total(self) -> PartTime:
+        """The sum of all parts."""
+        return PartTime("sum", None, sum(part.forward or 0.0 for part in self.parts),
+                        sum(part.backward or 0.0 for part in self.parts), sum(part.operations for part in self.parts))
+
+    def share(self, part: PartTime) -> float | None:
+        """The share of a part in the sum, 0 to 1; None where nothing runs, or the sum is too short to be measured."""
+        total = self.total.seconds
+        return part.seconds / total if part.runs and total >= LEAST else None
 
 
 class Step:
@@ -61,98 +91,87 @@ class Step:
     image_shape : (C, H, W)
     num_classes, batch_size, seed : int
 
+    Attributes
+    ----------
+    whole : Program
+    parts : {(name, "forward" or "backward"): Program}
+        In the order of the step; the names are those of layers in `state_dict`, and "gather", "loss" and "update".
+
     Raises InputError when the network does not fit the images.
     """
 
-    def __init__(self, model, image_shape, num_classes, batch_size, seed=0):
-        self.batch_size, rng, window = batch_size, np.random.default_rng(seed), np.array([0, batch_size])
+    def __init__(self, model: Sequential, image_shape: Shape, num_classes: int, batch_size: int, seed: int = 0):
+        self.batch_size, rng, batch = batch_size, np.random.default_rng(seed), np.array([0, batch_size])
         feed = Feed(rng.integers(0, 256, (batch_size, *image_shape), np.uint8),
                     rng.integers(0, num_classes, batch_size), image_shape, num_classes, batch_size,
-                    np.full(image_shape[0], 127.5), np.full(image_shape[0], 74), window)
-        optimizer = SGD(model, lr=1e-6, momentum=0.9, weight_decay=1e-4)     # the weights stay what they are
+                    np.full(image_shape[0], 127.5), np.full(image_shape[0], 74), batch)
+        optimizer = SGD(model, lr=1e-6, momentum=0.9, weight_decay=1e-4)    # so slow that the weights hardly change
         plan = self.plan = model.plan(image_shape, feed.blocks, logits=True, input_gradient=False, lanes=feed.lanes,
-                                      window=window, draw=feed.draw)
+                                      batch=batch, draw=feed.draw)
+        self.layers = layer_summaries(model.layers[:len(plan.shapes) - 1], image_shape)
+        assert plan.dz is not None
         gather, loss = feed.gather(plan), feed.loss(CrossEntropyLoss(), plan, plan.dz)
-        order = {id(call): k for k, call in enumerate(plan.forward_calls + plan.backward_calls)}
-        passes = [((name, "forward"), w.forward, at_once(w.prepare) + in_order(w.forward))
-                  for name, _, w in plan.layer_calls if w.forward]
-        passes += [((name, "backward"), w.backward, in_order(w.backward) + at_once(w.gradients))
-                   for name, _, w in plan.layer_calls if w.backward]
-        passes.sort(key=lambda of_layer: order[id(of_layer[1][0])])
-        phases = {("gather", "forward"): in_order(gather)}
-        phases |= {key: layer for key, _, layer in passes if key[1] == "forward"}
-        phases["loss", "forward"] = at_once([loss])
-        phases |= {key: layer for key, _, layer in passes if key[1] == "backward"}
-        phases["update", "backward"] = at_once([feed.tally()]) + in_order(optimizer.calls())
+        own = self._own_calls()
+        position = {id(call): k for k, call in enumerate(
+            [*plan.calls.prepare, *plan.calls.forward, *plan.calls.backward, *plan.calls.gradients])}
+
+        def sorted_parts(parts):
+            return dict(sorted(parts.items(), key=lambda part: min(
+                position[id(call)] for phase in part[1] for chain in phase for call, _ in chain)))
+
+        forward = {(name, "forward"): at_once(calls.prepare) + in_order(calls.forward)
+                   for name, calls in own.items() if calls.forward or calls.prepare}
+        backward = {(name, "backward"): in_order(calls.backward) + at_once(calls.gradients)
+                    for name, calls in own.items() if calls.backward or calls.gradients}
+        phases = {("gather", "forward"): in_order(gather), **sorted_parts(forward),
+                  ("loss", "forward"): in_order([loss]), **sorted_parts(backward),
+                  ("update", "backward"): at_once([feed.tally()]) + in_order(optimizer.calls())}
         self.parts = {key: Program(of_part) for key, of_part in phases.items()}
-        self.whole = Program(feed.step(plan, gather, loss, optimizer.calls()))
+        self.whole = Program(training_step(feed, plan, gather, loss, optimizer.calls()))
 
-    def operations(self, layer, wires):
-        """Of a layer's forward and backward pass over a batch, as the textbook counts them."""
-        work = summary.Row("", layer, wires.x.shape, wires.y.shape).multiply_adds
-        return 2 * (2 + (wires.dx is not None)) * work * self.batch_size
+    def _own_calls(self) -> dict[str, Calls]:
+        """{name of a layer: its calls}; those of a container without the calls of the layers inside it."""
+        own = {}
+        for name, _, wires in self.plan.stages:
+            inside = {id(call) for other, _, its in self.plan.stages if other.startswith(f"{name}.")
+                      for call in (*its.prepare, *its.forward, *its.backward, *its.gradients)}
+            own[name] = Calls(*([call for call in calls if id(call) not in inside] for calls in (
+                wires.prepare, wires.forward, wires.backward, wires.gradients)))
+        return own
+
+    def operations(self) -> dict[str, int]:
+        """{name of a layer: operations of both its passes over a batch}, as the textbook counts them."""
+        to_input = {name: wires.dx is not None for name, _, wires in self.plan.stages}
+        return {layer.name: 2 * (2 + to_input.get(layer.name, False)) * layer.multiply_adds * self.batch_size
+                for layer in self.layers}
 
 
-def measure(step, iterations):
-    """The Profile of a Step: medians over iterations, in each of which every part runs once, in its order, so that
-    numbers and caches are those of a training."""
-    threads = execution()[1]
-    programs = step.parts | {"whole": step.whole, "start": Program([[[]] * threads])}
-    samples, peaks = {key: [] for key in programs}, []
+def measure(step: Step, iterations: int) -> Profile:
+    """The Profile of a Step: medians over iterations.
+
+    In each iteration, every part runs once, in its order, so that numbers and caches are those of a training.
+    """
+    load, threads = other_load(), execution()[1]
+    programs = step.parts | {("step", "whole"): step.whole, ("step", "start"): Program([[[]] * threads])}
+    samples: dict[tuple[str, str], list[float]] = {key: [] for key in programs}
+    peaks = []
     for iteration in range(-WARM, iterations):
-        if JIT and iteration % math.ceil(iterations / LOOKS) == 0:
+        if JIT and iteration % math.ceil(iterations / PEAKS) == 0:
             peaks.append(measure_peak(threads, 0.01)[0])
         for key, program in programs.items():
-            start = time.perf_counter()
+            begin = time.perf_counter()
             program()
             if iteration >= 0:
-                samples[key].append(time.perf_counter() - start)
-    start = min(samples.pop("start"))
+                samples[key].append(time.perf_counter() - begin)
+    start = min(samples.pop(("step", "start")))
     seconds = {key: max(0.0, median(taken) - start) for key, taken in samples.items()}
 
-    def row(name, shape, label, operations=0):
-        return Row(label, shape, seconds.get((name, "forward")), seconds.get((name, "backward")), operations)
+    def part(name: str, label: str, output: Shape | None, operations: int = 0) -> PartTime:
+        return PartTime(label, output, seconds.get((name, "forward")), seconds.get((name, "backward")), operations)
 
-    rows = [row("gather", step.plan.x.shape, "gather"),
-            *(row(name, wires.y.shape, f"{name} {type(layer).__name__}", step.operations(layer, wires))
-              for name, layer, wires in step.plan.layer_calls),
-            row("loss", None, "loss"), row("update", None, "update")]
-    return Profile(rows, seconds["whole"], start, max(peaks, default=None))
-
-
-def run(model, image_shape, num_classes, batch_size, seed, iterations):
-    """Profile a model and print the table."""
-    profile = measure(Step(model, image_shape, num_classes, batch_size, seed), iterations)
-    rows = profile.rows
-    total = Row("sum", None, sum(row.forward or 0 for row in rows), sum(row.backward or 0 for row in rows),
-                sum(row.operations for row in rows))
-
-    def milliseconds(seconds):
-        return "-" if seconds is None else f"{1000 * seconds:.3f}"
-
-    def speed(row, seconds=None):
-        return row.operations / (seconds or row.seconds or math.inf)
-
-    def percent(operations_per_second):
-        return f"{100 * operations_per_second / profile.peak:.0f} %"
-
-    columns = [("layer", lambda row: row.name), ("output", lambda row: "x".join(map(str, row.shape or ()))),
-               ("forward ms", lambda row: milliseconds(row.forward)),
-               ("backward ms", lambda row: milliseconds(row.backward)),
-               ("share", lambda row: f"{100 * row.seconds / total.seconds:.1f} %" if row.runs else "-"),
-               ("GFLOP/s", lambda row: number(speed(row) / 1e9) if row.operations else "-")]
-    if profile.peak:
-        columns.append(("of peak", lambda row: percent(speed(row)) if row.operations else "-"))
-    print(Table(f"A training step on {batch_size} random images, median of {iterations}", [*rows, total], columns,
-                None))
-    print()
-    if not all(row.runs for row in rows):
-        print("-: nothing to run; where it can be, a ReLU is part of the layer before it, and Flatten a view.")
-    print(f"All times are without the {1e6 * profile.start:.1f} us that it takes to start a part, or a whole step.")
-    if profile.peak:
-        print(f"Peak: {number(profile.peak / 1e9)} GFLOP/s of multiply-adds, the most measured; the whole step reaches "
-              f"{percent(speed(total, profile.step))}.  Operations are those of the textbook: a convolution by "
-              "Cook-Toom needs fewer.")
-    print(f"The parts take {milliseconds(total.seconds)} ms, a whole training step {milliseconds(profile.step)} ms: "
-          f"{batch_size / profile.step:,.0f} images/s")
-    return 0
+    operations = step.operations()
+    parts = [part("gather", "gather", step.plan.x.shape),
+             *(part(layer.name, f"{layer.name} {type(layer.layer).__name__}", layer.after, operations[layer.name])
+               for layer in step.layers),
+             part("loss", "loss", None), part("update", "update", None)]
+    return Profile(parts, seconds["step", "whole"], start, max(peaks, default=None), max(load, other_load(threads)))
