@@ -19,9 +19,10 @@ from networks import build_normal, conv, flatten, linear, make, pool, random_lay
 import cnn_numba
 from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, load
 from cnn_numba.commands import main as cli
+from cnn_numba.commands.evaluate import report
 from cnn_numba.files import container
 from cnn_numba.files.layers_json import MOST_LAYERS, TYPES, build_layers, describe_layers
-from cnn_numba.inference import Classifier, confusion_matrix, labels_in, report
+from cnn_numba.inference import Classifier, confusion_matrix, labels_in
 from cnn_numba.kernels.program import JIT
 from cnn_numba.layers import Layer
 from cnn_numba.presets import PRESETS
@@ -431,7 +432,7 @@ def test_confusion_matrix_and_report():
     assert matrix.tolist() == [[2, 1, 0], [1, 2, 0], [0, 0, 0]]
     lines = list(report(matrix + np.diag([0, 2, 0]), ("ant", "bee", "dragonfly")))
     assert lines[0] == "Test accuracy: 75.00 %"
-    table = [line.split() for line in lines[3:6]]
+    table = [line.split() for line in lines[4:7]]
     assert table[0] == ["ant", "66.67", "%", "66.67", "%", "3"]
     assert table[1] == ["bee", "80.00", "%", "80.00", "%", "5"]
     assert table[2] == ["dragonfly", "-", "-", "0"]

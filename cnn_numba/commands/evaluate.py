@@ -20,6 +20,7 @@ from cnn_numba.commands.output import printers, safe
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.recipe import Recipe
+from cnn_numba.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,17 +74,19 @@ def for_images(recipe: Recipe, shape: tuple[int, ...]) -> Recipe:
 
 def report(matrix: "np.ndarray", classes: Sequence[str]) -> Iterator[str]:
     """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
-    right, total = matrix.diagonal(), matrix.sum()
-    classes = [safe(name) for name in classes]
-    width = max(len("class"), *map(len, classes))
-    yield f"Test accuracy: {100 * right.sum() / total:.2f} %"
+    right, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    names = [safe(name) for name in classes]
+
+    def percent(part: int, whole: int) -> str:
+        return f"{100 * part / whole:.2f} %" if whole else "-"
+
+    yield f"Test accuracy: {percent(right.sum(), matrix.sum())}"
     yield ""
-    yield f"{'class':<{width}}  precision    recall    images"
-    for k, name in enumerate(classes):
-        ratios = (f"{100 * right[k] / n:.2f} %" if n else "-" for n in (matrix[:, k].sum(), matrix[k].sum()))
-        yield f"{name:<{width}}  {next(ratios):>9}  {next(ratios):>8}  {matrix[k].sum():>8}"
+    yield from str(Table([("class", names.__getitem__), ("precision", lambda k: percent(right[k], predicted[k])),
+                          ("recall", lambda k: percent(right[k], true[k])), ("images", lambda k: f"{true[k]:,}")],
+                         range(len(names)))).splitlines()
     yield ""
     yield "Confusion matrix: a row for each true class, a column for each predicted one, in the same order"
-    cell = len(str(matrix.max()))
-    for name, row in zip(classes, matrix, strict=True):
+    width, cell = max(map(len, names)), len(str(matrix.max()))
+    for name, row in zip(names, matrix, strict=True):
         yield f"{name:<{width}}  {' '.join(f'{n:>{cell}}' for n in row)}"
