@@ -56,6 +56,12 @@ def _argument(name, value):
     return [value, value] if pair else value
 
 
+def make(network):
+    """The layers of a description."""
+    return [getattr(nn, name)(**{key: make(value) if key in ("body", "shortcut") and value else value
+                                 for key, value in arguments.items()}) for name, arguments in network]
+
+
 def conv(channels, filters, kernel, size, stride=1, groups=1):
     """A convolution that keeps the image's size (but for the stride), as (name, layer, image shape)."""
     kind = "depthwise " if groups == channels > 1 else f"{groups} groups " if groups > 1 else ""

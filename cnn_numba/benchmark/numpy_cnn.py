@@ -1,168 +1,116 @@
-"""Networks in plain NumPy: convolution as a matrix product over unfolded windows (im2col), textbook backward passes.
+"""NumPy: the forward passes that the layers themselves have as textbooks write them, and backward passes beside them.
 
-Works in the precision of its weights: float32 when it competes, float64 when it is the measure of others.
+Works in the precision of its weights: float32 in the benchmark, float64 in tests.
 """
+from collections.abc import Mapping
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from cnn_numba.benchmark import contender
-from cnn_numba.errors import InputError
+from cnn_numba.benchmark import contender, networks
+from cnn_numba.inspection import textbook
+from cnn_numba.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from cnn_numba.layers.base import Sides, both
+from cnn_numba.layers.windows import pool_windows, windows
 
-
-class Layer:
-    """forward(x) -> y remembers what backward(dy) -> dx needs; backward fills `gradients`, one for each parameter."""
-
-    shapes = ()         # of the parameters
-    parameters = ()
-
-
-class Conv2d(Layer):
-    def __init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias):
-        self.kernel, self.stride, self.dilation = kernel_size, stride, dilation
-        self.padding, self.groups = padding, groups
-        self.shapes = [(out_channels, in_channels // groups, *kernel_size)] + [(out_channels,)] * bias
-
-    def forward(self, x):
-        (top, left), (N, C), G = self.padding, x.shape[:2], self.groups
-        self.padded = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)))
-        windows = unfold(self.padded, self.kernel, self.stride, self.dilation)          # N, C, OH, OW, KH, KW
-        OH, OW = self.size = windows.shape[2:4]
-        windows = windows.reshape(N, G, C // G, OH, OW, *self.kernel)
-        self.columns = windows.transpose(1, 0, 3, 4, 2, 5, 6).reshape(G, N * OH * OW, -1)
-        weight, *bias = self.parameters
-        y = self.columns @ weight.reshape(G, weight.shape[0] // G, -1).swapaxes(1, 2)
-        y = y.reshape(G, N, OH, OW, -1).transpose(1, 0, 4, 2, 3).reshape(N, -1, OH, OW)
-        return y + bias[0][:, None, None] if bias else y
-
-    def backward(self, dy):
-        (N, C, H, W), (OH, OW), (KH, KW), G = self.padded.shape, self.size, self.kernel, self.groups
-        weight = self.parameters[0]
-        rows = dy.reshape(N, G, -1, OH, OW).transpose(1, 0, 3, 4, 2).reshape(G, N * OH * OW, -1)
-        dweight = (rows.swapaxes(1, 2) @ self.columns).reshape(weight.shape)
-        self.gradients = [dweight, dy.sum((0, 2, 3))][:len(self.parameters)]
-        dcolumns = rows @ weight.reshape(G, weight.shape[0] // G, -1)
-        dcolumns = dcolumns.reshape(G, N, OH, OW, C // G, KH, KW).transpose(1, 0, 4, 5, 6, 2, 3)
-        dcolumns = dcolumns.reshape(N, C, KH, KW, OH, OW)
-        dx = np.zeros_like(self.padded)
-        for p in range(KH):
-            for q in range(KW):
-                tap = places((OH, OW), (p, q), self.stride, self.dilation)
-                dx[:, :, *tap] += dcolumns[:, :, p, q]
-        (top, left) = self.padding
-        return dx[:, :, top:H - top, left:W - left]
+Array = np.ndarray
+Parameters = dict[str, Array]
+Gradients = tuple[Array, list[Array]]       # of the input, and of the parameters in their order
 
 
-class MaxPool2d(Layer):
-    def __init__(self, kernel_size, stride, padding, dilation, return_indices, ceil_mode):
-        if return_indices or ceil_mode:
-            raise InputError("it knows no MaxPool2d with return_indices or ceil_mode")
-        self.kernel, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-
-    def forward(self, x):
-        top, left = self.padding
-        self.padded = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)), constant_values=-np.inf)
-        windows = unfold(self.padded, self.kernel, self.stride, self.dilation)
-        windows = windows.reshape(*windows.shape[:4], -1)
-        self.chosen = windows.argmax(-1)[..., None]                                     # the first of equals
-        return np.take_along_axis(windows, self.chosen, -1)[..., 0]
-
-    def backward(self, dy):
-        (KH, KW), dx = self.kernel, np.zeros_like(self.padded)
-        for p in range(KH):
-            for q in range(KW):
-                tap = places(dy.shape[2:], (p, q), self.stride, self.dilation)
-                dx[:, :, *tap] += np.where(self.chosen[..., 0] == p * KW + q, dy, 0)
-        (top, left), (H, W) = self.padding, dx.shape[2:]
-        return dx[:, :, top:H - top, left:W - left]
+# ---- backward passes: x, y and dy are the input, the output and its gradient, with axis 0 for the images ------------
+def conv2d_backward(layer: Conv2d, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
+    """Products with the unfolded windows (im2col), one for each image and group."""
+    weight, groups, sides = parameters["weight"], layer.groups, layer.padding_sides()
+    (N, C), (F, OH, OW), (KH, KW) = x.shape[:2], y.shape[1:], layer.kernel_size
+    seen = windows(x, layer, sides, OH, OW).transpose(0, 1, 4, 5, 2, 3).reshape(N, groups, -1, OH * OW)
+    rows = dy.reshape(N, groups, F // groups, OH * OW)
+    dweight = (rows @ seen.swapaxes(2, 3)).sum(0).reshape(weight.shape)
+    dseen = (weight.reshape(groups, F // groups, -1).swapaxes(1, 2) @ rows).reshape(N, C, KH, KW, OH, OW)
+    dx = add_taps({(p, q): dseen[:, :, p, q] for p, q in np.ndindex(KH, KW)}, layer, sides, x)
+    return dx, [dweight, dy.sum((0, 2, 3))][:len(parameters)]
 
 
-class ReLU(Layer):
-    def forward(self, x):
-        self.positive = x > 0
-        return np.maximum(x, 0)
-
-    def backward(self, dy):
-        return dy * self.positive
-
-
-class Flatten(Layer):
-    def forward(self, x):
-        self.shape = x.shape
-        return x.reshape(len(x), -1)
-
-    def backward(self, dy):
-        return dy.reshape(self.shape)
+def max_pool2d_backward(layer: MaxPool2d, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
+    """Each gradient goes to the first of the largest numbers in its window."""
+    seen, (top, left), found, taps = pool_windows(x, layer, -np.inf), both(layer.padding), np.zeros(y.shape, bool), {}
+    for p, q in np.ndindex(seen.shape[4:]):
+        here = (seen[..., p, q] == y) & ~found
+        found |= here
+        taps[p, q] = dy * here
+    return add_taps(taps, layer, (top, top, left, left), x), []
 
 
-class Linear(Layer):
-    def __init__(self, in_features, out_features, bias):
-        self.shapes = [(out_features, in_features)] + [(out_features,)] * bias
-
-    def forward(self, x):
-        self.x, (weight, *bias) = x, self.parameters
-        y = x @ weight.T
-        return y + bias[0] if bias else y
-
-    def backward(self, dy):
-        self.gradients = [dy.T @ self.x, dy.sum(0)][:len(self.parameters)]
-        return dy @ self.parameters[0]
+def relu_backward(layer: ReLU, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
+    return dy * (y > 0), []
 
 
-LAYERS = {layer.__name__: layer for layer in (Conv2d, MaxPool2d, ReLU, Flatten, Linear)}
+def flatten_backward(layer: Flatten, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
+    return dy.reshape(x.shape), []
 
 
-def unfold(x, kernel, stride, dilation):
-    """The windows of (N, C, H, W) as a view (N, C, OH, OW, KH, KW)."""
-    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    return sliding_window_view(x, extent, (2, 3))[:, :, ::stride[0], ::stride[1], ::dilation[0], ::dilation[1]]
+def linear_backward(layer: Linear, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
+    return dy @ parameters["weight"], [dy.T @ x, dy.sum(0)][:len(parameters)]
 
 
-def places(size, tap, stride, dilation):
-    """The slices of rows and columns that a tap (p, q) of the window meets, for OH x OW outputs."""
-    return tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
-                 for n, t, s, d in zip(size, tap, stride, dilation, strict=True))
+BACKWARD = {"Conv2d": conv2d_backward, "MaxPool2d": max_pool2d_backward, "ReLU": relu_backward,
+            "Flatten": flatten_backward, "Linear": linear_backward}
 
 
-def cross_entropy(z, labels):
+def add_taps(taps: Mapping[tuple[int, int], Array], layer: Conv2d | MaxPool2d, sides: Sides, x: Array) -> Array:
+    """The gradient of x (N, C, H, W) from those of its windows: the transpose of `windows`.
+
+    taps : {(p, q): (N, C, OH, OW)}, the gradient of row p and column q of every window
+    """
+    (N, C, H, W), (top, bottom, left, right), (OH, OW) = x.shape, sides, taps[0, 0].shape[2:]
+    (kh, kw), (sh, sw), (dh, dw) = map(both, (layer.kernel_size, layer.stride, layer.dilation))
+    high, wide = (OH - 1) * sh + 1, (OW - 1) * sw + 1
+    dx = np.zeros((N, C, max(top + H + bottom, high + dh * (kh - 1)), max(left + W + right, wide + dw * (kw - 1))),
+                  x.dtype)
+    for (p, q), gradient in taps.items():
+        dx[:, :, p * dh:p * dh + high:sh, q * dw:q * dw + wide:sw] += gradient
+    return dx[:, :, top:top + H, left:left + W]
+
+
+def cross_entropy(z: Array, labels: Array) -> tuple[float, Array]:
     """(mean loss, its gradient) for logits (N, classes)."""
-    z = z - z.max(1, keepdims=True)
-    p, own = np.exp(z), (np.arange(len(z)), labels)
-    total = p.sum(1, keepdims=True)
-    loss = (np.log(total[:, 0]) - z[own]).mean()
-    p /= total
-    p[own] -= 1
-    return loss, p / len(z)
+    dz = np.exp(z - z.max(axis=1, keepdims=True))
+    dz /= dz.sum(axis=1, keepdims=True)
+    dz[np.arange(len(z)), labels] -= 1
+    return textbook.cross_entropy(z, labels)[0], dz / len(z)
 
 
 class Network:
-    """The layers of a description (see `networks.description`) and their weights, one array for each parameter."""
+    """The layers of a description (see `networks.description`) and their weights, one array for each parameter.
 
-    def __init__(self, description, weights=None):
-        self.layers = [contender.known(LAYERS, name)(**{key: pair(value) for key, value in arguments.items()})
-                       for name, arguments in description]
-        if weights is None:
-            weights = contender.initial([shape for layer in self.layers for shape in layer.shapes])
-        self.weights, left = list(weights), iter(weights)
-        for layer in self.layers:
-            layer.parameters = [next(left) for _ in layer.shapes]
+    Raises InputError for a layer without a backward pass here.
+    """
 
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
+    def __init__(self, description: list, weights: list[Array] | None = None):
+        self._backward = [contender.known(BACKWARD, name) for name, _ in description]
+        self.layers: list[Layer] = networks.make(description)
+        shapes = [layer.parameter_shapes() for layer in self.layers]
+        self.weights = list(weights or contender.initial([shape for of_layer in shapes for shape in of_layer.values()]))
+        left = iter(self.weights)
+        self._parameters = [{name: next(left) for name in of_layer} for of_layer in shapes]
 
-    def backward(self, dz):
-        """The gradient of the images; those of the weights are in `gradients()`."""
-        for layer in reversed(self.layers):
-            dz = layer.backward(dz)
+    def forward(self, x: Array) -> Array:
+        """The output for x (N, ...); every value in between is kept for `backward`."""
+        run = textbook.Run(len(x))
+        self._values = [x]
+        for layer, parameters in zip(self.layers, self._parameters, strict=True):
+            self._values.append(layer.textbook(self._values[-1], parameters, run))
+        return self._values[-1]
+
+    def backward(self, dz: Array) -> Array:
+        """The gradient of the images of the last forward pass; those of the weights are in `gradients()`."""
+        self._gradients: list[Array] = []
+        for k in reversed(range(len(self.layers))):
+            dz, gradients = self._backward[k](self.layers[k], self._parameters[k], *self._values[k:k + 2], dz)
+            self._gradients[:0] = gradients
         return dz
 
-    def gradients(self):
-        return [g for layer in self.layers if layer.shapes for g in layer.gradients]
-
-
-def pair(value):
-    return tuple(value) if isinstance(value, list) else value
+    def gradients(self) -> list[Array]:
+        return self._gradients
 
 
 class Contender(contender.Contender):
