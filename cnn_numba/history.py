@@ -1,6 +1,7 @@
 """The numbers of a training, epoch by epoch."""
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from math import isfinite
 from typing import Any, overload
 
@@ -91,8 +92,7 @@ class History(Sequence[EpochResult]):
     def _table(self) -> Table:
         """A row for each epoch; columns without numbers are left out."""
         names = [name for name in COLUMNS if any(value is not None for value in self[name])] or ["epoch"]
-        columns: list[Column] = [(name.replace("_", " "), lambda result, name=name: _text(getattr(result, name)))
-                                 for name in names]
+        columns: list[Column] = [(name.replace("_", " "), partial(_cell, name)) for name in names]
         return Table(columns, self._results, left=0)
 
     def __repr__(self) -> str:
@@ -109,5 +109,6 @@ def _is_result(entry: Any) -> bool:
         and isfinite(value) for name, value in entry.items())
 
 
-def _text(value: float | None) -> str:
+def _cell(name: str, result: EpochResult) -> str:
+    value = getattr(result, name)
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"

@@ -8,7 +8,6 @@ import reference
 import cnn_numba as nn
 from cnn_numba.commands import check_gradients as command
 from cnn_numba.commands import main as cli
-from cnn_numba.errors import InputError
 from cnn_numba.inspection import gradients
 from cnn_numba.inspection.textbook import Run, cross_entropy
 from cnn_numba.layers import Layer, MaxPool2d, conv, every_layer

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnn_numba.commands.network import add_network_flags, chosen_network
 from cnn_numba.commands.parser import Parser
@@ -69,15 +69,16 @@ def indented(name: str) -> str:
 def layer_text(layer: "Layer") -> str:
     """The type of a layer, with the size of its window, and the stride where it is unusual."""
     text = type(layer).__name__
-    window, stride = (getattr(layer, name, None) for name in ("kernel_size", "stride"))
+    window, stride = getattr(layer, "kernel_size", None), getattr(layer, "stride", None)
     if window is None:
         return text
     usual = window if "Pool" in text else 1
     unusual = stride is not None and size_text(stride) != size_text(usual)
-    return f"{text} {size_text(window)}" + (f" / {size_text(stride)}" if unusual else "")
+    return f"{text} {size_text(window)}" + f" / {size_text(stride)}" * unusual
 
 
-def size_text(value: int | tuple[int, int]) -> str:
+def size_text(value: Any) -> str:
+    """A number, or a pair of them, (rows, columns)."""
     return "x".join(map(str, value if isinstance(value, tuple) else (value, value)))
 
 
