@@ -1,13 +1,19 @@
 """Where compiled kernels are kept between runs.
 
-Numba's own cache knows neither the other files that a function calls nor its compile options, and has no lock.  So the
-folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A process compiles or loads
-one kernel at a time while it holds a lock file, because two processes that save at once could swap each other's code.
+The folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A file holds one kernel
+for one combination of argument types, with a checksum over its bytes: damaged machine code is never run.
 """
 import hashlib
 import os
+import secrets
+import shutil
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+
+UNUSED_DAYS = 60            # after which the folder of other kernel sources is deleted
+DIGEST = 32                 # bytes of SHA-256 in front of the content
 
 
 def user_cache():
@@ -33,15 +39,51 @@ def sources_hash():
 def kernel_cache():
     """The folder for the compiled kernels of these very sources, made if need be; None when none can be written.
 
-    CNN_NUMBA_CACHE_DIR or NUMBA_CACHE_DIR override the per-user cache.
+    CNN_NUMBA_CACHE_DIR or NUMBA_CACHE_DIR override the per-user cache.  A folder of another user is not used, because
+    what is in it would be run.
     """
     base = os.environ.get("CNN_NUMBA_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
     try:
         folder = (Path(base) if base else user_cache()) / f"kernels-{sources_hash()}"
+        fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe-{os.getpid()}"
+        if os.name == "posix" and folder.stat().st_uid != os.geteuid():
+            return None
+        probe = folder / f"probe-{secrets.token_hex(8)}"
         probe.touch()
         probe.unlink()
+        os.utime(folder)
     except (OSError, RuntimeError):
         return None
+    if fresh:
+        _delete_unused(folder)
     return folder
+
+
+def _delete_unused(folder):
+    """Delete the folders of other kernel sources that no process has used for a while."""
+    with suppress(OSError):
+        for other in folder.parent.glob("kernels-*"):
+            if other != folder and time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def read(path):
+    """The content of a file that `write` made; None when there is none, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    whole = hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]
+    return content[DIGEST:] if whole else None
+
+
+def write(path, content):
+    """Make a file hold these bytes and their checksum, or leave it as it was where that fails."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    with suppress(OSError):
+        try:
+            part.write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)

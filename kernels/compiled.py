@@ -6,17 +6,21 @@ f(int, pointer), and the driver calls it by its address.  The pointer's Numba ty
 kernel is compiled once for each combination of them.  `UnpackRecord` changes Numba's intermediate code, so nothing is
 compiled twice.
 """
+import hashlib
+import pickle
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numba
 import numpy as np
 from numba import config, types
 
-from .cache import kernel_cache
+from . import cache
 from .lock import locked
 
 JIT = not config.DISABLE_JIT
-FOLDER = kernel_cache() if JIT else None
+FOLDER = cache.kernel_cache() if JIT else None
 PATIENCE = 60               # seconds to wait for another process that compiles or loads a kernel
 
 # error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
@@ -31,9 +35,9 @@ class KernelError(Exception):
 
 
 if JIT:
-    from numba.core import errors, ir
-    from numba.core.caching import FunctionCache, NullCache
-    from numba.core.compiler import CompilerBase, DefaultPassBuilder
+    import llvmlite
+    from numba.core import errors, ir, serialize
+    from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
     from numba.core.compiler_lock import global_compiler_lock
     from numba.core.compiler_machinery import FunctionPass, register_pass
     from numba.core.ir_utils import build_definitions
@@ -102,27 +106,40 @@ if JIT:
         with global_compiler_lock, locked(FOLDER / "lock", PATIENCE) if FOLDER else nullcontext() as held:
             if not held:                    # the process that compiles hangs: go on without the cache
                 FOLDER = None
-            cache = _cache(function)
-            try:
-                result = cache.load_overload(signature, function.targetctx)
-            except Exception:               # a damaged file
-                cache, result = NullCache(), None
+            path = _path(function, signature)
+            result = _rebuilt(cache.read(path), function) if path else None
             if result is None:
                 result = _compile(function, signature)
-                try:
-                    cache.save_overload(signature, result)
-                except Exception:           # a full disk
-                    pass
+                if path and not result.library.has_dynamic_globals:
+                    cache.write(path, serialize.dumps(result._reduce()))
         return result
 
-    def _cache(function):
-        elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(FOLDER or "")
+    def _rebuilt(content, function):
+        """The result from the bytes of a cache file; None when they are of no use."""
+        if content is None:
+            return None
+        function.targetctx.refresh()
         try:
-            return FunctionCache(function.py_func) if FOLDER else NullCache()
-        except RuntimeError:                # a function without a file, typed at a prompt
-            return NullCache()
-        finally:
-            config.CACHE_DIR = elsewhere
+            return CompileResult._rebuild(function.targetctx, *pickle.loads(content))
+        except Exception:                   # whatever a file of another program raises
+            return None
+
+    def _path(function, signature):
+        """The cache file for everything that the machine code depends on, besides the kernel sources; None where the
+        code cannot be kept, as that of a function typed at a prompt."""
+        python = function.py_func
+        try:
+            source = Path(python.__code__.co_filename).read_bytes()
+        except OSError:
+            return None
+        if FOLDER is None or python.__closure__:
+            return None
+        key = (python.__module__, python.__qualname__, str(signature), python.__code__.co_code, hash_of(source),
+               function.targetctx.codegen().magic_tuple(), numba.__version__, llvmlite.__version__, sys.version)
+        return FOLDER / f"{python.__name__}-{hash_of(repr(key).encode())}.nbc"
+
+    def hash_of(content):
+        return hashlib.sha256(content).hexdigest()[:32]
 
     def _compile(function, signature):
         try:

@@ -1,7 +1,7 @@
 """The driver replays a table of kernel calls, serially or in parallel.  It has the only parallel loop.
 
-Numba's cache takes two compilations of a function for the same one when only their options differ, so the serial and
-the parallel driver are two copies with names of their own.
+The serial and the parallel driver are two copies of one function, with names of their own: the cache knows a function
+by its name and code, and not by the options of its compilation.
 """
 import sys
 import types as python_types
