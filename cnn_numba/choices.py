@@ -1,19 +1,13 @@
 """The optimizers, schedules and losses of a recipe: which fields each uses, their defaults, and how it is built."""
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 from cnn_numba.kinds import Name
-
-if TYPE_CHECKING:
-    from cnn_numba.losses import ClassLoss
-    from cnn_numba.model import Sequential
-    from cnn_numba.optim import Optimizer
-    from cnn_numba.recipe import Recipe
 
 REQUIRED = inspect.Parameter.empty
 MOMENTUM_RANGE = 0.1                # how far the momentum falls in a one-cycle schedule
@@ -37,70 +31,47 @@ class Choice:
     spares: bool = True
 
 
-def _optimizer(name: str) -> Callable[..., Optimizer]:
-    def build(model: Sequential, **options: Any) -> Optimizer:
-        from cnn_numba import optim
-
-        return getattr(optim, name)(model, **options)
-    return build
+def make(path: str, *arguments: Any, **options: Any) -> Any:
+    """An object of a class of the package, whose module is imported now, because it needs Numba."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"cnn_numba.{module}"), name)(*arguments, **options)
 
 
-def _scheduler(build: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that gets the module `lr_scheduler`, the optimizer, the recipe and the steps of an epoch."""
-    def build_lazily(*arguments: Any) -> Any:
-        from cnn_numba import lr_scheduler
-
-        return build(lr_scheduler, *arguments)
-    return build_lazily
-
-
-def _one_cycle(known: Any, optimizer: Any, recipe: Recipe, steps: int) -> Any:
+def _one_cycle(optimizer: Any, recipe: Any, steps: int) -> Any:
     momentum = optimizer.betas[0] if hasattr(optimizer, "betas") else getattr(optimizer, "momentum", 0.0)
-    return known.OneCycleLR(
-        optimizer, recipe.lr, epochs=recipe.epochs, steps_per_epoch=steps, pct_start=recipe.warm_up,
-        cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - MOMENTUM_RANGE))
-
-
-def _cross_entropy(weight: Any, label_smoothing: float) -> ClassLoss:
-    from cnn_numba.losses import CrossEntropyLoss
-
-    return CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
-
-
-def _mse() -> ClassLoss:
-    from cnn_numba.losses import MSELoss
-
-    return MSELoss()
+    return make("lr_scheduler.OneCycleLR", optimizer, recipe.lr, epochs=recipe.epochs, steps_per_epoch=steps,
+                pct_start=recipe.warm_up, cycle_momentum=momentum > 0, max_momentum=momentum,
+                base_momentum=max(0.0, momentum - MOMENTUM_RANGE))
 
 
 OPTIMIZERS = {
-    "sgd": Choice({"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}, _optimizer("SGD")),
+    "sgd": Choice({"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}, partial(make, "optim.SGD")),
     "rmsprop": Choice({"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "alpha": 0.99, "eps": 1e-8},
-                      _optimizer("RMSprop")),
-    "adam": Choice({"lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}, _optimizer("Adam")),
-    "adamw": Choice({"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}, _optimizer("AdamW")),
+                      partial(make, "optim.RMSprop")),
+    "adam": Choice({"lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}, partial(make, "optim.Adam")),
+    "adamw": Choice({"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8},
+                    partial(make, "optim.AdamW")),
 }
 SCHEDULES = {
-    "linear": Choice({}, _scheduler(lambda known, optimizer, recipe, steps: known.LinearLR(
-        optimizer, 1.0, 0.0, recipe.epochs))),
+    "linear": Choice({}, lambda optimizer, recipe, steps: make(
+        "lr_scheduler.LinearLR", optimizer, 1.0, 0.0, recipe.epochs)),
     "constant": Choice({}, lambda optimizer, recipe, steps: None, open_ended=True),
-    "step": Choice({"step_size": 6, "gamma": 0.3}, _scheduler(lambda known, optimizer, recipe, steps: known.StepLR(
-        optimizer, recipe.step_size, recipe.gamma)), open_ended=True),
-    "exponential": Choice({"gamma": 0.9}, _scheduler(lambda known, optimizer, recipe, steps: known.ExponentialLR(
-        optimizer, recipe.gamma)), open_ended=True),
-    "plateau": Choice({"patience": 4, "gamma": 0.5}, _scheduler(
-        lambda known, optimizer, recipe, steps: known.ReduceLROnPlateau(
-            optimizer, factor=recipe.gamma, patience=recipe.patience)), open_ended=True),
-    "cosine": Choice({}, _scheduler(lambda known, optimizer, recipe, steps: known.CosineAnnealingLR(
-        optimizer, recipe.epochs))),
-    "one-cycle": Choice({"warm_up": 0.3}, _scheduler(_one_cycle),
-                        changes={"momentum": 0.95, "betas": (0.95, 0.999)}),
+    "step": Choice({"step_size": 6, "gamma": 0.3}, lambda optimizer, recipe, steps: make(
+        "lr_scheduler.StepLR", optimizer, recipe.step_size, recipe.gamma), open_ended=True),
+    "exponential": Choice({"gamma": 0.9}, lambda optimizer, recipe, steps: make(
+        "lr_scheduler.ExponentialLR", optimizer, recipe.gamma), open_ended=True),
+    "plateau": Choice({"patience": 4, "gamma": 0.5}, lambda optimizer, recipe, steps: make(
+        "lr_scheduler.ReduceLROnPlateau", optimizer, factor=recipe.gamma, patience=recipe.patience), open_ended=True),
+    "cosine": Choice({}, lambda optimizer, recipe, steps: make(
+        "lr_scheduler.CosineAnnealingLR", optimizer, recipe.epochs)),
+    "one-cycle": Choice({"warm_up": 0.3}, _one_cycle, changes={"momentum": 0.95, "betas": (0.95, 0.999)}),
 }
 LOSSES = {
-    "cross-entropy": Choice({"label_smoothing": 0.0, "class_weights": None}, _cross_entropy),
-    "mse": Choice({}, _mse),
+    "cross-entropy": Choice({"label_smoothing": 0.0, "class_weights": None}, partial(make, "losses.CrossEntropyLoss")),
+    "mse": Choice({}, partial(make, "losses.MSELoss")),
 }
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "loss": LOSSES}
+BASES = {"optimizer": ("cnn_numba.optim", "Optimizer"), "loss": ("cnn_numba.losses", "ClassLoss")}
 
 
 def dependent_fields(choice: str) -> tuple[str, ...]:
@@ -113,10 +84,9 @@ def known_classes(choice: str) -> dict[str, type]:
 
     There are none as long as nothing has imported the base class.
     """
-    module, base = {"optimizer": ("optim", "Optimizer"), "loss": ("losses", "ClassLoss")}.get(choice, ("", ""))
-    loaded = sys.modules.get(f"cnn_numba.{module}")
-    return {name: kind for name, kind in getattr(loaded, base).known.items()
-            if not kind.__module__.startswith("cnn_numba.")} if loaded else {}
+    module, base = BASES.get(choice, ("", ""))
+    known = getattr(sys.modules[module], base).known if module in sys.modules else {}
+    return {name: kind for name, kind in known.items() if not kind.__module__.startswith("cnn_numba.")}
 
 
 def argument_of(name: str) -> str:

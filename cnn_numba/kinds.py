@@ -258,5 +258,5 @@ TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)
 FILE_NAMES = Kind("a list of names of files", str, lambda value: tuple(map(_text, value)), ", ".join)
 DATA = DataName()
-NETWORK = Name(PRESETS, ", or the path of a .json file", lambda text: text.lower().endswith(".json"))
+NETWORK = Name(PRESETS, ", or a .json file", lambda text: text.lower().endswith(".json"))
 INIT, NORMALIZATION = Name(_inits), Name(_normalizations)

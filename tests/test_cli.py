@@ -195,8 +195,9 @@ def test_help_all_names_every_flag_with_its_default(run):
     for flag, text in entries.items():
         assert "(default" in text or flag in ("--no-jit", "--serial"), text
     for text in ("mnist, fashion-mnist, kmnist, digits", "xavier_uniform, xavier_normal", "two-conv, lenet5,",
-                 "0.03 for sgd, else 0.001", "momentum: fraction of the previous update that is added",
-                 "0.3 for step, 0.9 for exponential, 0.5 for plateau", "weight initialisation",
+                 "0.03 for sgd; 0.001 for rmsprop, adam, adamw",
+                 "momentum: fraction of the previous update that is added",
+                 "0.3 for step; 0.9 for exponential; 0.5 for plateau", "weight initialisation",
                  "a square greyscale image"):
         assert text in " ".join(out.split())
     assert run("train", "--help")[1] == run("help", "train")[1] == out
@@ -362,7 +363,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--image-shape", "28x28"], "argument --image-shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, "
                                  "got '28x28'"),
     (["--image-size", "0x28"], "argument --image-size: expected ROWSxCOLUMNS, such as 28x28, got '0x28'"),
-    (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, or the path of a .json file, "
+    (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, or a .json file, "
                          "got 'vgg'"),
     (["--cuda"], "unknown flag --cuda: --help-all lists all flags"),
     (["play"], f"unknown command 'play': expected one of {', '.join(cli.COMMANDS)}"),
@@ -417,6 +418,13 @@ def test_an_error_says_what_was_meant(words, meant, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert cli.main(words.split()) == 2
     assert capsys.readouterr() == ("", f"error: {meant}\n")
+
+
+def test_a_network_that_is_not_json_ends_before_the_data_are_loaded(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("cnn_numba.data.load_dataset", lambda *_, **__: pytest.fail("the data were loaded"))
+    (tmp_path / "net.json").write_text("[")
+    assert cli.main(["--model", str(tmp_path / "net.json")]) == 2
+    assert re.fullmatch(r"error: .*net.json: line 1, column 2 is not JSON: .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("flags", (["--class-weights", "1,2"], ["--model", "nowhere.json"], ["--save", "no/where.npz"],

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnn_numba.commands.flags import (
     add_execution_flags,
@@ -77,7 +77,7 @@ def report(matrix: "np.ndarray", classes: Sequence[str]) -> Iterator[str]:
     right, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     names = [safe(name) for name in classes]
 
-    def percent(part: int, whole: int) -> str:
+    def percent(part: Any, whole: Any) -> str:
         return f"{100 * part / whole:.2f} %" if whole else "-"
 
     yield f"Test accuracy: {percent(right.sum(), matrix.sum())}"

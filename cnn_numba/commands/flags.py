@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cnn_numba.kinds as kinds
-from cnn_numba.choices import CHOICES, dependent_fields
+from cnn_numba.choices import CHOICES
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 from cnn_numba.extensions import load_extension
@@ -50,31 +50,23 @@ def flag_of(field: str) -> str:
 
 def help_text(name: str, brief: bool = False) -> str:
     """What a field is, with its default; brief : in a line."""
-    each = FIELDS[name]
-    facts, kind, usual = each.metadata, each.metadata["kind"], f" (default: {usual_text(name)})"
+    facts, kind = FIELDS[name].metadata, FIELDS[name].metadata["kind"]
     if brief and facts["brief"]:
         return facts["brief"]
     text = facts["help"] + (kind.listing if isinstance(kind, Name) else "")
+    usual = f" (default: {facts['usual'] or default_text(name)})"
     return text + usual * (not facts["usual"]) if brief else text + facts["details"] + usual
 
 
-def usual_text(name: str) -> str:
-    """The words for the default of a field."""
-    each = FIELDS[name]
-    kind, choice = each.metadata["kind"], next((choice for choice in CHOICES if name in dependent_fields(choice)), None)
-    if each.metadata["usual"]:
-        return each.metadata["usual"]
-    if choice is None:
-        return kind.write(each.default)
-    values = {other: kind.write(chosen.uses[name]) for other, chosen in CHOICES[choice].items()
-              if name in chosen.uses}
-    most = max(values.values(), key=list(values.values()).count)
-    if set(values.values()) == {most}:
-        return f"{most}; {', '.join(values)}"
-    if values.keys() == CHOICES[choice].keys():
-        values = {other: value for other, value in values.items() if value != most}
-        return ", ".join([*(f"{value} for {other}" for other, value in values.items()), f"else {most}"])
-    return ", ".join(f"{value} for {other}" for other, value in values.items())
+def default_text(name: str) -> str:
+    """The default of a field, or those of the choices that use it."""
+    kind, users = FIELDS[name].metadata["kind"], dict[str, list[str]]()
+    for choice in CHOICES:
+        for other, chosen in CHOICES[choice].items():
+            if name in chosen.uses:
+                users.setdefault(kind.write(chosen.uses[name]), []).append(other)
+    return "; ".join(f"{value} for {', '.join(names)}" for value, names in users.items()) or kind.write(
+        FIELDS[name].default)
 
 
 def add_recipe_flags(parser: Parser, *groups: str) -> None:

@@ -80,10 +80,14 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     check_early(args, recipe)
     choose_execution(args)
     from cnn_numba.execution import describe
+    from cnn_numba.files.network_json import read_json
 
+    if not saved and recipe.model not in PRESETS:
+        with naming(recipe.model):
+            read_json(recipe.model)                     # before the data are loaded
     checkpoint, log = open_checkpoint(args), open_log(args)
     data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
-    recipe = replace(recipe, dataset=recipe.dataset or data.name)       # whatever can be downloaded another time
+    recipe = replace(recipe, dataset=recipe.dataset or data.name)       # MNIST, or digits where it is missing
     say(data_line(data))
     model = make_model(recipe, data, saved)
     say(f"Network {safe(recipe.model)}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
@@ -108,9 +112,9 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         last = checkpoint and checkpoint.last
         print("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else ""), file=sys.stderr)
         return 128 + signal
-    if trainer.epochs < recipe.epochs:
-        say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping or 0, 'epoch')} on "
-            "the validation images")
+    if recipe.early_stopping and trainer.epochs < recipe.epochs:
+        say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping, 'epoch')} on the "
+            "validation images")
     finish(args, trainer, say)
     say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
     return 0
