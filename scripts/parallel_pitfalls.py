@@ -1,9 +1,9 @@
-"""Why `parallel=True` makes many networks slower: each cause on its own, with its number.
+"""Why `parallel=True` makes many networks slower: every cause on its own, with its number.
 
     python scripts/parallel_pitfalls.py [--quick]
 
-Threading layers and thread pools are chosen once per process, so every measurement has a process of its own.  The
-network is LeNet, classifying 8 images, in the plain loops that one writes first.  All but (e) want an idle machine.
+A process chooses its threading layer and its thread pools once, so each measurement runs in a process of its own.  The
+network is LeNet, in plain loops, and classifies 8 images.  All measurements but (e) need an idle machine.
 """
 import argparse
 import json
@@ -22,9 +22,9 @@ from numba import config, njit, prange
 
 THREADS = config.NUMBA_NUM_THREADS
 IMAGES = 8
-STEPS, LOOPS = 938, 30      # of a LeNet epoch, 64 of 60,000 images at a time; parallel loops in a step, one per layer
+STEPS, LOOPS = 938, 30      # training steps of a LeNet epoch (60,000 images, 64 at a time); parallel loops in a step
 
-# Numba's cache does not tell parallel=True from parallel=False: each function is compiled in one way only.
+# Numba's cache takes parallel=True and parallel=False for the same: each function is compiled in one way only.
 SERIAL, PARALLEL = dict(cache=True), dict(cache=True, parallel=True)
 
 
@@ -87,7 +87,7 @@ def lenet(y, x, parameters):
     dense(y, h6, w5, b5)
 
 
-# ---- all images: in one thread; in one parallel loop; in parallel loops of every layer -----------------------------
+# ---- all images: in one thread, in one parallel loop, in a parallel loop per layer ----------------------------------
 @njit(**SERIAL)
 def serial(x, parameters):
     y = np.zeros((len(x), 10), np.float32)
@@ -108,7 +108,7 @@ def one_loop(x, parameters):
 def conv_layer(x, weight, bias):
     N, _, H, W = x.shape
     F, _, KH, KW = weight.shape
-    y = np.zeros((N, F, H - KH + 1, W - KW + 1), np.float32)        # under parallel=True, a parallel loop as well
+    y = np.zeros((N, F, H - KH + 1, W - KW + 1), np.float32)        # with parallel=True, this is a parallel loop too
     for n in prange(N):
         conv(y[n], x[n], weight, bias)
     return y
@@ -147,7 +147,7 @@ def layer_by_layer(x, parameters):
 CALLED = conv_layer, pool_layer, conv_layer, pool_layer, dense_layer, relu_layer, dense_layer, relu_layer, dense_layer
 
 
-# ---- what is measured in a process of its own: {name: seconds, or a number} -----------------------------------------
+# ---- the measurements, each in a process of its own: {name: seconds, or a number} -----------------------------------
 @njit(**SERIAL)
 def plain_loops(y, count):
     for k in range(count):
@@ -177,19 +177,19 @@ def per_call(f, seconds):
 
 
 def in_turns(functions, rounds):
-    """{name: median seconds per call}, everybody for 0.1 s in each round."""
+    """{name: median seconds per call} of functions that take turns, each for 0.1 s in a round."""
     times = {name: [] for name in functions}
     for f in functions.values():
         f()
     for _ in range(rounds):
         for name, f in functions.items():
-            time.sleep(0.05)                            # until the threads of the one before have stopped spinning
+            time.sleep(0.05)                            # until the threads of the last function have stopped spinning
             times[name].append(per_call(f, 0.1))
-    return {name: statistics.median(mine) for name, mine in times.items()}
+    return {name: statistics.median(samples) for name, samples in times.items()}
 
 
 def measure_loops(rounds):
-    """One parallel loop with an addition for each thread, and the same loop in one thread."""
+    """A parallel loop with one addition per thread, and the same loop in one thread."""
     y, plain, parallel = np.zeros(THREADS), 10000, 100
     times = in_turns({"plain": lambda: plain_loops(y, plain), "parallel": lambda: parallel_loops(y, parallel)}, rounds)
     return {"plain": times["plain"] / plain, "parallel": times["parallel"] / parallel}
@@ -206,7 +206,7 @@ def network():
 
 
 def measure_first_calls(_):
-    """The first call of each way to run the network, which must agree, and the parallel loops of "layers"."""
+    """The first call of each way to run the network, and how many parallel loops "layers" has.  All ways must agree."""
     seconds, outputs = {}, []
     for name, f in network().items():
         start = time.perf_counter()
@@ -222,7 +222,7 @@ def measure_network(rounds):
 
 
 def measure_blas(rounds):
-    """A product by BLAS, a parallel loop over its result, and both by turns."""
+    """A matrix product by BLAS, a parallel loop over its result, and one after the other."""
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((256, 400), (400, 120)))
     y = a @ b
@@ -236,13 +236,13 @@ MEASURE = {"loops": measure_loops, "first calls": measure_first_calls, "network"
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 class Measurements:
-    """Processes that measure, in a number of rounds; compiled code is kept in a folder that they share."""
+    """Runs measurements in processes that share a folder of compiled code."""
 
     def __init__(self, folder, rounds):
         self.folder, self.rounds = folder, rounds
 
     def __call__(self, what, layer, **environment):
-        """The measurements under a threading layer; None where Numba does not find it."""
+        """The numbers of one measurement with a threading layer; None where Numba does not find the layer."""
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         variables = {**inherited, "NUMBA_CACHE_DIR": self.folder, "NUMBA_THREADING_LAYER": layer, **environment}
         run = subprocess.run([sys.executable, __file__, "--measure", what, str(self.rounds)], env=variables,
@@ -252,7 +252,7 @@ class Measurements:
 
 @contextmanager
 def busy_processors():
-    """A process on every processor that does nothing but work."""
+    """One busy process for each processor."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(THREADS)]
     try:
         yield
@@ -277,20 +277,20 @@ def loop_rows(measure):
     for label, times in found:
         if times:
             epoch = times["parallel"] * STEPS * LOOPS
-            yield label, us(times["parallel"]), (f"The price of a loop with nothing to do; at {LOOPS} loops in a "
+            yield label, us(times["parallel"]), (f"The cost of a loop with nothing to do; with {LOOPS} loops in a "
                                                  f"training step, {epoch:.2f} s of a LeNet epoch.")
         else:
             yield label, "-", "Numba does not find this threading layer here."
 
 
 def network_rows(found, loops, yardstick):
-    yield "one thread", us(yardstick), f"LeNet on {IMAGES} images without parallel=True: what the others must beat."
+    yield "one thread", us(yardstick), f"LeNet on {IMAGES} images without parallel=True: the time to beat."
     for layer, times in found.items():
         yield (f"{layer}, every layer parallel", us(times["layers"]),
-               f"{loops} parallel loops, for np.zeros and np.maximum become loops too: "
+               f"{loops} parallel loops, because np.zeros and np.maximum become loops too: "
                f"{yardstick / times['layers']:.2f}x the speed of one thread.")
         yield (f"{layer}, one parallel loop", us(times["one loop"]),
-               f"All layers of an image inside one loop over images: "
+               "All layers of an image inside one loop over images: "
                f"{yardstick / times['one loop']:.2f}x the speed of one thread.")
 
 
@@ -300,13 +300,13 @@ def blas_rows(measure, layer):
         parts = times["product"] + times["loop"]
         yield (f"OPENBLAS_NUM_THREADS={threads}", us(times["both"]),
                f"A matrix product, then a parallel loop: {times['both'] / parts:.1f} times the {us(times['product'])} "
-               f"and {us(times['loop'])} that each takes alone.")
+               f"plus {us(times['loop'])} that they take alone.")
 
 
 def compile_rows(first, later):
     for name, label in ("serial", "one thread"), ("layers", "every layer parallel"):
         yield (f"{label}, first call", f"{first[name]:.2f} s",
-               f"Later calls take {us(later[name])}: with the first inside the timing, the mean of 100 calls shows "
+               f"Later calls take {us(later[name])}: the mean of 100 calls, the first among them, is "
                f"{(first[name] + 99 * later[name]) / 100 / later[name]:,.0f} times that.")
 
 
@@ -316,8 +316,8 @@ def shared_rows(measure, layer, alone, loops):
         beside = {label: measure("network", layer, **environment) for label, environment in environments.items()}
 
     def row(label, times, name, waits):
-        return (label, us(times[name]), f"{times[name] / alone[name]:.1f} times as long as alone ({us(alone[name])}), "
-                                        f"with {waits} for threads that may have no processor.")
+        return (label, us(times[name]), f"{times[name] / alone[name]:.1f} times as long as alone ({us(alone[name])}): "
+                                        f"{waits} for threads that may have no processor.")
 
     yield row("one thread", beside[""], "serial", "no waits")
     for label, times in beside.items():
@@ -334,7 +334,7 @@ def print_rows(title, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of measurements, for a first impression")
+    parser.add_argument("--quick", action="store_true", help="one round of each measurement, for a first impression")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -347,8 +347,8 @@ def main():
             print("null")
         return
     if config.DISABLE_JIT or THREADS < 2:
-        raise SystemExit("this needs Numba's compiler and two processors: "
-                         f"NUMBA_DISABLE_JIT={config.DISABLE_JIT}, threads: {THREADS}")
+        raise SystemExit("the comparison needs Numba's compiler and two threads, got "
+                         f"NUMBA_DISABLE_JIT={config.DISABLE_JIT} and {THREADS}")
     with tempfile.TemporaryDirectory() as folder:
         measure = Measurements(folder, 1 if args.quick else 5)
         load = f", load average {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""

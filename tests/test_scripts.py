@@ -1,4 +1,4 @@
-"""The scripts beside the program: they run, say what they are about to say, and notice when a step is wrong."""
+"""The scripts: they run, print every number that they promise, and notice a version that computes something else."""
 import importlib.util
 import os
 import subprocess
@@ -19,46 +19,49 @@ def run(script, *flags, **environment):
 
 
 def rows(text, begin):
-    """The lines of a table below the line that starts so, up to an empty one."""
+    """The lines below the one that begins so, up to an empty line."""
     lines = iter(text.splitlines())
     next(line for line in lines if line.startswith(begin))
-    return [line for line in iter(lambda: next(lines, ""), "")]
+    return list(iter(lambda: next(lines, ""), ""))
 
 
 @compiled
-def test_kernel_steps_go_from_the_textbook_to_the_kernel_in_use():
+def test_kernel_steps_go_from_the_plain_loops_to_the_kernel_in_use():
     done = run("kernel_steps.py", "--quick")
     assert (done.returncode, done.stderr) == (0, "")
-    _, *steps = rows(done.stdout, "step ")
-    assert len(steps) == 8
-    assert steps[0].startswith("textbook loop, interpreted") and "Conv2d runs" in steps[-1]
-    for step in steps:
-        assert all(float(number.replace(",", "")) > 0 for number in step.split()[-5:])
+    _, *versions = rows(done.stdout, "version ")
+    assert len(versions) == 8
+    assert versions[0].startswith("plain loops, interpreted") and "Conv2d runs" in versions[-1]
+    for version in versions:
+        assert all(float(number.replace(",", "")) > 0 for number in version.split()[-5:])
     assert "GF/s of multiply-adds" in done.stdout
 
 
 @compiled
-@pytest.mark.parametrize("k", [2, 4, 7])
-def test_a_step_that_computes_something_else_stops_kernel_steps(k):
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+def test_a_version_that_computes_something_else_stops_kernel_steps(k, monkeypatch):
     spec = importlib.util.spec_from_file_location("kernel_steps", SCRIPTS / "kernel_steps.py")
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "kernel_steps", module)            # for its dataclass
     spec.loader.exec_module(module)
-    steps = module.Steps()
-    steps.check()
-    name, step, images, result = steps.all[k]
+    comparison = module.Comparison()
+    comparison.check()
+    version = comparison.versions[k]
+    right = version.run
 
     def one_filter_off():
-        step()
-        for array in steps.written:
+        right()
+        for array in comparison.outputs:
             array[:, 3] *= 1.001
 
-    steps.all[k] = name, one_filter_off, images, result
+    version.run = one_filter_off
     with pytest.raises(SystemExit, match="differs by") as stop:
-        steps.check()
-    assert str(stop.value).startswith(name)
-    steps.all[k] = name, lambda: None, images, result
+        comparison.check()
+    # the second version is the truth for all: an error in it is found in the first
+    assert str(stop.value).startswith(version.name if k != 1 else comparison.versions[0].name)
+    version.run = lambda: None
     with pytest.raises(SystemExit, match="differs by nan"):
-        steps.check()
+        comparison.check()
 
 
 @compiled
