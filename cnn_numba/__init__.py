@@ -39,6 +39,8 @@ _SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "l
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
+    if name == "__all__":               # of `from cnn_numba import *`
+        return _public_names()
     if not name.startswith("_"):
         for module in _MODULES:
             found = import_module(f"{__name__}.{module}")
@@ -48,6 +50,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _public_names() -> list[str]:
+    modules = [import_module(f"{__name__}.{module}") for module in _MODULES]
+    return sorted({*_SUBMODULES, *(name for module in modules for name in module.__all__)})
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES, *(
-        name for module in _MODULES for name in import_module(f"{__name__}.{module}").__all__)})
+    return sorted({*globals(), *_public_names()})

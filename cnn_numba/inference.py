@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn_numba.errors import InputError
 from cnn_numba.files.model_file import load
+from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.model import Sequential
 
@@ -63,10 +64,12 @@ class Classifier:
             batch = images[first:first + BATCH].astype(np.float32)
             if not np.isfinite(batch).all():
                 raise InputError("the images contain NaN or infinity, expected finite numbers")
-            self._plan.x.put((batch - self.mean.reshape(channel)) * self.scale.reshape(channel))
-            self._plan.setup.batch[1] = len(batch)
-            self._forward()
-            logits[first:first + BATCH] = self._plan.z.get(len(batch))
+            batch = (batch - self.mean.reshape(channel)) * self.scale.reshape(channel)
+            with driver.exclusive:          # other Python threads use the same buffers
+                self._plan.x.put(batch)
+                self._plan.setup.batch[1] = len(batch)
+                self._forward()
+                logits[first:first + BATCH] = self._plan.z.get(len(batch))
         return logits
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, number, register
+from cnn_numba.kernels import driver
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, in_order
@@ -148,9 +149,10 @@ class Loss(float):
         model = self._logits.model if isinstance(self._logits, Output) else None
         if model is None:
             raise InputError("loss.backward needs a loss of the very array that model(images) returned")
-        if not model.ran_last(self._logits.forward_pass):
-            raise InputError("loss.backward: the model has run on other images since; call it again first")
-        model.backward(self.dlogits)
+        with driver.exclusive:
+            if not model.ran_last(self._logits.forward_pass):
+                raise InputError("loss.backward: the model has run on other images since; call it again first")
+            model.backward(self.dlogits)
 
     def item(self) -> float:
         """The plain number."""

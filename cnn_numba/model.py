@@ -10,6 +10,7 @@ import numpy as np
 from cnn_numba.errors import InputError, seed_number
 from cnn_numba.execution import textbook
 from cnn_numba.init import INITS, init_name
+from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.layers import Layer, container_text, every_layer, infer_shapes, shape_text
 from cnn_numba.plan import Plan
@@ -213,6 +214,10 @@ class Sequential:
             raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
         if not np.isfinite(images).all():
             raise InputError("model: the images contain NaN or infinity, expected finite numbers")
+        with driver.exclusive:          # other Python threads use the same buffers
+            return self._forward(images)
+
+    def _forward(self, images):
         key = images.shape[1:], math.ceil(len(images) / LANES), self.training, textbook()
         if key not in self._plans:
             plan = self.plan(*key[:2], training=self.training)
@@ -245,16 +250,18 @@ class Sequential:
 
         Raises InputError before a forward pass, or when the shape differs.
         """
-        if self._last is None:
-            raise InputError("model.backward needs a forward pass first: call model(images)")
-        _, key, n = self._last
-        plan, _, backward = self._plans[key]
         doutput = _numbers("model.backward: the gradient", doutput)
-        if doutput.shape != (n, *plan.z.shape):
-            raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.z.shape)}, got {doutput.shape}")
-        plan.dz.put(doutput)
-        backward()
-        return plan.dx.get(n)
+        with driver.exclusive:
+            if self._last is None:
+                raise InputError("model.backward needs a forward pass first: call model(images)")
+            _, key, n = self._last
+            plan, _, backward = self._plans[key]
+            if doutput.shape != (n, *plan.z.shape):
+                raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.z.shape)}, got "
+                                 f"{doutput.shape}")
+            plan.dz.put(doutput)
+            backward()
+            return plan.dx.get(n)
 
     def ran_last(self, forward_pass: object) -> bool:
         """Whether that forward pass is the last one, whose values a backward pass needs."""

@@ -14,6 +14,7 @@ from cnn_numba.errors import Diverged, InputError, seed_number, whole_number
 from cnn_numba.feed import REPLAYS, Feed
 from cnn_numba.history import EpochResult, History
 from cnn_numba.init import ORDER, stream
+from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import below
@@ -191,6 +192,10 @@ class Trainer:
             notify("on_train_end")
         return self.history
 
+    def epoch(self) -> EpochResult:
+        """Train one epoch more: `fit(epochs + 1)[-1]`.  Raises Diverged, as `fit` does."""
+        return self.fit(self.epochs + 1)[-1]
+
     def stop(self) -> None:
         """End `fit` after the batches that are running: for callbacks."""
         self._stopping = True
@@ -351,8 +356,9 @@ class Trainer:
 
     @staticmethod
     def _evaluation(feed, program):
-        feed.start()
-        for _ in feed.replay(program):
-            pass
+        with driver.exclusive:              # other Python threads may evaluate in the same buffers
+            feed.start()
+            for _ in feed.replay(program):
+                pass
         loss, right = feed.sums / len(feed.images)
         return Evaluation(float(loss), 100 * float(right), feed.predictions.copy())

@@ -3,7 +3,9 @@
 The serial and the parallel driver are two copies of one function, with names of their own: the cache knows a function
 by its name and code, and not by the options of its compilation.
 """
+import os
 import sys
+import threading
 import types as python_types
 
 import numba
@@ -141,11 +143,30 @@ else:
 
 # ---- execution ------------------------------------------------------------------------------------------------------
 _mode, _threads = ("parallel", config.NUMBA_NUM_THREADS) if JIT else ("serial", 1)
+_started = False            # whether a parallel region has run in this process
+_orphaned = False           # whether one has run before this process was forked, whose threads it does not have
+
+exclusive = threading.RLock()       # held while buffers are filled, a program runs, and results are read
 
 
 def replay(tasks, chains, phases, repeats, counters):
-    """Run the driver that is in force."""
-    _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
+    """Run the driver that is in force; other Python threads wait."""
+    global _started
+    with exclusive:
+        _started = _started or _mode == "parallel"
+        _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
+
+
+def _after_fork():
+    """In a forked child: the threads of the parallel driver stayed in the parent, so the child runs serially."""
+    global exclusive, _orphaned
+    exclusive = threading.RLock()
+    _orphaned = _orphaned or _started
+    execute(_mode, _threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def max_threads():
@@ -154,8 +175,12 @@ def max_threads():
 
 
 def execute(mode, threads):
-    """Choose the driver, "serial" or "parallel", and its number of threads, for all programs."""
+    """Choose the driver, "serial" or "parallel", and its number of threads, for all programs.
+
+    A child of a process that has run in parallel stays serial.
+    """
     global _mode, _threads
+    mode = "serial" if _orphaned else mode
     _mode, _threads = mode, threads if JIT and mode == "parallel" else 1
     if JIT and mode == "parallel":
         numba.set_num_threads(threads)
