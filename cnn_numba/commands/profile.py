@@ -30,7 +30,7 @@ def run_profile(args: argparse.Namespace, _started: float) -> int:
     _, model, shape, classes = chosen_network(args, args.seed)
     print(describe(), flush=True)
     result = measure(Step(model, shape, classes, args.batch_size, args.seed), args.iterations)
-    print(f"A training step on {count(args.batch_size, 'random image')}, median of {args.iterations}\n")
+    print(f"A training step on {count(args.batch_size, 'random image')}, the fastest of {args.iterations}\n")
     print("\n".join(lines(result, args.batch_size)))
     return 0
 

@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from cnn_numba.inspection.timing import per_call
+from cnn_numba.inspection.timing import fastest_call
 from cnn_numba.kernels.compiled import KERNEL
 from cnn_numba.kernels.lanes import (
     LANES,
@@ -63,7 +63,7 @@ def _programs(threads: int) -> tuple[Program, int, Program, int]:
 def measure_peak(threads: int, seconds: float) -> tuple[float, float]:
     """(operations, bytes to and from memory) per second of all threads; a multiply-add is two operations.
 
-    Each of the two is measured for about `seconds`.
+    Each is that of the fastest call within about `seconds`.
     """
     compute, operations, move, size = _programs(threads)
-    return operations / per_call(compute, seconds), size / per_call(move, seconds)
+    return operations / fastest_call(compute, seconds), size / fastest_call(move, seconds)

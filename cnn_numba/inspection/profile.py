@@ -1,8 +1,10 @@
-"""Where the time of a training step goes: the forward and the backward pass of each layer, and the rest of the step."""
+"""Where the time of a training step goes: the forward and the backward pass of each layer, batch, loss and update."""
 import math
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import groupby
 
 import numpy as np
 
@@ -12,8 +14,8 @@ from cnn_numba.inspection.summary import layer_summaries
 from cnn_numba.inspection.timing import other_load
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import execution
-from cnn_numba.kernels.program import Program, at_once, in_order
-from cnn_numba.layers.base import Calls, Shape
+from cnn_numba.kernels.program import Call, Program, at_once, in_order
+from cnn_numba.layers.base import Shape
 from cnn_numba.losses import CrossEntropyLoss
 from cnn_numba.model import Sequential
 from cnn_numba.optim import SGD
@@ -94,8 +96,9 @@ class Step:
     Attributes
     ----------
     whole : Program
-    parts : {(name, "forward" or "backward"): Program}
-        In the order of the step; the names are those of layers in `state_dict`, and "gather", "loss" and "update".
+    parts : list of ((name, "forward" or "backward"), Program)
+        In the order of the step.  The names are those of layers in `state_dict`, and "gather", "loss" and "update"; a
+        container has several parts, because its layers run between its own calls.
 
     Raises InputError when the network does not fit the images.
     """
@@ -111,33 +114,19 @@ class Step:
         self.layers = layer_summaries(model.layers[:len(plan.shapes) - 1], image_shape)
         assert plan.dz is not None
         gather, loss = feed.gather(plan), feed.loss(CrossEntropyLoss(), plan, plan.dz)
-        own = self._own_calls()
-        position = {id(call): k for k, call in enumerate(
-            [*plan.calls.prepare, *plan.calls.forward, *plan.calls.backward, *plan.calls.gradients])}
+        owners = {id(call): name for name, _, wires in plan.stages          # layers inside a container come after it
+                  for call in (*wires.prepare, *wires.forward, *wires.backward, *wires.gradients)}
 
-        def sorted_parts(parts):
-            return dict(sorted(parts.items(), key=lambda part: min(
-                position[id(call)] for phase in part[1] for chain in phase for call, _ in chain)))
+        def parts(direction: str, calls: Sequence[Call], phases: Callable) -> list[tuple[tuple[str, str], Program]]:
+            return [((name, direction), Program(phases(list(group))))
+                    for name, group in groupby(calls, key=lambda call: owners[id(call)])]
 
-        forward = {(name, "forward"): at_once(calls.prepare) + in_order(calls.forward)
-                   for name, calls in own.items() if calls.forward or calls.prepare}
-        backward = {(name, "backward"): in_order(calls.backward) + at_once(calls.gradients)
-                    for name, calls in own.items() if calls.backward or calls.gradients}
-        phases = {("gather", "forward"): in_order(gather), **sorted_parts(forward),
-                  ("loss", "forward"): in_order([loss]), **sorted_parts(backward),
-                  ("update", "backward"): at_once([feed.tally()]) + in_order(optimizer.calls())}
-        self.parts = {key: Program(of_part) for key, of_part in phases.items()}
+        self.parts = [
+            *parts("forward", plan.calls.prepare, at_once), (("gather", "forward"), Program(in_order(gather))),
+            *parts("forward", plan.calls.forward, in_order), (("loss", "forward"), Program(in_order([loss]))),
+            *parts("backward", plan.calls.backward, in_order), *parts("backward", plan.calls.gradients, at_once),
+            (("update", "backward"), Program(at_once([feed.tally()]) + in_order(optimizer.calls())))]
         self.whole = Program(training_step(feed, plan, gather, loss, optimizer.calls()))
-
-    def _own_calls(self) -> dict[str, Calls]:
-        """{name of a layer: its calls}; those of a container without the calls of the layers inside it."""
-        own = {}
-        for name, _, wires in self.plan.stages:
-            inside = {id(call) for other, _, its in self.plan.stages if other.startswith(f"{name}.")
-                      for call in (*its.prepare, *its.forward, *its.backward, *its.gradients)}
-            own[name] = Calls(*([call for call in calls if id(call) not in inside] for calls in (
-                wires.prepare, wires.forward, wires.backward, wires.gradients)))
-        return own
 
     def operations(self) -> dict[str, int]:
         """{name of a layer: operations of both its passes over a batch}, as the textbook counts them."""
@@ -147,24 +136,26 @@ class Step:
 
 
 def measure(step: Step, iterations: int) -> Profile:
-    """The Profile of a Step: medians over iterations.
+    """The Profile of a Step: the fastest of some iterations.
 
-    In each iteration, every part runs once, in its order, so that numbers and caches are those of a training.
+    In each iteration, every part runs once, in its order, so that numbers and caches are those of a training.  Other
+    programs only make a part slower, by whole time slices of the scheduler: on a busy machine, medians measure these.
     """
     load, threads = other_load(), execution()[1]
-    programs = step.parts | {("step", "whole"): step.whole, ("step", "start"): Program([[[]] * threads])}
-    samples: dict[tuple[str, str], list[float]] = {key: [] for key in programs}
-    peaks = []
+    programs = [*(program for _, program in step.parts), step.whole, Program([[[]] * threads])]
+    fastest, peaks = [math.inf] * len(programs), []
     for iteration in range(-WARM, iterations):
         if JIT and iteration % math.ceil(iterations / PEAKS) == 0:
             peaks.append(measure_peak(threads, 0.01)[0])
-        for key, program in programs.items():
+        for k, program in enumerate(programs):
             begin = time.perf_counter()
             program()
             if iteration >= 0:
-                samples[key].append(time.perf_counter() - begin)
-    start = min(samples.pop(("step", "start")))
-    seconds = {key: max(0.0, median(taken) - start) for key, taken in samples.items()}
+                fastest[k] = min(fastest[k], time.perf_counter() - begin)
+    *of_parts, whole, start = fastest
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for (key, _), taken in zip(step.parts, of_parts, strict=True):
+        seconds[key] += max(0.0, taken - start)
 
     def part(name: str, label: str, output: Shape | None, operations: int = 0) -> PartTime:
         return PartTime(label, output, seconds.get((name, "forward")), seconds.get((name, "backward")), operations)
@@ -174,4 +165,4 @@ def measure(step: Step, iterations: int) -> Profile:
              *(part(layer.name, f"{layer.name} {type(layer.layer).__name__}", layer.after, operations[layer.name])
                for layer in step.layers),
              part("loss", "loss", None), part("update", "update", None)]
-    return Profile(parts, seconds["step", "whole"], start, max(peaks, default=None), max(load, other_load(threads)))
+    return Profile(parts, max(0.0, whole - start), start, max(peaks, default=None), max(load, other_load(threads)))
