@@ -1,4 +1,4 @@
-"""The benchmark: what it measures adds up and is said; how fast anything is, no test asks."""
+"""The benchmark: its numbers add up and are printed.  No test depends on the speed of anything."""
 import json
 import os
 import subprocess
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import cnn_numba as nn
-from cnn_numba.benchmark import command, networks, numba_cnn, numpy_cnn, plots, process
-from cnn_numba.benchmark.report import number
+from cnn_numba.benchmark import bench, experiments, networks, numba_cnn, numpy_cnn, plots, process
+from cnn_numba.commands import benchmark as command
 from cnn_numba.commands import main as cli
 from cnn_numba.inspection.summary import multiply_adds
+from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import JIT
+from cnn_numba.table import number
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--quick", "--rounds", "1", "--threads", "1", "--dataset", "digits", "--model", "two-conv",
@@ -23,7 +24,7 @@ TINY = ("--quick", "--rounds", "1", "--threads", "1", "--dataset", "digits", "--
 compiled = pytest.mark.skipif(not JIT, reason="the benchmark starts processes that compile")
 
 
-# ---- NumPy's network, the measure of the others ------------------------------------------------------------
+# ---- the network in NumPy ---------------------- ------------------------------------------------------------
 def fresh(layers, shape):
     """Our Sequential, and NumPy's network with the same weights in float64."""
     model = nn.Sequential(*layers)
@@ -70,14 +71,14 @@ def test_numpy_gradients_are_those_of_central_differences():
     network.backward(numpy_cnn.cross_entropy(network.forward(x), labels)[1])
     gradients = network.gradients()
     for weight, gradient in zip(network.weights, gradients, strict=True):
-        place = tuple(rng.integers(0, n) for n in weight.shape)
-        middle, step = weight[place], 1e-6
-        weight[place] = middle + step
+        element = tuple(rng.integers(0, n) for n in weight.shape)
+        middle, delta = weight[element], 1e-6
+        weight[element] = middle + delta
         above = loss()
-        weight[place] = middle - step
-        slope = (above - loss()) / (2 * step)
-        weight[place] = middle
-        assert gradient[place] == pytest.approx(slope, rel=1e-4, abs=1e-8)
+        weight[element] = middle - delta
+        slope = (above - loss()) / (2 * delta)
+        weight[element] = middle
+        assert gradient[element] == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
 @compiled
@@ -98,8 +99,8 @@ def test_the_passes_of_a_layer_leave_nothing_out(layer, shape):
 
 
 # ---- what is counted ---------------------------------------------------------------------------------------
-def test_the_flags_know_all_networks():
-    assert command.NETWORKS == tuple(networks.NETWORKS)
+def test_the_flags_know_all_experiments():
+    assert list(command.EXPERIMENTS) == list(experiments.EXPERIMENTS)
 
 
 def test_contenders_take_turns(monkeypatch):
@@ -157,12 +158,32 @@ def rate(report, row):
 def test_modes_put_all_ways_side_by_side(measure):
     report, out = measure("modes", "--contenders", "numba", "numpy")
     rows = report["tables"][0]["rows"]
-    assert [row["label"] for row in rows] == ["interpreted", "NumPy (im2col, BLAS), 1 thread", "serial",
-                                              "parallel, 1 thread"]
+    assert [row["label"] for row in rows] == ["interpreted", "NumPy (im2col, BLAS), 1 thread", "serial, textbook",
+                                              "serial", "parallel, textbook", "parallel, 1 thread"]
     assert all(is_spread(row["images_per_second"]) and row["label"] in out for row in rows)
     assert all(row["images"] in (16, 32, 48) and row["compile_seconds"] >= 0 for row in rows)
     assert rows[0]["speed_up"] == 1
     assert "trains the same network" in out
+
+
+@compiled
+def test_a_textbook_worker_runs_the_plain_loops(tmp_path):
+    with process.Worker(process.Entrant("textbook", "numba", 1, options={"textbook": True}), {}) as worker:
+        (execution, _), _ = worker.ask("describe")
+    assert "convolutions by the textbook" in execution
+
+
+def test_other_programs_are_noted(monkeypatch):
+    class Busy(bench.Bench):
+        def __init__(self, load):
+            self.notes, self.load, self.threads = [], load, 1
+
+    monkeypatch.setattr(bench, "other_load", lambda threads: 0.0)
+    for load, noted in (0.2, 0), (1.5, 1):
+        busy = Busy(load)
+        busy.note_load()
+        assert len(busy.notes) == noted
+    assert busy.notes[0].startswith("Other programs wanted 1.5 of ")
 
 
 @compiled
@@ -269,7 +290,7 @@ def test_a_plot_is_a_picture(capfd):
 
 
 @compiled
-def test_nobody_left_to_measure_is_a_sentence(capfd, monkeypatch):
+def test_no_contender_left_is_a_sentence(capfd, monkeypatch):
     monkeypatch.setattr(process, "find_spec", lambda name: None)
     assert cli.main(["benchmark", "startup", *TINY, "--contenders", "jax"]) == 2
     assert capfd.readouterr().err == "error: no contender is left to measure: JAX: not installed\n"

@@ -1,28 +1,36 @@
-"""The experiments: each asks contenders in turns and gives a list of tables."""
+"""The experiments: each measures contenders in turns and returns a list of tables."""
+import argparse
 import math
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from cnn_numba.benchmark import networks, plots
 from cnn_numba.benchmark.bench import Bench, compare, threads_text, up_to, with_peak
 from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
-from cnn_numba.benchmark.report import Report, Table, machine, middle, number, of, reach, times
+from cnn_numba.benchmark.report import Report, Row, Table, machine, middle, of, reach, times
 from cnn_numba.inspection.summary import multiply_adds
+from cnn_numba.layers import Layer
+from cnn_numba.table import Column, number
 
 BATCH_SIZES = [2**k for k in range(11)]
 CHANNELS = [4, 8, 16, 32, 64, 128, 256]
-INFERENCE_BATCHES = {"numba": [None], "numpy": [256], "torch": [64, 256, 1000, 4000], "jax": [1000]}
+INFERENCE_BATCHES: dict[str, list[int | None]] = {"numba": [None], "numpy": [256], "torch": [64, 256, 1000, 4000], "jax": [1000]}
 
 
-def train(worker):
+def train(worker: Worker) -> float:
     """Seconds of an epoch."""
     return worker.ask("epoch")[1]
 
 
-def run(args):
-    """The Report of an experiment."""
+def run(args: argparse.Namespace) -> Report:
+    """The Report of the experiment that the flags name.
+
+    Raises InputError when the flags do not fit, or no contender is left to measure.
+    """
     bench = Bench(args)
     with Worker(Entrant("cnn-numba", "numba", bench.threads), bench.environment) as worker:
         (execution, bits), _ = worker.ask("describe")
@@ -30,17 +38,20 @@ def run(args):
         tables = EXPERIMENTS[args.experiment](bench)
     finally:
         show("")
+    bench.note_load()
     return Report(args.experiment, bench.settings(), machine(execution, bits), tables, list(dict.fromkeys(bench.notes)))
 
 
-# ---- the same network, every way to run it -----------------------------------------------------------------
-def modes(bench):
-    """One network, the ways to run it side by side."""
+# ---- the same network in all modes -------------------------------------------------------------------------
+def modes(bench: Bench) -> list[Table]:
+    """One network in all modes, the textbook's convolutions among them, and in other libraries."""
     most, counts = threads_text(bench.threads), up_to(bench.threads)
     ways = [
         Entrant("interpreted", "numba", 1, {"NUMBA_DISABLE_JIT": "1"}),
         Entrant(f"NumPy (im2col, BLAS), {most}", "numpy", bench.threads),
+        Entrant("serial, textbook", "numba", 1, options={"mode": "serial", "textbook": True}),
         Entrant("serial", "numba", 1, options={"mode": "serial"}),
+        Entrant("parallel, textbook", "numba", bench.threads, options={"textbook": True}),
         *(Entrant(f"parallel, {threads_text(n)}", "numba", n) for n in counts),
         *(Entrant(f"PyTorch eager, {threads_text(n)}", "torch", n) for n in counts),
         Entrant(f"JAX jitted step, {most}", "jax", bench.threads),
@@ -49,7 +60,7 @@ def modes(bench):
                 if entrant.library in bench.wanted("numba", "numpy", "torch", "jax")]
     network, *_ = bench.network()
     with tempfile.TemporaryDirectory() as folder:
-        for k, entrant in enumerate(entrants):                      # each compiles for itself
+        for k, entrant in enumerate(entrants):                      # each compiles on its own
             entrant.environment["CNN_NUMBA_CACHE_DIR"] = os.path.join(folder, str(k))
         with bench.working(entrants) as workers:
             able = ready(workers, bench.prepare(network, bench.batch_size, bench.seconds), bench.notes)
@@ -64,14 +75,17 @@ def modes(bench):
                ("compile s", lambda row: f"{row['compile_seconds']:.2f}"), ("images", lambda row: f"{row['images']:,}")]
     bench.notes.append(f"A slow mode runs on fewer images: as many as take about {bench.seconds:g} s, "
                        "one batch at least.")
+    if any(entrant.options.get("textbook") for entrant in entrants):
+        bench.notes.append("Textbook: convolutions as plain loops (kernels/conv.py).  The other modes run Cook-Toom "
+                           "products (kernels/conv_toom.py) where they can.")
     bench.notes.append("Compile: from an empty cache to the end of the first step, less the time of a later step.")
     bench.agree(able)
     return [Table(bench.title("Training"), rows, columns,
                   partial(plots.bars, value="images_per_second", label="training images per second", log=True))]
 
 
-# ---- against the others ------------------------------------------------------------------------------------
-def epoch(bench):
+# ---- other libraries ---------------------------------------------------------------------------------------
+def epoch(bench: Bench) -> list[Table]:
     """Whole epochs, and the share of the peak that they reach."""
     network, work, _ = bench.network()
     with bench.working(bench.entrants("numba", "torch", "jax", formats=True)) as workers:
@@ -88,14 +102,14 @@ def epoch(bench):
                   partial(plots.bars, value="seconds", label="seconds per epoch"))]
 
 
-def inference(bench):
-    """The classes of all training images, with the batch sizes that suit a library."""
+def inference(bench: Bench) -> list[Table]:
+    """The classes of all training images, with the batch sizes that suit each library."""
     network, _, work = bench.network()
 
-    def measure(worker):
+    def measure(worker: Worker) -> list[float]:
         return [worker.ask("predict", batch_size=size)[1] for size in INFERENCE_BATCHES[worker.library]]
 
-    def prepare(worker):
+    def prepare(worker: Worker) -> None:
         bench.prepare(network, bench.batch_size, 1e-3)(worker)
         measure(worker)
 
@@ -113,23 +127,23 @@ def inference(bench):
                   partial(plots.bars, value="seconds", label=f"seconds for {bench.images:,} images"))]
 
 
-def speed_columns(rows):
-    columns = [("", lambda row: row["label"]), ("seconds", middle("seconds")), ("(least - most)", reach("seconds")),
+def speed_columns(rows: Sequence[Row]) -> list[Column]:
+    columns: list[Column] = [("", lambda row: row["label"]), ("seconds", middle("seconds")), ("(least - most)", reach("seconds")),
                ("images/s", lambda row: number(row["images"] / row["seconds"]["median"])),
                (f"{rows[0]['label']} is faster by", times("times_first")), ("GF/s", lambda row: number(row["gflops"]))]
     return columns + [("of peak", percent)] * (rows[0]["percent_of_peak"] is not None)
 
 
-def percent(row):
+def percent(row: Row) -> str:
     return f"{number(row['percent_of_peak'])} %"
 
 
 # ---- one layer at a time -----------------------------------------------------------------------------------
-def kernels(bench):
+def kernels(bench: Bench) -> list[Table]:
     """The passes of single layers, and the update of the weights."""
-    jobs = [(name, "layer", {"network": networks.description([layer]), "shape": shape, "batch_size": bench.batch_size},
-             costs(layer, shape, bench.batch_size))
-            for name, layer, shape in networks.layers()]
+    jobs: list[tuple[str, str, dict[str, Any], dict[str, tuple[int, int]]]] = [
+        (name, "layer", {"network": networks.description([layer]), "shape": shape, "batch_size": bench.batch_size},
+         costs(layer, shape, bench.batch_size)) for name, layer, shape in networks.layers()]
     jobs.append(("SGD, 1,048,576 weights", "optimizer_step", {"size": 1024}, {"update": (0, 5 * 4 * 2**20)}))
     if bench.args.quick:
         jobs = jobs[::4]
@@ -146,12 +160,12 @@ def kernels(bench):
     labels, rows = [worker.label for worker in workers], []
     for name, passes, samples in measured:
         for which, (operations, size) in passes.items():
-            row = {"layer": name, "pass": which, "operations": operations, "bytes": size}
+            row: Row = {"layer": name, "pass": which, "operations": operations, "bytes": size}
             for label, mine in zip(labels, samples, strict=True):
                 row[label] = {"seconds": spread([seconds[which] for seconds, _ in mine])}
                 compare(row[label], row[labels[0]], operations, peak)
             rows.append(row)
-    columns = [("layer", lambda row: row["layer"]), ("pass", lambda row: row["pass"])]
+    columns: list[Column] = [("layer", lambda row: row["layer"]), ("pass", lambda row: row["pass"])]
     for label in labels:
         columns += [(f"{label} us", of(label, middle("seconds", 1e6))),
                     ("(least - most)", of(label, reach("seconds", 1e6)))]
@@ -165,7 +179,7 @@ def kernels(bench):
                   columns, partial(plots.roofline, labels=labels, peak=peak))]
 
 
-def costs(layer, shape, batch_size):
+def costs(layer: Layer, shape: tuple[int, ...], batch_size: int) -> dict[str, tuple[int, int]]:
     """{pass: (operations, bytes)}: a multiply-add is two operations, and each array moves once."""
     work, _ = multiply_adds([layer], shape)
     x, y = (4 * batch_size * math.prod(s) for s in (shape, layer.output_shape(shape)))
@@ -175,14 +189,14 @@ def costs(layer, shape, batch_size):
     return dict.fromkeys(("forward", "to input", "to weights"), (2 * work * batch_size, x + y + weights))
 
 
-def rate(row, label):
+def rate(row: Row, label: str) -> str:
     seconds = row[label]["seconds"]["median"]
     amount, unit = (row["operations"], "GF/s") if row["operations"] else (row["bytes"], "GB/s")
     return f"{number(amount / seconds / 1e9)} {unit}"
 
 
 # ---- how speed grows ---------------------------------------------------------------------------------------
-def scaling(bench):
+def scaling(bench: Bench) -> list[Table]:
     """Training speed over batch size, channels and threads."""
     counts, most = up_to(bench.threads), threads_text(bench.threads)
     network, quick = bench.network(), slice(None, None, 3 if bench.args.quick else 1)
@@ -196,13 +210,13 @@ def scaling(bench):
                 sweep(bench, "threads", f"{bench.args.model}, batch size {bench.batch_size}", threads)]
 
 
-def sweep(bench, what, setting, points):
+def sweep(bench: Bench, what: str, setting: str, points: Sequence[tuple[int, Sequence[Worker], Any, int]]) -> Table:
     """A Table with a row for each point (value, workers, network, batch size)."""
     rows = []
     for value, workers, (network, work, _), batch_size in points:
         able = ready(workers, bench.prepare(network, batch_size, bench.seconds / 2), bench.notes)
         seconds = alternate(bench.rounds, [worker for worker, _ in able], train)
-        row = {what: value}
+        row: Row = {what: value}
         for (worker, facts), mine in zip(able, seconds, strict=True):
             speed = spread([facts["images"] / s for s in mine])
             row[worker.label] = {"images": facts["images"], "images_per_second": speed,
@@ -210,25 +224,25 @@ def sweep(bench, what, setting, points):
         rows.append(row)
     labels = [label for label in rows[0] if label != what]
     for row in rows:
-        for part in (row[label] for label in labels if label in row):
-            part["times_first"] = (row[labels[0]]["images_per_second"]["median"]
-                                   / part["images_per_second"]["median"])
-    columns = [(what, lambda row: str(row[what]))]
+        for one in (row[label] for label in labels if label in row):
+            one["times_first"] = (row[labels[0]]["images_per_second"]["median"]
+                                   / one["images_per_second"]["median"])
+    columns: list[Column] = [(what, lambda row: str(row[what]))]
     for label in labels:
         columns += [(f"{label} images/s", of(label, middle("images_per_second"))),
                     ("(least - most)", of(label, reach("images_per_second"))),
-                    ("GF/s", of(label, lambda part: number(part["gflops"])))]
+                    ("GF/s", of(label, lambda one: number(one["gflops"])))]
     columns += [(f"{labels[0]} is faster by", of(label, times("times_first"))) for label in labels[1:]]
     return Table(f"Training speed over {what}: {setting}; {bench.spread_text}", rows, columns,
                  partial(plots.curves, what=what, labels=labels))
 
 
 # ---- a whole process ---------------------------------------------------------------------------------------
-def startup(bench):
+def startup(bench: Bench) -> list[Table]:
     """From the start of a process to the end of the first training step."""
     network, *_ = bench.network()
-    entrants = installed(bench.entrants("numba", "torch", "jax"), bench.notes)
-    samples = {}
+    entrants = process_entrants(bench)
+    samples: dict[str, list[dict[str, float]]] = {}
     for k in range(bench.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for entrant in entrants:
@@ -242,9 +256,9 @@ def startup(bench):
                   process_columns(rows), partial(plots.stacked, label="seconds to the end of the first step"))]
 
 
-def first_step(bench, worker, network):
+def first_step(bench: Bench, worker: Worker, network: networks.Description) -> dict[str, float]:
     """{stage: seconds} of a process that has just started."""
-    worker.ask("memory")                                            # an answer comes when everything is imported
+    worker.ask("memory")                                            # the answer comes after the imports
     imports = time.perf_counter() - worker.started
     data = worker.ask("load", **bench.source)[1]
     worker.ask("build", network=network, batch_size=bench.batch_size)
@@ -254,12 +268,13 @@ def first_step(bench, worker, network):
     return {"imports": imports, "data": data, "network and step": total - imports - data, "all": total}
 
 
-def memory(bench):
+def memory(bench: Bench) -> list[Table]:
     """The peak memory of a process that loads the data and trains for an epoch."""
     network, *_ = bench.network()
-    samples = {}
+    entrants = process_entrants(bench)
+    samples: dict[str, list[dict[str, float]]] = {}
     for k in range(bench.rounds):
-        for entrant in installed(bench.entrants("numba", "torch", "jax"), bench.notes):
+        for entrant in entrants:
             show(f"round {k + 1} of {bench.rounds}: {entrant.label}")
             with Worker(entrant, bench.environment) as worker:
                 samples.setdefault(entrant.label, []).append(epoch_memory(bench, worker, network))
@@ -268,7 +283,7 @@ def memory(bench):
                   partial(plots.stacked, label="peak memory, MB"))]
 
 
-def epoch_memory(bench, worker, network):
+def epoch_memory(bench: Bench, worker: Worker, network: networks.Description) -> dict[str, float]:
     """{stage: MB by which the peak grew} of a process that has just started."""
     peaks = [worker.ask("memory")[0]]
     worker.ask("load", **bench.source)
@@ -281,19 +296,29 @@ def epoch_memory(bench, worker, network):
     return {"imports": imports, "data": data - imports, "network and epoch": total - data, "all": total}
 
 
-def process_rows(bench, samples):
+def process_entrants(bench: Bench) -> list[Entrant]:
+    """The entrants of `startup` and `memory`."""
+    entrants = installed(bench.entrants("numba", "torch", "jax"), bench.notes)
+    if any(entrant.library == "numpy" for entrant in entrants):
+        bench.notes.append("The process of NumPy imports Numba, too: its forward pass is that of cnn-numba's layers.")
+    return entrants
+
+
+def process_rows(bench: Bench, samples: dict[str, list[dict[str, float]]]) -> list[Row]:
     """Rows from {label: [{stage: number} of each round]}; the stage "all" is the sum of the others."""
-    rows = [{"label": label, "threads": bench.threads}
-            | {stage: spread([one[stage] for one in mine]) for stage in mine[0]} for label, mine in samples.items()]
+    rows: list[Row] = [
+        {"label": label, "threads": bench.threads}
+        | {stage: spread([one[stage] for one in mine]) for stage in mine[0]} for label, mine in samples.items()]
     for row in rows:
         row["times_first"] = row["all"]["median"] / rows[0]["all"]["median"]
     return rows
 
 
-def process_columns(rows):
+def process_columns(rows: Sequence[Row]) -> list[Column]:
     stages = [key for key, value in rows[0].items() if isinstance(value, dict)]
     return [("", lambda row: row["label"]), *((stage, middle(stage)) for stage in stages),
             ("(least - most)", reach("all")), (f"times {rows[0]['label']}", times("times_first"))]
 
 
-EXPERIMENTS = {f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory)}
+EXPERIMENTS: dict[str, Callable[[Bench], list[Table]]] = {
+    f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory)}

@@ -1,13 +1,15 @@
 """This project: the ordinary Trainer, the passes of a single layer, and the peak of the machine."""
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from numba import config
 
 import cnn_numba as nn
-from cnn_numba.benchmark import contender
+from cnn_numba.benchmark import contender, networks
 from cnn_numba.inspection.peak import measure_peak
 from cnn_numba.inspection.timing import per_call
 from cnn_numba.kernels.compiled import JIT
@@ -19,7 +21,7 @@ from cnn_numba.kernels.program import Call, Program, at_once, in_order
 class FirstImages(nn.Dataset):
     """The first images of a data set, normalised by the statistics of all of them."""
 
-    whole: nn.Dataset = None
+    whole: nn.Dataset | None = None
     mean = property(lambda self: self.whole.mean)
     std = property(lambda self: self.whole.std)
 
@@ -34,48 +36,49 @@ class Contender(contender.Contender):
         nn.set_textbook(textbook)
         nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
 
-    def describe(self):
+    def describe(self) -> tuple[str, int]:
         """(how the kernels run, bits of a vector register)"""
-        features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+        features = getattr(config, "CPU_FEATURES", None) or llvm.get_host_cpu_features().flatten()
         return nn.describe(), 512 if "+avx512f" in features else 256 if "+avx" in features.split(",") else 128
 
-    def build(self, network, batch_size):
+    def build(self, network: Sequence[Any], batch_size: int) -> None:
         self.batch_size = batch_size
-        self.model = nn.Sequential(*make(network), seed=0)
+        self.model = nn.Sequential(*networks.make(network), seed=0)
         self.optimizer = nn.SGD(self.model, **contender.HYPER)
         self.resize(batch_size)
 
-    def resize(self, images):
+    def resize(self, images: int) -> None:
         data, images = self.data, min(images, len(self.data.train_images))
         part = FirstImages(data.name, data.train_images[:images], data.train_labels[:images], data.test_images,
                     data.test_labels, data.num_classes, data.classes, whole=data)
         self.trainer = nn.Trainer(self.model, part, self.optimizer, self.batch_size)
 
-    def epoch(self):
+    def epoch(self) -> None:
         self.trainer.fit(self.trainer.epochs + 1)
 
-    def loss(self):
+    def loss(self) -> float:
         first = slice(contender.CHECKED)
         x = self.data.train_images[first] - self.data.mean[:, None, None]
         return float(nn.CrossEntropyLoss()(self.model(x / self.data.std[:, None, None]), self.data.train_labels[first]))
 
-    def predict(self, batch_size=None):
+    def predict(self, batch_size: int | None = None) -> None:
         """The trainer chooses the batch size."""
         self.trainer.evaluate(self.data.train_images, self.data.train_labels)
 
-    def layer(self, network, shape, batch_size, seconds):
+    def layer(self, network: Sequence[Any], shape: Sequence[int], batch_size: int,  # type: ignore[override]
+              seconds: float) -> dict[str, float]:
         """Seconds of the passes of a network of one layer."""
-        programs = passes(nn.Sequential(*make(network)), tuple(shape), batch_size)
+        programs = passes(nn.Sequential(*networks.make(network)), tuple(shape), batch_size)
         return {name: per_call(program, seconds) for name, program in programs.items()}
 
-    def optimizer_step(self, size, seconds):
+    def optimizer_step(self, size: int, seconds: float) -> dict[str, float]:
         """Seconds of one update of size x size parameters."""
         model = nn.Sequential(nn.Linear(size, size, bias=False))
         model.grads[:] = np.random.default_rng(0).normal(size=model.grads.shape)
         return {"update": per_call(nn.SGD(model, **contender.HYPER).step, seconds)}
 
-    def peak(self, seconds):
-        """(multiply-adds counted as two operations, bytes to and from memory) per second, all threads together."""
+    def peak(self, seconds: float) -> tuple[float, float]:
+        """(operations, bytes to and from memory) per second of all threads; a multiply-add is two operations."""
         return measure_peak(self.threads, seconds)
 
 
@@ -86,6 +89,7 @@ def passes(model: nn.Sequential, shape: tuple[int, ...], batch_size: int) -> dic
     """
     plan = model.plan(shape, math.ceil(batch_size / LANES), lanes=min(batch_size, LANES))
     calls, rng = plan.calls, np.random.default_rng(0)
+    assert plan.dx is not None and plan.dz is not None
     for buffer in plan.x, plan.dz:
         buffer.inner[...] = rng.normal(size=buffer.inner.shape)
     to_input = in_order(needed_for(plan.dx.array, calls.backward))
@@ -106,9 +110,3 @@ def needed_for(result: np.ndarray, calls: list[Call]) -> list[Call]:
             chosen.append(call)
             wanted += inputs
     return chosen[::-1]
-
-
-def make(network):
-    """The layers of a description; see `networks.description`."""
-    return [getattr(nn, name)(**{key: make(value) if key in ("body", "shortcut") and value else value
-                                 for key, value in arguments.items()}) for name, arguments in network]

@@ -1,11 +1,14 @@
-"""Pictures of the tables.  A chart is f(axes, table, ...); matplotlib is imported when there is something to draw."""
+"""Pictures of the tables.  A chart is f(axes, table, ...); matplotlib is imported only to draw."""
 import math
 import textwrap
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from cnn_numba.benchmark.report import number
+from cnn_numba.benchmark.report import Report, Table
 from cnn_numba.errors import InputError
+from cnn_numba.table import number
 
 COLOURS = {"PyTorch": "#e4572e", "JAX": "#7b5ea7", "NumPy": "#4d78b3"}
 OURS, INK, GRID = "#17826b", "#333333", "#dddddd"
@@ -13,8 +16,8 @@ STAGES = "#b8c4c2", "#6fa8a0", OURS
 PASSES = {"forward": OURS, "to input": "#d89c00", "to weights": "#4d78b3"}
 
 
-def check(file):
-    """Raise InputError when matplotlib is not installed, or the file's ending is no kind of picture."""
+def check(file: str) -> None:
+    """InputError when matplotlib is not installed, or has no kind of picture with the ending of the file."""
     if find_spec("matplotlib") is None:
         raise InputError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     from matplotlib.backend_bases import FigureCanvasBase
@@ -24,12 +27,12 @@ def check(file):
         raise InputError(f"--plot: the file must end in one of .{', .'.join(sorted(kinds))}, got {file!r}")
 
 
-def draw(report, file):
-    """Write a picture of all tables to a file, whose ending says which kind."""
+def draw(report: Report, file: str) -> None:
+    """Write a picture of all tables to a file; its ending chooses the kind."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+    style: dict[Any, Any] = {"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
              "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with rc_context(style):
         wide = len(report.tables) > 1
@@ -47,11 +50,11 @@ def draw(report, file):
         figure.savefig(file, dpi=160)
 
 
-def colour(label):
+def colour(label: str) -> str:
     return next((c for name, c in COLOURS.items() if label.startswith(name)), OURS)
 
 
-def bars(axes, table, value, label, log=False):
+def bars(axes: Any, table: Table, value: str, label: str, log: bool = False) -> None:
     """A bar per row with its median, and a line from the least to the most."""
     spreads = [row[value] for row in table.rows]
     middles = [s["median"] for s in spreads]
@@ -66,9 +69,9 @@ def bars(axes, table, value, label, log=False):
     axes.margins(x=0.12)
 
 
-def stacked(axes, table, label):
+def stacked(axes: Any, table: Table, label: str) -> None:
     """A bar per row, made of its stages."""
-    stages = [key for key, part in table.rows[0].items() if isinstance(part, dict) and key != "all"]
+    stages = [key for key, value in table.rows[0].items() if isinstance(value, dict) and key != "all"]
     names, left = [row["label"] for row in table.rows], [0] * len(table.rows)
     for stage, shade in zip(stages, STAGES, strict=True):
         widths = [row[stage]["median"] for row in table.rows]
@@ -81,19 +84,19 @@ def stacked(axes, table, label):
     axes.legend(frameon=False, loc="best")
 
 
-def _annotate(axes, value, x, y):
+def _annotate(axes: Any, value: float, x: float, y: float) -> None:
     axes.annotate(number(value), (x, y), xytext=(5, 0), textcoords="offset points", va="center")
 
 
-def _rows(axes, label):
+def _rows(axes: Any, label: str) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.tick_params(left=False)
     axes.set_xlabel(label)
 
 
-def roofline(axes, table, labels, peak):
-    """Speed over operations per byte, below what the cores and the memory allow."""
+def roofline(axes: Any, table: Table, labels: Sequence[str], peak: tuple[float, float] | None) -> None:
+    """Speed over operations per byte, below the limits of the cores and of the memory."""
     from matplotlib.lines import Line2D
 
     rows = [row for row in table.rows if row["operations"]]
@@ -112,8 +115,8 @@ def roofline(axes, table, labels, peak):
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom=bottom / (top / bottom)**0.45)             # room for the names
     last = -math.inf
-    places = {row["layer"]: x for row, x in zip(rows, xs, strict=True)}
-    for name, x in sorted(places.items(), key=lambda item: item[1]):
+    positions = {row["layer"]: x for row, x in zip(rows, xs, strict=True)}
+    for name, x in sorted(positions.items(), key=lambda item: item[1]):
         last = max(x, last * (high / low)**0.02)
         axes.annotate(name, (last, 0.01), xycoords=axes.get_xaxis_transform(), rotation=90, fontsize=6, ha="center")
     axes.set_xlabel("operations per byte, each array moved once")
@@ -127,7 +130,7 @@ def roofline(axes, table, labels, peak):
     axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 
-def curves(axes, table, what, labels):
+def curves(axes: Any, table: Table, what: str, labels: Sequence[str]) -> None:
     """Images per second of each contender, with a band from the least to the most."""
     for label in labels:
         points = [(row[what], row[label]["images_per_second"]) for row in table.rows if label in row]

@@ -1,24 +1,27 @@
-"""Contenders in processes of their own, asked in turns."""
+"""Contenders in processes of their own, measured in turns."""
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cnn_numba.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]      # where cnn_numba and kernels are, installed or not
+ROOT = Path(__file__).resolve().parents[2]      # the folder of the package
 PAUSE = 0.2                                     # seconds in which the threads of the last contender go to sleep
+T = TypeVar("T")
 NAMES = {"numba": "cnn-numba", "numpy": "NumPy", "torch": "PyTorch", "jax": "JAX"}
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"
 
-# AVX2 is all that each library may use.
+# Variables that limit each library to AVX2.
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,"
@@ -39,18 +42,18 @@ class Entrant:
     label: str
     library: str
     threads: int
-    environment: dict = field(default_factory=dict)
-    options: dict = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Refusal(InputError):
-    """A contender cannot do what it was asked for; the message is the sentence that says so."""
+    """A contender cannot do what it was asked to do; the message is one sentence."""
 
 
 class Worker:
     """The process of an entrant; a context that ends it."""
 
-    def __init__(self, entrant, environment):
+    def __init__(self, entrant: Entrant, environment: dict[str, str]):
         self.entrant, self.label, self.library, self.threads = entrant, entrant.label, entrant.library, entrant.threads
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         options = json.dumps({"threads": entrant.threads, **entrant.options})
@@ -61,11 +64,12 @@ class Worker:
             env={**os.environ, **blas, **environment, **entrant.environment, "PYTHONPATH": path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, method, **arguments):
-        """(what the method of its Contender gave, the seconds it took there)
+    def ask(self, method: str, **arguments: Any) -> tuple[Any, float]:
+        """(result of a method of its Contender, seconds it took there)
 
         Raises Refusal when it failed.
         """
+        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
             answer = json.loads(self._process.stdout.readline())
@@ -75,30 +79,30 @@ class Worker:
             raise Refusal(f"{self.label}: {answer['error']}")
         return answer["value"], answer["seconds"]
 
-    def __enter__(self):
+    def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 
 
 @contextmanager
-def working(entrants, environment, notes):
-    """The workers of the entrants that are installed; `notes` gets a line for each library that is not."""
+def working(entrants: Sequence[Entrant], environment: dict[str, str], notes: list[str]) -> Iterator[list[Worker]]:
+    """The workers of the entrants whose library is installed; `notes` gets a line for each library that is not."""
     with ExitStack() as stack:
         yield [stack.enter_context(Worker(entrant, environment)) for entrant in installed(entrants, notes)]
 
 
-def installed(entrants, notes):
-    """The entrants whose library there is; `notes` gets a line for each library that there is not."""
+def installed(entrants: Sequence[Entrant], notes: list[str]) -> list[Entrant]:
+    """The entrants whose library is installed; `notes` gets a line for each library that is not."""
     missing = [library for library in dict.fromkeys(e.library for e in entrants) if find_spec(library) is None]
     notes += [f"{NAMES[library]}: not installed" for library in missing]
     return _some([entrant for entrant in entrants if entrant.library not in missing], notes)
 
 
-def ready(workers, prepare, notes):
-    """[(worker, prepare(worker))] of the workers that can; `notes` gets the refusals of the others."""
+def ready(workers: Sequence[Worker], prepare: Callable[[Worker], T], notes: list[str]) -> list[tuple[Worker, T]]:
+    """[(worker, prepare(worker))], without the workers that refuse; `notes` gets their sentences."""
     able = []
     for worker in workers:
         show(f"{worker.label}: getting ready")
@@ -109,15 +113,16 @@ def ready(workers, prepare, notes):
     return _some(able, notes)
 
 
-def _some(contenders, notes):
+def _some(contenders: list[T], notes: list[str]) -> list[T]:
+    """The contenders; InputError when there are none."""
     if not contenders:
         raise InputError(f"no contender is left to measure: {'; '.join(notes)}")
     return contenders
 
 
-def alternate(rounds, workers, measure):
-    """[[measure(worker) of each round] of each worker]: everybody in the first round, everybody in the second, ..."""
-    values = [[] for _ in workers]
+def alternate(rounds: int, workers: Sequence[Worker], measure: Callable[[Worker], T]) -> list[list[T]]:
+    """[[measure(worker) of each round] of each worker]; in a round, all workers have their turn."""
+    values: list[list[T]] = [[] for _ in workers]
     for k in range(rounds):
         for worker, mine in zip(workers, values, strict=True):
             show(f"round {k + 1} of {rounds}: {worker.label}")
@@ -126,12 +131,12 @@ def alternate(rounds, workers, measure):
     return values
 
 
-def spread(values):
-    """The median of some rounds, and from where to where they go."""
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """The median, the least and the most of some rounds, and all of them."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": list(values)}
 
 
-def show(line):
-    """What goes on, on a line of the terminal that the next one overwrites."""
+def show(line: str) -> None:
+    """Show what is being done, on a line of the terminal that the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)

@@ -1,58 +1,56 @@
-"""Results as text and JSON, and the machine that they are from."""
+"""Results as text and JSON, and the machine on which they were measured."""
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from cnn_numba import table
+from cnn_numba.table import number
+
+Row = dict[str, Any]
 
 
-@dataclass
-class Table:
-    """rows : what was measured, as it goes to JSON; columns : (heading, function(row) -> text), the first to the left.
+class Table(table.Table):
+    """A table with what draws it.
 
-    chart : function(axes, table) that draws it (see `plots`).
+    rows : what was measured, as it goes to JSON
+    columns : (heading, function that gives the text of a row)
+    chart : function(axes, table), see `plots`
     """
 
-    title: str
-    rows: list
-    columns: list
-    chart: object
-
-    def __str__(self):
-        cells = [[heading for heading, _ in self.columns]]
-        cells += [[text(row) for _, text in self.columns] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        widths[0] *= -1                                             # to the left
-        lines = ["  ".join(f"{cell:{'<' if width < 0 else '>'}{abs(width)}}"
-                           for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-        return "\n".join([self.title, "", lines[0], "  ".join("-" * abs(width) for width in widths), *lines[1:]])
+    def __init__(self, title: str, rows: list, columns: Sequence[table.Column], chart: Callable[[Any, "Table"], None]):
+        super().__init__(columns, rows, title)
+        self.chart = chart
 
 
 @dataclass
 class Report:
-    """All that one experiment says."""
+    """What an experiment found: the flags, the machine, tables, and sentences below them."""
 
     experiment: str
-    settings: dict
-    machine: dict
-    tables: list
-    notes: list
+    settings: dict[str, Any]
+    machine: dict[str, str]
+    tables: list[Table]
+    notes: list[str]
 
-    def __str__(self):
+    def __str__(self) -> str:
         machine = [f"{name + ':':<10} {value}" for name, value in self.machine.items()]
         return "\n\n".join(["\n".join(machine), *map(str, self.tables), "\n".join(self.notes)]).rstrip()
 
-    def json(self):
-        tables = [{"title": table.title, "rows": table.rows} for table in self.tables]
+    def json(self) -> str:
+        tables = [{"title": one.title, "rows": one.rows} for one in self.tables]
         return json.dumps({"experiment": self.experiment, "settings": self.settings, "machine": self.machine,
                            "tables": tables, "notes": self.notes}, indent=1)
 
 
-def machine(execution, vector_bits):
+def machine(execution: str, vector_bits: int) -> dict[str, str]:
     """What the numbers depend on: {"CPU": ..., "execution": ..., ...}."""
     libraries = [f"{name} {found}" for name in ("numba", "numpy", "torch", "jax") if (found := _version(name))]
     return {"CPU": f"{_cpu()}, {os.cpu_count()} logical cores, {vector_bits}-bit vectors in use",
@@ -62,40 +60,36 @@ def machine(execution, vector_bits):
             "command": shlex.join(["python", *sys.argv])}
 
 
-def _version(name):
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _cpu():
+def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
         if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def number(value):
-    """Three digits, or all of a larger number."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
-
-
-def middle(key, scale=1):
-    """The text of a column: the median of a spread."""
+# ---- functions that give the texts of a column ----------------------------------------------------------------------
+def middle(key: str, scale: float = 1) -> Callable[[Row], str]:
+    """The median of a spread."""
     return lambda row: number(row[key]["median"] * scale)
 
 
-def reach(key, scale=1):
-    """The text of a column: from the least to the most of a spread."""
+def reach(key: str, scale: float = 1) -> Callable[[Row], str]:
+    """A spread, from the least to the most."""
     return lambda row: f"{number(row[key]['min'] * scale)} - {number(row[key]['max'] * scale)}"
 
 
-def times(key):
-    """The text of a column: a ratio."""
+def times(key: str) -> Callable[[Row], str]:
+    """A ratio."""
     return lambda row: f"{row[key]:.2f}x"
 
 
-def of(label, text):
-    """The text of a column that takes its numbers from row[label], where there are any."""
+def of(label: str, text: Callable[[Row], str]) -> Callable[[Row], str]:
+    """The text for row[label], the numbers of one contender; "-" where it has none."""
     return lambda row: text(row[label]) if label in row else "-"

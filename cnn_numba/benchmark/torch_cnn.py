@@ -1,9 +1,10 @@
-"""PyTorch, eager, used the fast way: the data set is one float tensor, a batch one index_select."""
+"""PyTorch in eager mode, with the data set as one float tensor, and one index_select for each batch."""
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cnn_numba.benchmark import contender
+from cnn_numba.inspection.timing import per_call
 
 
 class Contender(contender.Contender):
@@ -27,7 +28,7 @@ class Contender(contender.Contender):
         with torch.no_grad():
             weights = contender.initial([tuple(p.shape) for p in parameters])
             for parameter, value in zip(parameters, weights, strict=True):
-                if id(parameter) not in own:            # they start as 1 and 0
+                if id(parameter) not in own:            # norms start as 1 and 0
                     parameter.copy_(torch.from_numpy(value))
         self.optimizer = torch.optim.SGD(parameters, **contender.HYPER)
 
@@ -58,13 +59,13 @@ class Contender(contender.Contender):
             x = x.contiguous(memory_format=self.format)
         with torch.inference_mode():
             dy = net(x)
-            times = {"forward": contender.per_call(lambda: net(x), seconds)}
+            times = {"forward": per_call(lambda: net(x), seconds)}
         for name, wanted in ("to input", [x]), ("to weights", list(net.parameters())):
             x.requires_grad_(name == "to input")
             net.requires_grad_(name == "to weights")
             if wanted:
                 y, dy = net(x), dy.clone()
-                times[name] = contender.per_call(
+                times[name] = per_call(
                     lambda y=y, dy=dy, wanted=wanted: torch.autograd.grad(y, wanted, dy, retain_graph=True), seconds)
         return times
 
@@ -72,7 +73,7 @@ class Contender(contender.Contender):
         """Seconds of one update of size x size parameters."""
         parameter = nn.Parameter(torch.randn(size, size))
         parameter.grad = torch.randn(size, size)
-        return {"update": contender.per_call(torch.optim.SGD([parameter], **contender.HYPER).step, seconds)}
+        return {"update": per_call(torch.optim.SGD([parameter], **contender.HYPER).step, seconds)}
 
 
 class Residual(nn.Module):

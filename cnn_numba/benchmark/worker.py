@@ -1,5 +1,7 @@
-"""A contender's process: `python -m cnn_numba.benchmark.worker LIBRARY OPTIONS` reads a request per line, answers each
-with a line, and sleeps in between."""
+"""The process of a contender: `python -m cnn_numba.benchmark.worker LIBRARY OPTIONS`.
+
+It reads one request per line, answers each with one line, and sleeps in between.
+"""
 import json
 import os
 import signal
@@ -11,10 +13,11 @@ from importlib import import_module
 from cnn_numba.errors import InputError
 
 
-def main(library, options):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is for the process that asks
+def main(library: str, options: str) -> None:
+    """Answer requests [method, arguments] with {"value", "seconds"} or {"error"}, all as JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the process that asks handles Ctrl-C, and ends this one
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                                       # what a library prints must not look like an answer
+    os.dup2(2, 1)                                       # what a library prints is not an answer
     contender = None
     for line in sys.stdin:
         method, arguments = json.loads(line)

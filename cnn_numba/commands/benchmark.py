@@ -1,28 +1,33 @@
-"""The `benchmark` command: its flags, and what happens with the results."""
+"""The `benchmark` command: its flags, and where the results go."""
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 
 EXPERIMENTS = {
-    "modes": "the ways to run a network side by side: interpreted, NumPy, serial, parallel, PyTorch, JAX",
-    "kernels": "single layers, their forward and backward passes, against PyTorch and the peak of the cores",
-    "epoch": "whole epochs against PyTorch and JAX, and the share of the peak",
-    "inference": "classifying all images, against PyTorch at its best batch size",
+    "modes": "one network in all modes (interpreted, serial, parallel, textbook), in NumPy, PyTorch and JAX",
+    "kernels": "single layers, forward and backward, with PyTorch and the peak of the cores",
+    "epoch": "whole epochs, with PyTorch and JAX, and the share of the peak",
+    "inference": "the classes of all images, with PyTorch at its best batch size",
     "startup": "from the start of the process to the first training step",
     "scaling": "images per second over batch size, channels and threads",
     "memory": "peak memory of a training process",
 }
-NETWORKS = "two-conv", "lenet5", "bn-cnn", "resnet8", "online", "plain8"
 
 
-def add_flags(parser, count):
+def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
     """Add the flags; `count` is the argparse type of a whole number of at least 1."""
+    from cnn_numba.benchmark.networks import NETWORKS
+
     command = "%(prog)s" if parser.prog == "benchmark.py" else "%(prog)s benchmark"
     parser.usage = command + " {" + ",".join(EXPERIMENTS) + "} [flags]"
     parser.add_argument("experiment", choices=tuple(EXPERIMENTS), metavar="experiment",
                         help="; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()))
-    group = parser.add_argument_group("what is measured")
-    group.add_argument("--model", choices=NETWORKS, default="lenet5", help="network (default: %(default)s)")
+    group = parser.group("what is measured")
+    group.add_argument("--model", choices=tuple(NETWORKS), default="lenet5",
+                       help="network: %(choices)s (default: %(default)s)")
     group.add_argument("--batch-size", type=count, default=64, metavar="N",
                        help="images per step (default: %(default)s)")
     group.add_argument("--dataset", choices=("random", "mnist", "digits"), default="random",
@@ -32,20 +37,20 @@ def add_flags(parser, count):
     group.add_argument("--train-size", type=count, metavar="N", help="number of images (default: all)")
     group.add_argument("--contenders", nargs="+", choices=("numba", "numpy", "torch", "jax"), metavar="NAME",
                        help="of numba, numpy, torch, jax (default: those of the experiment that are installed)")
-    group = parser.add_argument_group("how")
+    group = parser.group("how")
     group.add_argument("--threads", type=count, metavar="N", help="number of threads (default: one per CPU)")
     group.add_argument("--rounds", type=count, metavar="N",
-                       help="how often every contender has its turn (default: 5, or 2 with --quick)")
-    group.add_argument("--quick", action="store_true", help="less of everything, for a first impression (default: no)")
+                       help="how often each contender is measured (default: 5, or 2 with --quick)")
+    group.add_argument("--quick", action="store_true", help="measure less, for a first impression (default: no)")
     group.add_argument("--avx2", action="store_true",
-                       help="let nobody use more than the AVX2 instructions of an x86 CPU (default: no)")
-    group = parser.add_argument_group("output")
+                       help="limit all contenders to the AVX2 instructions of an x86 CPU (default: no)")
+    group = parser.group("output")
     group.add_argument("--json", metavar="FILE", help="write every number to a file")
     group.add_argument("--plot", metavar="FILE",
-                       help="draw a picture; the name's ending says which kind (needs matplotlib)")
+                       help="draw a picture of the kind that the name ends in, such as .png (needs matplotlib)")
 
 
-def run(args, _started):
+def run(args: argparse.Namespace, _started: float) -> int:
     """Run an experiment and print its tables; returns the exit code."""
     from cnn_numba.benchmark import plots
 
@@ -53,7 +58,7 @@ def run(args, _started):
         plots.check(args.plot)
     for file in filter(None, (args.json, args.plot)):
         try:
-            open(file, "a").close()                     # before the work, not after it
+            open(file, "a").close()                     # an error comes before the work
         except OSError as error:
             raise InputError(f"cannot write {file}: {error.strerror}") from None
     from cnn_numba.benchmark import experiments
