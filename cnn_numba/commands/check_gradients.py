@@ -30,9 +30,9 @@ def run_check_gradients(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.execution import describe
     from cnn_numba.inspection import gradients
 
-    _, model, shape, classes = chosen_network(args, args.seed)
+    _, model, shape, _ = chosen_network(args, args.seed)
     print(describe(), flush=True)
-    result = gradients.check_gradients(model, shape, classes, args.batch_size, args.seed, args.samples, args.tolerance)
+    result = gradients.check_gradients(model, shape, args.batch_size, args.seed, args.samples, args.tolerance)
     print(f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
           f"{count(args.batch_size, 'random image')}\n")
     print("\n".join(lines(result)))

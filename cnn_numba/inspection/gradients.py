@@ -65,17 +65,15 @@ class GradientReport:
         return max(self.checks, key=lambda check: check.error)
 
 
-def check_gradients(model: Sequential, image_shape: Shape, num_classes: int, batch_size: int = 4, seed: int = 0,
-                    samples: int = 20, tolerance: float = 1e-3) -> GradientReport:
-    """Compare all gradients of a model on random images.
+def check_gradients(model: Sequential, image_shape: Shape, batch_size: int = 4, seed: int = 0, samples: int = 20,
+                    tolerance: float = 1e-3) -> GradientReport:
+    """Compare all gradients of a model on random images; the model itself does not change.
 
     Parameters
     ----------
     model : Sequential
-        That has not run yet; its biases change (`move_biases`).
+        With one output for each class.
     image_shape : (C, H, W), or (K,)
-    num_classes : int
-        The number of outputs of the model.
     batch_size, seed : int
         How many images are drawn, and from which seed.
     samples : int
@@ -85,8 +83,10 @@ def check_gradients(model: Sequential, image_shape: Shape, num_classes: int, bat
 
     Raises InputError when the model does not fit the images, or a layer has no method `textbook`.
     """
+    values, model = model.values, Sequential(*model.layers, seed=model.seed)
+    model.values[...] = values
     move_biases(model, seed)
-    images, labels, margin = draw_batch(model, image_shape, num_classes, batch_size, seed)
+    images, labels, margin = draw_batch(model, image_shape, batch_size, seed)
     return GradientReport(compare_all(Network(model, images, labels), samples, seed, tolerance), tolerance, margin)
 
 
@@ -202,7 +202,7 @@ def compare(name: str, gradient: np.ndarray, elements: np.ndarray, slopes: np.nd
     return GradientCheck(name, gradient.shape, len(errors), len(elements) - len(errors), float(worst))
 
 
-def draw_batch(model: Sequential, image_shape: Shape, num_classes: int, batch_size: int,
+def draw_batch(model: Sequential, image_shape: Shape, batch_size: int,
                seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """(images, labels, margin): random images at which no ReLU and no maximum is a close call, or the best of DRAWS."""
     rng, shape = np.random.default_rng(seed), (batch_size, *image_shape)
@@ -216,7 +216,7 @@ def draw_batch(model: Sequential, image_shape: Shape, num_classes: int, batch_si
             best, margin = images, run.margin
         if margin >= MARGIN:
             break
-    return best, rng.integers(0, num_classes, batch_size), margin
+    return best, rng.integers(0, model.output_shape(image_shape)[0], batch_size), margin
 
 
 def move_biases(model: Sequential, seed: int) -> None:
