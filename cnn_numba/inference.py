@@ -2,6 +2,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,10 @@ class Classifier:
         self._forward, _ = self._plan.programs()
         outputs, = self._plan.z.shape
         self.classes = model.classes or tuple(map(str, range(outputs)))
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are made of the model, so that they have buffers of their own."""
+        return type(self), (self.model,)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Classifier":

@@ -26,7 +26,7 @@ def checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     if count and not (0 <= labels.min() and labels.max() < classes):
         worst = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(f"labels: {worst} is out of range, expected 0 to {classes - 1}")
-    return np.ascontiguousarray(labels, np.int64)
+    return np.array(labels, np.int64)               # a copy: kernels use labels as indices, and do not check them
 
 
 class ClassLoss:
@@ -153,6 +153,10 @@ class Loss(float):
             if not model.ran_last(self._logits.forward_pass):
                 raise InputError("loss.backward: the model has run on other images since; call it again first")
             model.backward(self.dlogits)
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are plain numbers."""
+        return float, (float(self),)
 
     def item(self) -> float:
         """The plain number."""

@@ -20,20 +20,47 @@ __all__ = ["Parameter", "Sequential"]
 PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
 
 
-@dataclass
 class Parameter:
     """One weight or bias, or a statistic that is collected: views of the model's flat vectors.
 
     name : as in `state_dict`, "0.weight"
-    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient
+    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient.  What is assigned to them is copied
+        into the model's vectors; InputError when the shape differs.
     grad_vectors : float32 (vectors, LANES)
         The memory of the gradient up to where the next parameter starts; the numbers past its end are always 0.
     """
 
-    name: str
-    value: np.ndarray
-    grad: np.ndarray | None = None
-    grad_vectors: np.ndarray | None = None
+    def __init__(self, name: str, value: np.ndarray, grad: np.ndarray | None = None,
+                 grad_vectors: np.ndarray | None = None):
+        self.name, self._value, self._grad, self.grad_vectors = name, value, grad, grad_vectors
+
+    @property
+    def value(self) -> np.ndarray:
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        _copy_into(self._value, value, self.name)
+
+    @property
+    def grad(self) -> Any:
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if self._grad is None:
+            raise InputError(f"{self.name} is a statistic, which has no gradient")
+        _copy_into(self._grad, value, f"the gradient of {self.name}")
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, {'x'.join(map(str, self._value.shape))})"
+
+
+def _copy_into(array, value, name):
+    value = _numbers(name, value)
+    if value.shape != array.shape:
+        raise InputError(f"{name} has shape {array.shape}, got an array of shape {value.shape}")
+    array[...] = value
 
 
 def _numbers(owner, value):
@@ -158,7 +185,7 @@ class Sequential:
             odd = sorted(set(mine) ^ set(state))[0]
             wrong = "missing" if odd in mine else "not a parameter of this model"
             raise InputError(f"load_state_dict: {odd!r} is {wrong}, expected exactly {', '.join(mine)}")
-        new = {name: _numbers(f"load_state_dict: {name!r}", value) for name, value in state.items()}
+        new = {name: _numbers(f"load_state_dict: {name!r}", value).copy() for name, value in state.items()}
         for name, value in new.items():
             if value.shape != mine[name].value.shape:
                 raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "

@@ -106,6 +106,24 @@ class Optimizer:
             setattr(self, name, value)
         self._step = Program(in_order(self.calls()))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Copy what is assigned to one of the vectors that kernels read; InputError when the shape differs."""
+        array = vars(self).get("_arrays", {}).get(name)
+        if array is None or name not in vars(self):
+            object.__setattr__(self, name, value)
+        elif np.shape(value) != array.shape:
+            raise InputError(f"{type(self).__name__}: {name} has shape {array.shape}, got {np.shape(value)}")
+        else:
+            array[...] = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: all but the program, which holds addresses of this optimizer's arrays."""
+        return {name: value for name, value in vars(self).items() if name != "_step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._step = Program(in_order(self.calls()))
+
     def _checked(self, name, value):
         return self.settings[name](type(self).__name__, name, value)
 

@@ -196,6 +196,10 @@ class Trainer:
         """Train one epoch more: `fit(epochs + 1)[-1]`.  Raises Diverged, as `fit` does."""
         return self.fit(self.epochs + 1)[-1]
 
+    def __reduce__(self) -> str:
+        raise InputError("a Trainer cannot be copied or pickled: make another one for copies of its model and "
+                         "optimizer, and give it this one's state() with load_state()")
+
     def stop(self) -> None:
         """End `fit` after the batches that are running: for callbacks."""
         self._stopping = True

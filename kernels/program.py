@@ -44,6 +44,9 @@ class Call:
             return self._address, item, self._record.ctypes.data
         return self.kernel, item, tuple(self.args.values())
 
+    def __reduce__(self):
+        raise TypeError("a Call cannot be copied or pickled: it holds the addresses of its arrays")
+
     def __repr__(self):
         return f"<{self.kernel.__name__}({', '.join(self.args)}) for {self.items} items>"
 
@@ -70,6 +73,9 @@ class Program:
         self._chains = np.cumsum([0] + [len(chain) for chain in chains])
         self._phases = np.cumsum([0] + [len(phase) for phase in phases])
         self._counters = aligned((len(phases) * most * max_threads(), LINE), np.int64)
+
+    def __reduce__(self):
+        raise TypeError("a Program cannot be copied or pickled: it holds the addresses of the arrays of its calls")
 
     def __call__(self, repeats=1):
         replay(self._tasks, self._chains, self._phases, repeats, self._counters)
