@@ -19,7 +19,7 @@ class Choice:
 
     uses : {field: default}, of the fields that depend on the choice; REQUIRED where there is no default
     build : function that makes it; see the methods `make_...` of `Recipe` for the arguments
-    changes : {field: default} of other choices' fields, where this choice changes them and they are not 0
+    changes : {field: default}, which replace the defaults of other choices, except those that are 0
     open_ended : whether a schedule does not depend on the number of epochs
     spares : whether an optimizer can leave biases without weight decay
     """
@@ -32,7 +32,7 @@ class Choice:
 
 
 def make(path: str, *arguments: Any, **options: Any) -> Any:
-    """An object of a class of the package, whose module is imported now, because it needs Numba."""
+    """An object of a class of the package, which is imported when it is needed, because it needs Numba."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(f"cnn_numba.{module}"), name)(*arguments, **options)
 

@@ -1,4 +1,4 @@
-"""Python files of the user's own, whose layers, optimizers, losses and data formats are then known by their names."""
+"""Extensions: Python files outside the package that define layers, optimizers, losses or data formats."""
 import importlib.util
 import os
 import sys
@@ -11,7 +11,7 @@ from cnn_numba.errors import InputError
 def load_extension(path: str | os.PathLike) -> str:
     """Import a Python file, and return its name without the folder.
 
-    Raises InputError when it does not exist or fails; the sentence names the line.
+    Raises InputError, which names the line, when it does not exist or fails.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,7 +31,7 @@ def load_extension(path: str | os.PathLike) -> str:
 
 
 def _place(path: Path, error: Exception) -> str:
-    """The file, and the line in it that an error came from."""
+    """The file, and the line in it where an error occurred."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines.append(error.lineno)

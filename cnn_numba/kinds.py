@@ -1,6 +1,6 @@
 """Kinds of values: what each accepts, how it is read from text, and the words for what was expected.
 
-Lists of names that need NumPy are read when they are needed, so that the command line can do without.
+Modules with names that need NumPy are imported when a name is needed, so that `--help` is fast.
 """
 import math
 import operator
@@ -217,7 +217,7 @@ def _write_paths(value: str | tuple[str, ...]) -> str:
 
 
 class AugmentText(Kind):
-    """What `Augment.parse` reads, in the form that it writes; None where nothing is moved."""
+    """The text of an Augment, in its usual form; None where it changes nothing."""
 
     def __init__(self) -> None:
         super().__init__("augmentations such as shift=2,rotate=10", str, str)

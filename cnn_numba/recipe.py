@@ -1,7 +1,7 @@
-"""Everything that decides what a training gives, as one value: checked, stored as JSON, and built into a Trainer.
+"""Everything that decides the result of a training, as one value: checked, stored as JSON, and built into a Trainer.
 
-A recipe knows nothing of how and where the training runs.  The flags of the command line are made from its fields.
-Importing this module imports neither NumPy nor Numba.
+A recipe does not say how and where a training runs.  The command line makes its flags from the fields.  Importing this
+module imports neither NumPy nor Numba.
 """
 from __future__ import annotations
 
@@ -146,11 +146,11 @@ class Recipe:
         usual="no limit")
 
     schedule: str = of_schedule(
-        choice_kind("schedule"), "", ".  linear: in equal steps to 0 after the last epoch; step, exponential: times "
-        "--gamma every --step-size epochs, every epoch; plateau: times --gamma after more than --patience epochs "
-        "without a smaller loss, on the validation images if there are any; cosine: along a cosine to 0; one-cycle: "
-        "up, and down to almost 0, changed at every step, while the momentum (first beta) falls by "
-        f"{MOMENTUM_RANGE} and rises again, from 0.95 unless given", default="linear")
+        choice_kind("schedule"), "", ".  linear: falls in equal steps, to 0 after the last epoch; step, exponential: "
+        "multiplied by --gamma every --step-size epochs, or every epoch; plateau: multiplied by --gamma after more "
+        "than --patience epochs without a smaller loss, on the validation images if there are any; cosine: falls "
+        "along a cosine to 0; one-cycle: rises and falls to almost 0, at every step, while the momentum (or first "
+        f"beta) falls by {MOMENTUM_RANGE} and rises again, from 0.95 unless given", default="linear")
     step_size: int | None = of_schedule(kinds.COUNT, "epochs between two reductions", metavar="N")
     gamma: float | None = of_schedule(kinds.BETWEEN, "factor of a reduction", metavar="X")
     patience: int | None = of_schedule(
@@ -175,7 +175,7 @@ class Recipe:
         if self.nesterov and not self.momentum:
             raise FieldError("nesterov", f"needs a momentum above 0, got {self.momentum:g}")
         if self.spare_biases and not find_choice("optimizer", self.optimizer).spares:
-            raise FieldError("spare_biases", f"the optimizer {self.optimizer} cannot do this")
+            raise FieldError("spare_biases", f"the optimizer {self.optimizer} has no such option")
         from cnn_numba.data.catalogue import NAMES, PUBLISHED
 
         if self.dataset is None or self.dataset in NAMES:
@@ -193,7 +193,7 @@ class Recipe:
         return f"Recipe({', '.join(shown)})"
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)       # only until the recipe is made
+        object.__setattr__(self, name, value)       # only in __post_init__
 
     def _complete(self, choice: str) -> None:
         """Fill in the defaults of a choice; FieldError for a field that it does not use."""
@@ -205,11 +205,11 @@ class Recipe:
             if name not in uses:
                 if given is not None:
                     users = ", ".join(other for other, each in CHOICES[choice].items() if name in each.uses)
-                    raise FieldError(name, f"the {choice} {chosen} does not use it; it is for {users}")
+                    raise FieldError(name, f"the {choice} {chosen} does not use it; it applies to {users}")
             elif given is None:
                 usual = changes.get(name, uses[name]) if uses[name] else uses[name]
                 if usual is REQUIRED:
-                    raise FieldError(name, f"the {choice} {chosen} needs it, and has no default")
+                    raise FieldError(name, f"the {choice} {chosen} requires it")
                 self._set(name, tuple(usual) if isinstance(usual, list) else usual)
 
     def _check_class_weights(self, name: str, classes: int) -> None:
@@ -297,7 +297,10 @@ class Recipe:
         return chosen.build(model, **self._options("optimizer"), **options)
 
     def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler | ReduceLROnPlateau | None:
-        """The schedule of an optimizer for epochs of so many steps; None where the rate is constant."""
+        """The schedule of an optimizer; None where the rate is constant.
+
+        steps : number of batches of an epoch
+        """
         return find_choice("schedule", self.schedule).build(optimizer, self, steps)
 
     def make_augment(self) -> Augment | None:
@@ -324,7 +327,7 @@ class Recipe:
             augment=self.make_augment())
 
     def _options(self, choice: str) -> dict[str, Any]:
-        """The arguments that the fields of a choice are for its constructor."""
+        """{argument of the constructor: value} for the fields that a choice uses."""
         uses = find_choice(choice, getattr(self, choice)).uses
         return {argument_of(name): getattr(self, name) for name in uses}
 

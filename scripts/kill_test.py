@@ -1,10 +1,10 @@
-"""Kill a training at random moments, let it go on, and see that it ends with the same weights, to the bit.
+"""Kill trainings at random moments, resume them, and check that they end with the same weights, to the bit.
 
     python scripts/kill_test.py 200
 
-Trainings with checkpoints every few steps are killed by signal 9 again and again, at random moments between the start
-and the end of a process, and started anew with --resume (or from the start, where no checkpoint was written yet).
-After each kill every file in the folder must be whole, but for what the killed process was writing under another name.
+Trainings with a checkpoint every few steps are killed repeatedly by signal 9, at random moments between the start and
+the end of a process, and continued with --resume (or started again, if there is no checkpoint yet).  After each kill
+every checkpoint in the folder must be whole; only the file that was being written may be incomplete.
 """
 import argparse
 import os
@@ -30,7 +30,7 @@ STEPS = "--checkpoint-steps", "3"
 def main(argv=None):
     """Returns the exit code: 0 when every training ended with the right weights, else 1."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("kills", type=int, help="how many processes to kill")
+    arguments.add_argument("kills", type=int, help="number of processes to kill")
     arguments.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     arguments.add_argument("--epochs", type=int, default=40, help="of a training (default: %(default)s)")
     arguments.add_argument("--kills-per-training", type=int, default=8, help="at most (default: %(default)s)")
@@ -81,7 +81,7 @@ def run(*flags):
 
 
 def not_ended(process, seconds):
-    """Whether a process still runs after some time."""
+    """Whether a process still runs after a number of seconds."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -90,7 +90,7 @@ def not_ended(process, seconds):
 
 
 def look(folder):
-    """Read all checkpoints, which raises when one is damaged; where the last one is."""
+    """Read all checkpoints, which raises when one is damaged, and return the position of the last one."""
     if not folder.exists() or not list_checkpoints(folder):
         return "before the first checkpoint"
     last = [read_checkpoint(path) for path in list_checkpoints(folder)][-1]

@@ -535,7 +535,7 @@ def test_a_training_of_a_program_of_its_own_is_not_for_the_command(tmp_path, cap
     saved(tmp_path, trainer_of())
     assert cli.main(["--resume", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith(
-        "checkpoint-000000-00000000.npz was not written by this command, so only the program that wrote it can go on\n")
+        ".npz was not written by this command, so only the program that wrote it can resume it\n")
 
 
 def test_a_full_disk_does_not_end_a_training(tmp_path, capsys, monkeypatch):

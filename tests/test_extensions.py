@@ -60,7 +60,7 @@ def test_an_optimizer_and_a_loss_are_found_by_their_names(lion, tmp_path, capsys
     capsys.readouterr()
     assert cli.main([*chosen, "--extension", lion, "--momentum", "0.5"]) == 2
     assert capsys.readouterr().err == (
-        "error: argument --momentum: the optimizer Tiger does not use it; it is for sgd, rmsprop\n")
+        "error: argument --momentum: the optimizer Tiger does not use it; it applies to sgd, rmsprop\n")
 
 
 def test_a_training_is_resumed_with_its_extension_only(lion, tmp_path, capsys):

@@ -58,7 +58,7 @@ TEXTS = {"momentum": "0.5", "nesterov": "", "alpha": "0.9", "betas": "0.9,0.9", 
 @pytest.mark.parametrize("choice, chosen, name", UNUSED)
 def test_a_field_that_the_choice_does_not_use_is_refused(choice, chosen, name, capsys):
     users = ", ".join(other for other, each in CHOICES[choice].items() if name in each.uses)
-    reason = f"the {choice} {chosen} does not use it; it is for {users}"
+    reason = f"the {choice} {chosen} does not use it; it applies to {users}"
     flag, words = flag_of(name), [TEXTS[name]] if TEXTS[name] else []
     value = FIELDS[name].metadata["kind"].read(TEXTS[name]) if words else True
     with pytest.raises(FieldError, match=f"^{name}: {reason}$"):
@@ -350,9 +350,9 @@ def test_an_optimizer_of_the_users_own_takes_the_fields_that_its_constructor_has
 
 
 @pytest.mark.parametrize("given, reason", [
-    ({}, "lr: the optimizer Plain needs it, and has no default"),
-    ({"lr": 0.1, "momentum": 0.5}, "momentum: the optimizer Plain does not use it; it is for sgd, rmsprop"),
-    ({"lr": 0.1, "spare_biases": True}, "spare_biases: the optimizer Plain cannot do this")])
+    ({}, "lr: the optimizer Plain requires it"),
+    ({"lr": 0.1, "momentum": 0.5}, "momentum: the optimizer Plain does not use it; it applies to sgd, rmsprop"),
+    ({"lr": 0.1, "spare_biases": True}, "spare_biases: the optimizer Plain has no such option")])
 def test_what_an_optimizer_of_the_users_own_refuses(given, reason, own):
     with pytest.raises(FieldError, match=f"^{reason}$"):
         Recipe(optimizer="plain", **given)

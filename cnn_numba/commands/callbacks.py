@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cnn_numba.training import Trainer
 
 LONG = 60                   # seconds of an epoch from which a smaller one is suggested
-FEW = 64                    # images of that
+FEW = 64                    # images of the smaller epoch
 
 
 class EpochLine(Callback):
@@ -26,7 +26,7 @@ class EpochLine(Callback):
 
 
 class Estimate(Callback):
-    """Prints after the first batch how long an epoch will take, for interpreted kernels."""
+    """Prints, after the first batch, how long an epoch of interpreted kernels will take."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._said = say, False
@@ -46,7 +46,7 @@ class Estimate(Callback):
 
 
 class StopWhenInterrupted(Callback):
-    """Ends a training after the batches that are running, when a signal came."""
+    """Ends a training after the current batches when a signal was received."""
 
     def __init__(self, interruption: Interruption):
         self._interruption = interruption

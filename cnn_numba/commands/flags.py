@@ -1,4 +1,4 @@
-"""The flags that several commands share, and what becomes of them."""
+"""The flags that several commands share, and what the program does with them."""
 import argparse
 import os
 from collections.abc import Callable, Sequence
@@ -116,7 +116,7 @@ def add_location_flags(parser: Parser) -> None:
     group = parser.group("data")
     group.add_argument("--data-dir", metavar="DIR",
                        help="folder of the data sets (default: $CNN_NUMBA_DATA_DIR, or a cache folder)")
-    group.add_argument("--mirror", type=URL, metavar="URL", help="where to download from first (default: none)")
+    group.add_argument("--mirror", type=URL, metavar="URL", help="folder to download from first (default: none)")
 
 
 def add_load_flag(parser: Parser) -> None:
@@ -128,12 +128,15 @@ def add_load_flag(parser: Parser) -> None:
 def add_extension_flag(parser: Parser) -> None:
     parser.group("your own code").add_argument(
         "--extension", action="append", default=[], metavar="FILE",
-        help="import a Python file first, with layers, optimizers, losses or data formats of your own; can be repeated "
+        help="import a Python file with layers, optimizers, losses or data formats of your own; can be repeated "
              "(default: none)")
 
 
 def load_extensions(words: Sequence[str]) -> tuple[str, ...]:
-    """Import the files of --extension before the other flags are read, which may use what they define; their names."""
+    """Import the files of --extension before the other flags are read, which may name what they define.
+
+    Returns the names of the files.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
     parser.add_argument("--extension", action="append", nargs="?", default=[])
     parser.add_argument("--jit", action="store_true", default=None)
@@ -167,7 +170,7 @@ def add_execution_flags(parser: Parser) -> None:
 
 
 def set_jit(args: argparse.Namespace) -> None:
-    """Let the environment say whether kernels are compiled; it is read when they are imported."""
+    """Set the environment variable that kernels read when they are imported."""
     if getattr(args, "jit", None) is not None:
         os.environ["NUMBA_DISABLE_JIT"] = "0" if args.jit else "1"
 
@@ -175,14 +178,14 @@ def set_jit(args: argparse.Namespace) -> None:
 def choose_execution(args: argparse.Namespace) -> None:
     """Set how kernels run, before anything is built."""
     if args.mode == "serial" and args.threads not in (None, 1):
-        raise InputError(f"argument --threads: expected 1 or nothing beside --serial, got {args.threads}")
+        raise InputError(f"argument --threads: expected 1 with --serial, got {args.threads}")
     set_jit(args)
     from cnn_numba.execution import set_execution, set_textbook
     from cnn_numba.kernels.compiled import JIT
     from cnn_numba.kernels.driver import max_threads
 
     if args.threads is not None and args.threads > max_threads():
-        expected = f"at most {max_threads()}, the threads of this machine," if JIT else "1 or nothing beside --no-jit,"
+        expected = f"at most {max_threads()}, the number of CPUs," if JIT else "1 with --no-jit,"
         raise InputError(f"argument --threads: expected {expected} got {args.threads}")
     set_execution(args.mode, threads=args.threads)
     set_textbook(args.textbook)

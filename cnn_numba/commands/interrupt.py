@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a training should end well."""
+"""Ctrl-C and SIGTERM during a training."""
 import signal
 import threading
 from types import FrameType
@@ -6,20 +6,20 @@ from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, for the second time."""
+    """A second SIGTERM."""
 
 
 class Interruption:
-    """While it is entered, a first Ctrl-C or SIGTERM is only noted, and a second one raises KeyboardInterrupt.
+    """A context in which a first Ctrl-C or SIGTERM is only recorded, and a second one raises KeyboardInterrupt.
 
-    number : the signal that came, or None
+    number : the signal that was received, or None
     """
 
     number: int | None = None
 
     def __enter__(self) -> "Interruption":
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():       # others cannot handle signals
+        if threading.current_thread() is threading.main_thread():       # other threads cannot handle signals
             for number in signal.SIGINT, signal.SIGTERM:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)

@@ -25,7 +25,7 @@ from cnn_numba.recipe import FieldError
 
 
 def benchmark(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
-    """Measure this program against other ways to run it, PyTorch, JAX, and what the machine can do at most."""
+    """Compare this program with NumPy, PyTorch, JAX and the limits of the machine."""
     from cnn_numba.commands import benchmark as command
 
     command.add_flags(parser, COUNT)
@@ -47,9 +47,8 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
 
-    0: done.  After one sentence on stderr: 1 the loss is no longer finite, or there is not enough memory; 2 bad input,
-    or a file that cannot be read or written; 130 Ctrl-C; 143 SIGTERM.  Without a word: 141 when the reader of the
-    output has gone.
+    0: success.  With one sentence on stderr: 1, the loss is no longer finite, or memory is used up; 2, bad input, or a
+    file that cannot be read or written; 130, Ctrl-C; 143, SIGTERM.  Silently: 141, the reader of the output is gone.
     """
     started = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return run(argv, started)
         finally:
-            print(end="", flush=True)   # a reader that has gone is noticed here, not while the interpreter exits
+            print(end="", flush=True)   # notices here that the reader is gone, not while the interpreter exits
     except BrokenPipeError:
         sink = os.open(os.devnull, os.O_WRONLY)
         for stream in 1, 2:
@@ -82,7 +81,7 @@ def run(argv: list[str], started: float) -> int:
     except InputError as error:
         output.fail(str(error))
     except MemoryError:
-        output.fail("there is not enough memory: a smaller --batch-size needs less")
+        output.fail("memory is used up: a smaller --batch-size needs less")
         return 1
     except KeyboardInterrupt as interrupt:
         print("Interrupted", file=sys.stderr)
@@ -114,7 +113,7 @@ def hints() -> dict[str, str]:
 
     return {name: f": did you mean --dataset {name}?" for name in NAMES} | {
         name: ": the command comes first" for name in COMMANDS} | {
-        "--load": ": it is for evaluate and predict, and --resume goes on with a training"}
+        "--load": ": it is a flag of evaluate and predict; --resume continues a training"}
 
 
 def make_parser(name: str, full: bool = False) -> Parser:

@@ -1,4 +1,4 @@
-"""What is printed, and how numbers and names look in it."""
+"""Printing, and the formats of numbers, times and names."""
 import shutil
 import sys
 import textwrap
@@ -32,7 +32,7 @@ def fitted(line: str) -> str:
 
 
 def fail(sentence: str) -> None:
-    """Print what went wrong."""
+    """Print an error."""
     print(f"error: {safe(sentence)}", file=sys.stderr, flush=True)
 
 
@@ -54,7 +54,7 @@ def make_printable() -> None:
 
 
 def safe(text: str) -> str:
-    """A text, such as the name of a file or a class, without characters that control a terminal."""
+    """A text such as the name of a file or class, with escapes in place of characters that control a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -71,7 +71,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """About how long something takes."""
+    """A rounded duration."""
     for unit, size in ("hour", 3600), ("minute", 60):
         if seconds >= 1.5 * size:
             return count(round(seconds / size), unit)

@@ -1,4 +1,4 @@
-"""The parser of a command: one-sentence errors that know what was meant, and help on one screen or in full."""
+"""The parser of a command: errors in one sentence with a suggestion, and help on one screen or in full."""
 import argparse
 import copy
 import shutil
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
     hints : callable
         Gives {word: the end of the sentence that refuses it}.
     full : bool
-        Whether the help is complete; the short one does without lists of names that take long to import.
+        Whether help texts are complete.  The short help omits the names that only NumPy modules know.
     """
 
     def __init__(self, prog: str, command: str, description: str | None, hints: Callable[[], Mapping[str, str]],

@@ -41,7 +41,7 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     parser.group("recipe").add_argument(
         "--recipe", type=reader(NAMED), metavar="NAME",
         help="all settings of a published run"
-             + (f": {', '.join(RECIPES)}; other flags win over them" if parser.full else ", such as fast")
+             + (f": {', '.join(RECIPES)}; other flags override them" if parser.full else ", such as fast")
              + " (default: none)")
     add_recipe_flags(parser)
     add_location_flags(parser)
@@ -51,15 +51,15 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     group.add_argument("--save", metavar="FILE", help="write the trained model to an .npz file (default: no)")
     pair = group.add_mutually_exclusive_group()
     pair.add_argument("--checkpoint", metavar="DIR",
-                      help="keep the state of the training in a folder (default: no)")
+                      help="save the state of the training to a folder (default: no)")
     pair.add_argument("--resume", metavar="DIR",
-                      help="go on with the training in such a folder (default: start anew)")
+                      help="resume the training in such a folder (default: start a new one)")
     group.add_argument("--checkpoint-minutes", type=POSITIVE, metavar="N",
-                       help="write a checkpoint every N minutes, besides after every epoch (default: 10)")
+                       help="write a checkpoint every N minutes as well as after every epoch (default: 10)")
     group.add_argument("--checkpoint-steps", type=COUNT, metavar="N",
-                       help="write one also every N steps, or a few more (default: no)")
+                       help="also write one every N steps or a few more (default: no)")
     group.add_argument("--log", metavar="FILE",
-                       help="append the numbers of every epoch to a file, one JSON object a line (default: no)")
+                       help="append the numbers of every epoch to a file, one JSON object per line (default: no)")
 
     group = parser.group("output")
     group.add_argument("--predictions", type=COUNT_OR_NONE, default=10, metavar="N",
@@ -122,7 +122,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
 
 def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "list[Callback]",
         say: Callable[[str], None]) -> int | None:
-    """Train; the number of the signal that ended it, or None.  Raises Diverged."""
+    """Train, and return the number of the signal that ended the training, or None.  Raises Diverged."""
     from cnn_numba.callbacks import ProgressBar
     from cnn_numba.commands.callbacks import EpochLine, Estimate, StopWhenInterrupted
     from cnn_numba.kernels.compiled import JIT
@@ -137,7 +137,7 @@ def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "li
 
 # ---- before the training --------------------------------------------------------------------------------------------
 def check_early(args: argparse.Namespace, recipe: Recipe) -> None:
-    """InputError for what can be known to be wrong before anything is loaded."""
+    """InputError for mistakes that can be seen before anything is loaded."""
     check_data_paths(recipe)
     if not args.resume and recipe.model not in PRESETS:
         check_exists("--model", recipe.model)
@@ -169,12 +169,13 @@ def open_log(args: argparse.Namespace) -> "Log | None":
 
 
 def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse.Namespace) -> Recipe:
-    """The recipe of a training, with the fields that may be given anew.
+    """The recipe of a checkpoint, with more epochs where these are given.
 
-    Raises InputError when one that is given asks for another training.
+    Raises InputError when another given field differs from the recipe.
     """
     if not saved.recipe:
-        raise InputError(f"{saved.path} was not written by this command, so only the program that wrote it can go on")
+        raise InputError(f"{saved.path} was not written by this command, so only the program that wrote it can resume "
+                         "it")
     extensions = saved.recipe.get("extensions")
     for name in extensions if isinstance(extensions, list) else ():
         if name not in args.extensions:
@@ -221,7 +222,7 @@ def advice(recipe: Recipe) -> str:
 
 
 def save_what_is_good(args: argparse.Namespace, trainer: "Trainer") -> str:
-    """Save the weights from before a divergence; returns the words for that."""
+    """Save the weights from before a divergence, and return the words that say so."""
     if not (args.save and trainer.epochs):
         return ""
     trainer.restore_best()
