@@ -111,6 +111,8 @@ class Trainer:
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
         self.model, self.data, self.optimizer, self.batch_size = model, data, optimizer, batch_size
+        self._arguments = dict(model=model, data=data, optimizer=optimizer, batch_size=batch_size, seed=seed, loss=loss,
+                               scheduler=scheduler, max_norm=max_norm, measure_norm=measure_norm, augment=augment)
         self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
         self.epochs, self.history, self.best = 0, History(), None
@@ -196,9 +198,9 @@ class Trainer:
         """Train one epoch more: `fit(epochs + 1)[-1]`.  Raises Diverged, as `fit` does."""
         return self.fit(self.epochs + 1)[-1]
 
-    def __reduce__(self) -> str:
-        raise InputError("a Trainer cannot be copied or pickled: make another one for copies of its model and "
-                         "optimizer, and give it this one's state() with load_state()")
+    def __reduce__(self) -> tuple:
+        """Copies and pickles are trainers of their own, in the same state."""
+        return _rebuilt, (type(self), self._arguments, self.state())
 
     def stop(self) -> None:
         """End `fit` after the batches that are running: for callbacks."""
@@ -366,3 +368,9 @@ class Trainer:
                 pass
         loss, right = feed.sums / len(feed.images)
         return Evaluation(float(loss), 100 * float(right), feed.predictions.copy())
+
+
+def _rebuilt(kind, arguments, state):
+    trainer = kind(**arguments)
+    trainer.load_state(state)
+    return trainer
