@@ -18,7 +18,8 @@ from cnn_numba.table import Column, number
 
 BATCH_SIZES = [2**k for k in range(11)]
 CHANNELS = [4, 8, 16, 32, 64, 128, 256]
-INFERENCE_BATCHES: dict[str, list[int | None]] = {"numba": [None], "numpy": [256], "torch": [64, 256, 1000, 4000], "jax": [1000]}
+INFERENCE_BATCHES: dict[str, list[int | None]] = {
+    "numba": [None], "numpy": [256], "torch": [64, 256, 1000, 4000], "jax": [1000]}
 
 
 def train(worker: Worker) -> float:
@@ -128,9 +129,10 @@ def inference(bench: Bench) -> list[Table]:
 
 
 def speed_columns(rows: Sequence[Row]) -> list[Column]:
-    columns: list[Column] = [("", lambda row: row["label"]), ("seconds", middle("seconds")), ("(least - most)", reach("seconds")),
-               ("images/s", lambda row: number(row["images"] / row["seconds"]["median"])),
-               (f"{rows[0]['label']} is faster by", times("times_first")), ("GF/s", lambda row: number(row["gflops"]))]
+    columns: list[Column] = [
+        ("", lambda row: row["label"]), ("seconds", middle("seconds")), ("(least - most)", reach("seconds")),
+        ("images/s", lambda row: number(row["images"] / row["seconds"]["median"])),
+        (f"{rows[0]['label']} is faster by", times("times_first")), ("GF/s", lambda row: number(row["gflops"]))]
     return columns + [("of peak", percent)] * (rows[0]["percent_of_peak"] is not None)
 
 

@@ -2,6 +2,8 @@
 
 Importing this module does not import Numba, so that `benchmark --help` is quick.
 """
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

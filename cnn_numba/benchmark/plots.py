@@ -32,8 +32,9 @@ def draw(report: Report, file: str) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = {"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
-             "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
+    style: dict[Any, Any] = {
+        "font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with rc_context(style):
         wide = len(report.tables) > 1
         height = 4.6 if wide else min(6.5, 2 + 0.35 * len(report.tables[0].rows))
