@@ -23,8 +23,9 @@ def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
 
     command = "%(prog)s" if parser.prog == "benchmark.py" else "%(prog)s benchmark"
     parser.usage = command + " {" + ",".join(EXPERIMENTS) + "} [flags]"
-    parser.add_argument("experiment", choices=tuple(EXPERIMENTS), metavar="experiment",
-                        help="; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()))
+    parser.group("experiment").add_argument(
+        "experiment", choices=tuple(EXPERIMENTS), metavar="experiment",
+        help="; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()))
     group = parser.group("what is measured")
     group.add_argument("--model", choices=tuple(NETWORKS), default="lenet5",
                        help="network: %(choices)s (default: %(default)s)")
