@@ -328,8 +328,8 @@ def shared_rows(measure, layer, alone, loops):
 def print_rows(title, rows):
     print(f"\n{title}")
     for label, value, sentence in rows:
-        first, *rest = textwrap.wrap(sentence, 70)
-        print(f"  {label:<34}{value:>12}  {first}", *(" " * 50 + line for line in rest), sep="\n", flush=True)
+        first, *more = textwrap.wrap(sentence, 70)
+        print(f"  {label:<34}{value:>12}  {first}", *(" " * 50 + line for line in more), sep="\n", flush=True)
 
 
 def main():

@@ -38,7 +38,9 @@ def fresh(layers, shape):
     ([nn.Conv2d(4, 6, (3, 2), dilation=(2, 1), groups=2, bias=False), nn.MaxPool2d(2), nn.ReLU()], (4, 9, 8)),
     ([nn.Conv2d(1, 5, 5, padding=(2, 1)), nn.ReLU(), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten(), nn.ReLU()], (1, 8, 9)),
     (networks.online((1, 8, 8), 10).layers, (1, 8, 8)),
-], ids=["strides", "groups", "depthwise", "online"])
+    ([nn.Conv2d(1, 4, 4, padding="same"), nn.MaxPool2d(2, dilation=2, ceil_mode=True),
+      nn.MaxPool2d(3, (2, 3), 1, ceil_mode=True)], (1, 8, 9)),
+], ids=["strides", "groups", "depthwise", "online", "rounded up"])
 def test_numpy_and_our_kernels_agree_forward_and_backward(layers, shape):
     model, network = fresh(layers, shape)
     rng = np.random.default_rng(1)
