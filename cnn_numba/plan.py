@@ -1,4 +1,5 @@
 """The buffers of a network for a number of image blocks, and the kernel calls that run on them."""
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from cnn_numba.kernels import activation
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import Calls, Layer, Setup, Wires, below, every_layer, infer_shapes
+
+MOST_BYTES = 1 << 28        # of the buffers of images that are evaluated together
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,15 @@ class Needs:
     border: tuple[int, ...] = (0, 0, 0, 0)
     beside: tuple[int, ...] = (0, 0)
     dense: bool = False
+
+
+def blocks_for(shapes: Sequence[tuple[int, ...]], images: int, most_images: int) -> int:
+    """How many blocks to evaluate at a time: no more than the images fill, and within MOST_BYTES.
+
+    shapes : of one image, between the layers; buffers take about three times that, with borders and transforms
+    """
+    bytes_of_block = 3 * 4 * LANES * sum(math.prod(shape) for shape in shapes)
+    return max(1, min(math.ceil(min(images, most_images) / LANES), MOST_BYTES // bytes_of_block))
 
 
 class Plan:

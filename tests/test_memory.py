@@ -1,0 +1,31 @@
+"""Images that are evaluated together are bounded by memory and by how many there are; the numbers stay the same."""
+import numpy as np
+import pytest
+
+from cnn_numba import SGD, Trainer, load_dataset, plan
+from cnn_numba.plan import blocks_for
+from cnn_numba.presets import PRESETS
+
+MEGABYTE = 1 << 20
+
+
+@pytest.mark.parametrize(("values", "images", "blocks"), [
+    (1000, 1, 1), (1000, 16, 1), (1000, 17, 2), (1000, 10_000, 8),          # as many as the images fill
+    (2 * MEGABYTE, 128, 1), (100 * MEGABYTE, 128, 1),                       # one block, however large
+    (plan.MOST_BYTES // (3 * 4 * 16 * 5), 128, 5),
+])
+def test_blocks(values, images, blocks):
+    assert blocks_for([(values,)], images, most_images=128) == blocks
+
+
+def test_evaluation_gives_the_same_numbers_with_little_memory(monkeypatch):
+    data = load_dataset("digits").head(100, 300)
+
+    def evaluation():
+        model = PRESETS["two-conv"](data.train_images.shape[1:], 10, seed=3)
+        return Trainer(model, data, SGD(model, lr=0.1)).evaluate(data.test_images, data.test_labels)
+
+    want = evaluation()
+    monkeypatch.setattr(plan, "MOST_BYTES", 1)
+    got = evaluation()
+    assert got.loss == want.loss and np.array_equal(got.predictions, want.predictions)
