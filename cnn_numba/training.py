@@ -17,16 +17,16 @@ from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
-from cnn_numba.layers import below, infer_shapes
+from cnn_numba.layers import below
 from cnn_numba.losses import ClassLoss, CrossEntropyLoss
 from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
 from cnn_numba.optim import GradientNorm, Optimizer
-from cnn_numba.plan import Plan, blocks_for
+from cnn_numba.plan import Plan
 
 __all__ = ["Evaluation", "Trainer"]
 
-EVALUATION_BATCH = 128          # images, or fewer where they are large
+EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,8 @@ class Trainer:
         self._step = Program(training_step(
             feed, plan, feed.gather(plan, augment), feed.loss(self.loss, plan, plan.dz), update_calls,
             [feed.next_batch()], rate_calls), REPLAYS)
-        images = max(len(data.test_images), 0 if data.validation_images is None else len(data.validation_images))
-        blocks = blocks_for(infer_shapes(model.layers, shape), images, EVALUATION_BATCH)
-        self._evaluation_plan = model.plan(shape, blocks, logits=logits, backward=False, training=False)
+        self._evaluation_plan = model.plan(
+            shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
         self._evaluation_program(data.test_images, data.test_labels)
@@ -144,7 +143,7 @@ class Trainer:
 
     def _evaluation_program(self, images, labels):
         plan = self._evaluation_plan
-        feed = self._make_feed(images, labels, plan.blocks * LANES, plan.setup.batch)
+        feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.setup.batch)
         unused = Buffer(plan.blocks, plan.z.shape)
         calls = [*feed.gather(plan), *plan.calls.forward, feed.loss(self.loss, plan, unused)]
         return feed, Program(at_once([feed.next_batch(), *plan.calls.prepare]) + in_order(calls)
@@ -326,7 +325,7 @@ class Trainer:
             if name not in state:
                 raise InputError(f"the state lacks {name!r}")
         history = History.from_state(state.get("history"))
-        if history["epoch"] != list(range(1, epochs + 1)):
+        if len(history) != epochs or history["epoch"] != list(range(1, epochs + 1)):
             raise InputError(f"the history is not that of {epochs} epochs")
         numbers, best = [state.get("seconds")], state["best"]
         for sums, size in (state.get("sums"), 2), (state["norms"] or [0] * 4, 4):

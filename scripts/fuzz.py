@@ -33,13 +33,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Sequential, Trainer, load  # noqa: E402
+from cnn_numba.callbacks import Checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
 from cnn_numba.data.folder import read_image  # noqa: E402
 from cnn_numba.data.idx import read_idx  # noqa: E402
 from cnn_numba.data.npz import read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
-from cnn_numba.files.checkpoints import Checkpoints, list_checkpoints, read_checkpoint  # noqa: E402
+from cnn_numba.files.checkpoints import read_checkpoint  # noqa: E402
 from cnn_numba.files.container import SEAL, TEXT, sealed  # noqa: E402
 from cnn_numba.files.network_json import read_layers  # noqa: E402
 
@@ -222,8 +223,9 @@ def model_files():
 def checkpoint_files():
     _, trainer = small_training()
     with tempfile.TemporaryDirectory() as folder:
-        Checkpoints(folder, trainer, {"epochs": ["2"]}).start()
-        return [list_checkpoints(folder)[0].read_bytes()]
+        checkpoint = Checkpoint(folder, {"epochs": 2})
+        checkpoint.save(trainer)
+        return [checkpoint.last.read_bytes()]
 
 
 def small_training():
@@ -279,11 +281,10 @@ def read_folder(path):
 
 def resume(path):
     """Read a checkpoint and take it over in a trainer, which is always the same one."""
-    checkpoint = read_checkpoint(path)
+    saved = read_checkpoint(path)
     if not trainers:
         trainers.append(small_training()[1])
-        (path.parent.parent / "resumed").mkdir(exist_ok=True)
-    Checkpoints(path.parent.parent / "resumed", trainers[0]).resume(checkpoint)
+    Checkpoint(path.parent.parent / "resumed").resume(trainers[0], saved)
 
 
 trainers = []
