@@ -85,6 +85,10 @@ class Softmax(Layer):
     dim : 1, or -1 for features
         The axis of the features or channels, images being axis 0.
 
+    Shapes
+    ------
+    (K,) or (C, H, W) -> the same.
+
     Raises InputError (a ValueError) when it is another one.
     """
 
@@ -112,7 +116,7 @@ class Softmax(Layer):
 class LogSoftmax(Softmax):
     """The logarithm of `Softmax`, as `torch.nn.LogSoftmax`, also where the softmax itself is too small for a float32.
 
-    Arguments and errors are those of Softmax.
+    Arguments, shapes and errors are those of Softmax.
     """
 
     def calls(self, wires: Wires) -> None:

@@ -37,6 +37,10 @@ class Reshape(Layer):
     shape : int, (K,) or (C, H, W)
         One of the sizes can be -1: what the others leave.
 
+    Shapes
+    ------
+    (K,) or (C, H, W) -> shape, with as many numbers.
+
     Raises InputError (a ValueError) when the shape is none, or has other than as many numbers as an image.
     """
 
