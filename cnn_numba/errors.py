@@ -14,12 +14,12 @@ class InputError(ValueError):
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
-    """The place in front of the sentence of an InputError."""
+def naming(where: str) -> Iterator[None]:
+    """Put words in front of the sentence of an InputError that say where it comes from."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{place}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
 
 
 class Diverged(ArithmeticError):

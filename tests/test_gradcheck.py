@@ -135,7 +135,8 @@ def test_a_layer_of_the_user_without_a_textbook_is_refused_by_name(tmp_path, cap
     code = cli.main(["check-gradients", "--extension", str(tmp_path / "own.py"),
                      "--model", str(tmp_path / "net.json")])
     assert code == 2
-    assert capsys.readouterr().err == "error: layer 0: WithoutTextbook has no textbook() method, which this needs\n"
+    assert capsys.readouterr().err == (
+        "error: layer 0: WithoutTextbook has no textbook() method, which check-gradients needs\n")
 
 
 # ---- what is right ------------------------------------------------------------------------------------------

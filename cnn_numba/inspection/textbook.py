@@ -2,7 +2,7 @@
 
 It shares no arithmetic with the kernels.  A layer's part of it is its method `textbook`.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,12 +29,15 @@ class Run:
         """The images (N, ...) as (batches, images of a batch, ...)."""
         return x.reshape(-1, self.batch, *x.shape[1:])
 
-    def decide(self, x: np.ndarray, distances: np.ndarray) -> None:
-        """Note how close x is to other decisions.  Exact ties do not count: they stay ties, like the zeros that a ReLU
-        leaves for a maximum."""
+    def decide(self, x: np.ndarray, distances: Callable[[], np.ndarray]) -> None:
+        """Note how close x is to other decisions.
+
+        distances : function that gives them, called only where a margin is kept.  Exact ties do not count: they stay
+            ties, like the zeros that a ReLU leaves for a maximum.
+        """
         if self.margin is not None:
-            rms = np.sqrt(np.mean(x * x))
-            self.margin = min(self.margin, np.min(distances, where=distances > 0, initial=np.inf) / rms)
+            away, rms = distances(), np.sqrt(np.mean(x * x))
+            self.margin = min(self.margin, np.min(away, where=away > 0, initial=np.inf) / rms)
 
     def forward(self, layers: Sequence[Layer], x: np.ndarray, parameters: dict[str, np.ndarray],
                 first: int = 0) -> np.ndarray:

@@ -166,7 +166,7 @@ class Layer:
         parameters : {name: array}
         run : `inspection.textbook.Run`, which knows the batches, and what a Dropout drops
         """
-        raise InputError(f"{type(self).__name__} has no textbook() method, which this needs")
+        raise InputError(f"{type(self).__name__} has no textbook() method, which check-gradients needs")
 
     def multiply_adds(self, before: Shape, after: Shape) -> int:
         """Of one image's forward pass: each weight is used once for each position of the output."""

@@ -203,15 +203,14 @@ class Conv2d(Layer):
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
         filters, rows, cols = self.output_shape(x.shape[1:])
-        matrix = weight.reshape(groups, filters // groups, -1).transpose(0, 2, 1)
+        matrix = weight.reshape(groups, filters // groups, -1)
         y = np.empty((len(x), filters, rows, cols), x.dtype)
         step = max(1, CHUNK // (rows * cols * weight[0].size * groups))
         for first in range(0, len(x), step):
             seen = windows(x[first:first + step], self, self.padding_sides(), rows, cols)
             n = len(seen)
-            seen = seen.reshape(n, groups, -1, rows, cols, *self.kernel_size).transpose(0, 1, 3, 4, 2, 5, 6)
-            product = seen.reshape(n, groups, rows * cols, -1) @ matrix
-            y[first:first + n] = product.transpose(0, 1, 3, 2).reshape(n, filters, rows, cols)
+            columns = seen.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, rows * cols)
+            y[first:first + n] = (matrix @ columns).reshape(n, filters, rows, cols)
         return y + parameters["bias"][:, None, None] if self.bias else y
 
     def extra_repr(self) -> str:

@@ -1,4 +1,6 @@
 """Pooling."""
+from functools import reduce
+
 import numpy as np
 
 from cnn_numba.errors import InputError, truth_value, whole_number
@@ -111,10 +113,9 @@ class MaxPool2d(_Window):
 
     def textbook(self, x, parameters, run):
         seen = pool_windows(x, self, -np.inf)
-        seen = seen.reshape(*seen.shape[:4], -1)
-        y = seen.max(axis=-1)
-        if seen.shape[-1] > 1:
-            run.decide(x, y[..., None] - seen)
+        y = reduce(np.maximum, (seen[..., p, q] for p, q in np.ndindex(seen.shape[4:])))
+        if seen[0, 0, 0, 0].size > 1:
+            run.decide(x, lambda: y[..., None, None] - seen)
         return y
 
     def extra_repr(self) -> str:
