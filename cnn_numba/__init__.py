@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # In a checkout `kernels/` is beside this package, in an installation inside it; its name is cnn_numba.kernels in both.
 if not (Path(__file__).parent / "kernels").is_dir():
