@@ -6,11 +6,9 @@ or the list alone.  Types and parameters are those of the layers, in any case an
 other programs call them.  Sizes that follow from the layer before may be left out, and those of the last dense layer
 that follow from the classes.  A dense layer flattens images.
 """
-import difflib
 import inspect
 import math
 import os
-import re
 import stat
 from typing import Any
 
@@ -25,6 +23,7 @@ from cnn_numba.files.layers_json import (
     checked_output_shape,
     construct,
 )
+from cnn_numba.kinds import nearest, plain
 from cnn_numba.layers import Flatten, Layer, Linear, shape_text
 from cnn_numba.model import Sequential
 from cnn_numba.presets import PRESETS
@@ -33,7 +32,6 @@ __all__ = ["read_network"]
 
 LONGEST_FILE = 1 << 20
 MOST_PARAMETERS = 1 << 28   # a gigabyte, and as much for the gradients
-LONGEST_NAME = 40           # for which a similar one is looked up
 LOSS = "crossentropy", "crossentropyloss"       # the last entry of some programs; a Trainer brings its own
 SIZES = "in_channels", "in_features", "num_features"            # that follow from the layer before
 OTHER_PARAMETERS = {
@@ -53,10 +51,6 @@ OTHER_PARAMETERS = {
     "dim": "axis",
     "shape": "target_shape",
 }
-
-
-def plain(name: str) -> str:
-    return re.sub("[_ -]", "", name).lower()
 
 
 PARAMETERS = {plain(other): name for name, others in OTHER_PARAMETERS.items() for other in others.split()}
@@ -206,10 +200,8 @@ def _parsed(entry):
 
 def _near(name, names):
     """"did you mean ...?", or "" when nothing is near."""
-    if len(name) > LONGEST_NAME:
-        return ""
-    found = difflib.get_close_matches(plain(name), map(plain, names), 1, 0.7)
-    return f"did you mean {next(each for each in names if plain(each) == found[0])!r}?" if found else ""
+    found = nearest(name, names)
+    return f"did you mean {found!r}?" if found else ""
 
 
 def _layer(kind, params, shape, depth):
