@@ -5,6 +5,7 @@ Modules with names that need NumPy are imported when a name is needed, so that `
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
@@ -117,8 +118,8 @@ class DataName(Name):
 
 
 def plain(name: str) -> str:
-    """A name without case, hyphens and underscores."""
-    return name.lower().replace("-", "").replace("_", "")
+    """A name without case, spaces, hyphens and underscores."""
+    return re.sub("[_ -]", "", name).lower()
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
