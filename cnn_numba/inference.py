@@ -10,9 +10,12 @@ from cnn_numba.errors import InputError
 from cnn_numba.files.model_file import load
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Program
+from cnn_numba.layers import infer_shapes
 from cnn_numba.model import Sequential
+from cnn_numba.plan import Plan, blocks_for
 
-BATCH = 512
+BATCH = 512             # images that are classified together, or fewer where they are large
 
 
 class Classifier:
@@ -39,9 +42,10 @@ class Classifier:
         self.model = model
         self.shape, self.mean = model.input_shape, model.mean
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
-        self._plan = model.plan(self.shape, math.ceil(BATCH / LANES), logits=True, backward=False, training=False)
-        self._forward, _ = self._plan.programs()
-        outputs, = self._plan.z.shape
+        shapes = infer_shapes(model.layers, self.shape)
+        self._most_blocks = blocks_for(shapes, BATCH, BATCH)
+        self._plans: dict[int, tuple[Plan, Program]] = {}
+        outputs, = shapes[-1]
         self.classes = model.classes or tuple(map(str, range(outputs)))
 
     def __reduce__(self) -> Any:
@@ -65,17 +69,27 @@ class Classifier:
                              f"{'x'.join(map(str, images.shape[1:]))}")
         logits = np.empty((len(images), len(self.classes)), np.float32)
         channel = (-1, *(1 for _ in self.shape[1:]))
-        for first in range(0, len(images), BATCH):
-            batch = images[first:first + BATCH].astype(np.float32)
+        size = self._most_blocks * LANES
+        for first in range(0, len(images), size):
+            batch = images[first:first + size].astype(np.float32)
             if not np.isfinite(batch).all():
                 raise InputError("the images contain NaN or infinity, expected finite numbers")
             batch = (batch - self.mean.reshape(channel)) * self.scale.reshape(channel)
             with driver.exclusive:          # other Python threads use the same buffers
-                self._plan.x.put(batch)
-                self._plan.setup.batch[1] = len(batch)
-                self._forward()
-                logits[first:first + BATCH] = self._plan.z.get(len(batch))
+                plan, forward = self._plan(len(batch))
+                plan.x.put(batch)
+                plan.setup.batch[1] = len(batch)
+                forward()
+                logits[first:first + size] = plan.z.get(len(batch))
         return logits
+
+    def _plan(self, images: int) -> tuple[Plan, Program]:
+        """A layout for a number of images, and its forward pass: for 1, 2, 4, ... blocks, the fewest that hold them."""
+        blocks = min(self._most_blocks, 1 << (math.ceil(images / LANES) - 1).bit_length())
+        if blocks not in self._plans:
+            plan = self.model.plan(self.shape, blocks, logits=True, backward=False, training=False)
+            self._plans[blocks] = plan, plan.programs()[0]
+        return self._plans[blocks]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """float64 (N, classes): the softmax of the logits; InputError when these are not finite."""

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from cnn_numba import SGD, Trainer, load_dataset, plan
+from cnn_numba.inference import Classifier
 from cnn_numba.plan import blocks_for
 from cnn_numba.presets import PRESETS
 
@@ -16,6 +17,17 @@ MEGABYTE = 1 << 20
 ])
 def test_blocks(values, images, blocks):
     assert blocks_for([(values,)], images, most_images=128) == blocks
+
+
+@pytest.mark.parametrize("images", [1, 16, 17, 100, 300])
+def test_a_classifier_gives_the_same_numbers_however_many_images_come(monkeypatch, images):
+    data = load_dataset("digits").head(100, 300)
+    model = PRESETS["two-conv"](data.train_images.shape[1:], 10, seed=3)
+    Trainer(model, data, SGD(model, lr=0.1)).fit(1)
+    want = Classifier(model).logits(data.test_images)
+    assert np.array_equal(Classifier(model).logits(data.test_images[:images]), want[:images])
+    monkeypatch.setattr(plan, "MOST_BYTES", 1)
+    assert np.array_equal(Classifier(model).logits(data.test_images), want) and want.any()
 
 
 def test_evaluation_gives_the_same_numbers_with_little_memory(monkeypatch):
