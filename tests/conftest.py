@@ -1,8 +1,44 @@
-"""Settings that must be in force before any test module imports the kernels."""
+"""Settings that must be in force before any test module imports the kernels, and fixtures of many tests."""
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Compiled kernels stay out of the user's cache, in a folder that outlives the run: the next compiles nothing.
 os.environ.setdefault("CNN_NUMBA_CACHE_DIR", str(ROOT / ".cache" / "kernels"))
+
+
+@pytest.fixture
+def any_execution():
+    """For tests that change how the kernels run: afterwards it is as before."""
+    from cnn_numba.kernels import driver
+
+    before = driver.execution()
+    yield
+    driver.execute(*before)
+
+
+@pytest.fixture(scope="session")
+def interpreted(tmp_path_factory):
+    """interpreted(name) gives what the function of that name in `both_ways` computes in an interpreted process.
+
+    All of them run in one process, in which every warning is an error.  A test that asks for it is skipped where the
+    kernels are interpreted anyway.
+    """
+    from cnn_numba.kernels.compiled import JIT
+
+    if not JIT:
+        pytest.skip("compares interpreted kernels with compiled ones")
+    folder = tmp_path_factory.mktemp("interpreted")
+    subprocess.run([sys.executable, "-W", "error", ROOT / "tests" / "both_ways.py", folder], check=True,
+                   env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)})
+
+    def results(name):
+        with np.load(folder / f"{name}.npz") as file:
+            return dict(file)
+    return results

@@ -15,16 +15,20 @@ def layer(name, *args, **options):
 
 conv, pool, linear = (partial(layer, name) for name in ("Conv2d", "MaxPool2d", "Linear"))
 avg, adaptive = partial(layer, "AvgPool2d"), partial(layer, "AdaptiveAvgPool2d")
-reshape = partial(layer, "Reshape")
+reshape, residual = partial(layer, "Reshape"), partial(layer, "Residual")
+batch_norm, batch_norm_1d, dropout = (partial(layer, name) for name in ("BatchNorm2d", "BatchNorm1d", "Dropout"))
 relu, flatten = layer("ReLU"), layer("Flatten")
 leaky, softmax, log_softmax = (partial(layer, name) for name in ("LeakyReLU", "Softmax", "LogSoftmax"))
 tanh, sigmoid = layer("Tanh"), layer("Sigmoid")
 
 
 def make(layers, module=cnn_numba):
-    """The layer objects, of this library or of `torch.nn`, where Reshape is made of two."""
-    return [module.Sequential(module.Flatten(), module.Unflatten(1, *args))
-            if name == "Reshape" and module is not cnn_numba else getattr(module, name)(*args, **options)
+    """The layer objects, of this library or of another module with these names; an argument that is a list holds
+    layers, too."""
+    def made(value):
+        return make(value, module) if isinstance(value, list) else value
+
+    return [getattr(module, name)(*map(made, args), **{key: made(value) for key, value in options.items()})
             for name, args, options in layers]
 
 

@@ -239,6 +239,25 @@ def softmax_gradient(dy, x, dim=1):
     return y * (dy - (dy * y).sum(dim, keepdims=True))
 
 
+def batch_norm(x, weight, bias, eps=1e-5, mean=None, variance=None):
+    """y, and dy -> (dx, dweight, dbias); mean and variance of the batch unless they are given."""
+    x, axes = np.asarray(x, np.float64), (0, *range(2, np.ndim(x)))
+    of_batch, per_channel = mean is None, (-1, *(1 for _ in axes[1:]))
+    if of_batch:
+        mean, variance = x.mean(axes), x.var(axes)
+    mean, inverse, weight, bias = (
+        np.reshape(v, per_channel) for v in (mean, 1 / np.sqrt(np.asarray(variance) + eps), weight, bias))
+    normal = (x - mean) * inverse
+
+    def backward(dy):
+        d = np.asarray(dy, np.float64) * weight
+        if of_batch:
+            count = x.size // weight.size
+            d = d - d.sum(axes, keepdims=True) / count - normal * (d * normal).sum(axes, keepdims=True) / count
+        return d * inverse, (dy * normal).sum(axes), np.asarray(dy, np.float64).sum(axes)
+    return normal * weight + bias, backward
+
+
 def cross_entropy(z, labels, weight=None, label_smoothing=0.0):
     """The mean of -log softmax(z)[label], and its gradient.
 

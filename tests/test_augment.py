@@ -3,40 +3,25 @@ import math
 
 import numpy as np
 import pytest
-from test_random import splitmix
-from test_training import dataset, network, normalised, optimizer_of
+from batches import EPOCH, PLAIN, SEED, gathered, moved
+from random_numbers import splitmix
+from trainings import StopAfter, dataset, network, next_epoch, normalised, optimizer_of
 
 from cnn_numba import Augment, CrossEntropyLoss, InputError, Trainer, set_execution
 from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import batch
 from cnn_numba.kernels.augment import gather_warped, transforms
+from cnn_numba.kernels.driver import max_threads
 from cnn_numba.kernels.lanes import LANES, aligned
-from cnn_numba.kernels.program import Call, Program, execution, in_order, max_threads
+from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.kernels.random import AUGMENT
 
-SEED, EPOCH = 5, 3
 CLOSE = 1e-3            # of pixels up to 255: places in such images are right to some 1e-6; measured: 3e-4
-PLAIN = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 
 def made_up(dtype=np.uint8, images=40, shape=(3, 7, 9), seed=0):
     """Images without a dark pixel."""
     return np.random.default_rng(seed).integers(1, 256, (images, *shape)).astype(dtype)
-
-
-def gathered(calls, x, count):
-    Program(in_order(calls))()
-    return np.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[:count].copy()
-
-
-def moved(augment, images, order=None, mean=PLAIN[0], scale=PLAIN[1], lanes=LANES, draw=(SEED, EPOCH)):
-    """The images of the order, by the kernels; normalised when mean and scale say so."""
-    order = np.arange(len(images)) if order is None else order
-    blocks = math.ceil(len(order) / LANES)
-    x = aligned((blocks, *images.shape[1:], LANES))
-    x[...] = -1
-    calls = augment.calls(blocks, x, images, order, np.array([0, len(order)]), np.array(draw), mean, scale, lanes)
-    return gathered(calls, x, blocks * LANES)
 
 
 def drawn(augment, count, draw=(SEED, EPOCH)):
@@ -125,9 +110,11 @@ def test_interpolation_that_moves_nothing_is_the_plain_batch(dtype):
     mean, scale = np.array([100, 0, 7.5], np.float32), np.array([0.3, 1, 0.7], np.float32)
     x, y = (aligned((3, 3, 7, 9, LANES)) for _ in range(2))
     window, moves, padded = np.array([2, 37]), np.zeros((3, LANES, 6), np.float32), np.zeros((3, 10, 12), np.float32)
-    plain = gathered([Call(batch.gather, 3, x, images, order, window, mean, scale, LANES)], x, 48)
-    same = gathered([Call(transforms, 3, moves, order, window, np.array([1, 2]), np.zeros(4), 7, 9),
-                     Call(gather_warped, 3, y, padded, images, order, window, mean, scale, LANES, moves)], y, 48)
+    gathering = dict(images=images, order=order, batch=window, mean=mean, scale=scale, lanes=LANES)
+    plain = gathered([Call(batch.gather, 3, x=x, **gathering)], x, 48)
+    same = gathered([Call(transforms, 3, out=moves, order=order, batch=window, draw=np.array([1, 2]),
+                          ranges=np.zeros(4), rows=7, columns=9),
+                     Call(gather_warped, 3, x=y, padded=padded, **gathering, moves=moves)], y, 48)
     assert np.array_equal(plain, same) and plain.any()
     assert not Augment() and not Augment(0, 0.0, 0.0, False) and Augment(flip=True) and Augment(scale=0.1)
 
@@ -163,8 +150,8 @@ def test_what_is_drawn_is_uniform_and_independent():
     """From the transforms that the kernel makes of 4096 images of 1 x 1 pixels, to five standard errors."""
     count, shift, angle, scale = 4096, 2, math.radians(40), 0.3
     moves = np.zeros((count // LANES, LANES, 6), np.float32)
-    call = Call(transforms, len(moves), moves, np.arange(count), np.array([0, count]), np.array([9, 1]),
-                np.array([shift, angle, scale, 0.5]), 1, 1)
+    call = Call(transforms, len(moves), out=moves, order=np.arange(count), batch=np.array([0, count]),
+                draw=np.array([9, 1]), ranges=np.array([shift, angle, scale, 0.5]), rows=1, columns=1)
     Program(in_order([call]))()
     a, b, r, c, d, s = moves.reshape(count, 6).astype(np.float64).T
     size = 1 / np.hypot(a, b)
@@ -191,14 +178,6 @@ def test_what_is_drawn_is_uniform_and_independent():
 
 
 # ---- in a trainer -------------------------------------------------------------------------------------------------
-@pytest.fixture
-def any_execution():
-    """For tests that change it."""
-    mode, threads = execution()
-    yield
-    set_execution(mode, threads)
-
-
 def trainer_of(model, data, augment, **options):
     return Trainer(model, data, optimizer_of(model), batch_size=16, seed=SEED, augment=augment, **options)
 
@@ -209,7 +188,7 @@ def test_epochs_are_the_loop_of_the_library_on_moved_images(text):
     data, model, other, augment = dataset(train=70), network(), network(), Augment.parse(text)
     trainer, optimizer = trainer_of(model, data, augment), optimizer_of(other)
     for epoch in range(2):
-        trainer.epoch()
+        next_epoch(trainer)
         order = stream(SEED, ORDER, epoch).permutation(70)
         images = moved(augment, data.train_images, mean=PLAIN[0][:2], scale=PLAIN[1][:2], draw=(SEED, epoch))[:70]
         for first in range(0, 70, 16):
@@ -228,7 +207,7 @@ def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
     for how in ("serial",), mode:
         set_execution(*how)
         model = network()
-        trainer_of(model, dataset(train=150), Augment(1, 10, 0.1, True)).epoch()
+        trainer_of(model, dataset(train=150), Augment(1, 10, 0.1, True)).fit(1)
         found.append(model.values.copy())
     assert np.array_equal(*found)
 
@@ -244,7 +223,7 @@ def test_evaluation_moves_nothing():
 def test_nothing_to_move_is_the_plain_training():
     models = [network() for _ in range(3)]
     for model, augment in zip(models, (None, Augment(), Augment(shift=1)), strict=True):
-        trainer_of(model, dataset(), augment).epoch()
+        trainer_of(model, dataset(), augment).fit(1)
     assert np.array_equal(models[0].values, models[1].values)
     assert not np.array_equal(models[0].values, models[2].values)
 
@@ -253,13 +232,12 @@ def test_a_training_goes_on_between_two_steps():
     """Another trainer goes on with the same moves."""
     data, augment, models = dataset(train=150), Augment(1, 10), [network() for _ in range(3)]
     whole, begun, goes_on = (trainer_of(model, data, augment) for model in models)
-    whole.epoch()
-    whole.epoch()
-    begun.epoch()
-    steps = []
-    assert begun.epoch(pause=lambda: len(steps) == 3 or steps.append(1)) is None and 0 < begun.step < 10
+    whole.fit(2)
+    begun.fit(1)
+    begun.fit(2, StopAfter(3))
+    assert begun.epochs == 1 and 0 < begun.step < 10
     goes_on.load_state(begun.state())
-    goes_on.epoch()
+    goes_on.fit(2)
     assert np.array_equal(models[0].values, models[2].values)
 
 

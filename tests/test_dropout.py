@@ -1,12 +1,9 @@
 """Dropout: what it drops, in the forward and the backward pass, in any batch and in every way to run."""
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from test_training import dataset, optimizer_of
+from both_ways import dropout
+from random_numbers import masks
+from trainings import StopAfter, dataset, optimizer_of
 
 from cnn_numba import (
     SGD,
@@ -22,29 +19,11 @@ from cnn_numba import (
     Trainer,
     set_execution,
 )
-from cnn_numba.kernels.program import JIT, execution, max_threads
+from cnn_numba.kernels.compiled import JIT
+from cnn_numba.kernels.driver import max_threads
 
-ROOT = Path(__file__).resolve().parents[1]
 SURE = 6                # standard errors
 SHAPES = (4, 5, 6), (7,)
-
-
-@pytest.fixture
-def any_execution():
-    """For tests that change it."""
-    mode, threads = execution()
-    yield
-    set_execution(mode, threads)
-
-
-def ones(images, shape=(300,)):
-    return np.ones((images, *shape), np.float32)
-
-
-def masks(p=0.5, images=20, shape=(300,), seed=1, passes=1):
-    """What dropout multiplies images by, in each of some passes."""
-    model = Sequential(Dropout(p), seed=seed)
-    return [np.array(model(ones(images, shape))) for _ in range(passes)]
 
 
 # ---- what is dropped ------------------------------------------------------------------------------------------------
@@ -74,7 +53,7 @@ def test_every_pass_seed_and_layer_drops_others():
     passes = masks(passes=3)
     other_seed, = masks(seed=2)
     two = Sequential(Dropout(0.5), Dropout(0.5), seed=1)
-    second = np.array(two(ones(20)))[passes[0] > 0] / 2
+    second = np.array(two(np.ones((20, 300), np.float32)))[passes[0] > 0] / 2
     different = [*passes, other_seed]
     for k, a in enumerate(different):
         for b in different[:k]:
@@ -173,7 +152,7 @@ def network():
 def trained(data, epochs=2, batch_size=64, seed=3, lr=0.05):
     model = network()
     trainer = Trainer(model, data, SGD(model, lr=lr), batch_size=batch_size, seed=seed)
-    return model, [trainer.epoch().loss for _ in range(epochs)]
+    return model, trainer.fit(epochs)["loss"]
 
 
 @pytest.mark.parametrize("mode", (
@@ -204,36 +183,20 @@ def test_the_library_drops_the_same_in_any_batch():
     assert np.array_equal(masks(images=23)[0], mask[:23])
 
 
-SCRIPT = """
-import sys
-sys.path[:0] = {path!r}
-import numpy as np
-from test_dropout import JIT, masks
-assert not JIT
-np.save({file!r}, np.concatenate(masks(0.3, 20, (60,), passes=2)))
-"""
-
-
-@pytest.mark.skipif(not JIT, reason="compares with the compiled kernels")
-def test_interpreted_drops_the_same(tmp_path):
-    file = str(tmp_path / "interpreted.npy")
-    script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], file=file)
-    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True,
-                   env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
-    assert np.array_equal(np.load(file), np.concatenate(masks(0.3, 20, (60,), passes=2)))
+def test_interpreted_drops_the_same(interpreted):
+    assert np.array_equal(interpreted("dropout")["masks"], dropout()["masks"])
 
 
 def test_a_training_goes_on_between_two_steps():
     """Another trainer goes on with the same masks, to the same bits."""
     data, models = dataset(train=150), [network() for _ in range(3)]
     whole, begun, goes_on = (Trainer(model, data, optimizer_of(model), batch_size=16, seed=3) for model in models)
-    whole.epoch()
-    whole.epoch()
-    begun.epoch()
-    asked = []
-    assert begun.epoch(pause=lambda: len(asked) == 3 or asked.append(1)) is None and 0 < begun.step < 10
+    whole.fit(2)
+    begun.fit(1)
+    begun.fit(2, StopAfter(3))
+    assert begun.epochs == 1 and 0 < begun.step < 10
     goes_on.load_state(begun.state())
-    goes_on.epoch()
+    goes_on.fit(2)
     assert np.array_equal(models[0].values, models[2].values)
 
 

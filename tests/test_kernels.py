@@ -1,81 +1,18 @@
 """Every kernel against the loops of `reference`, compiled, and interpreted with NUMBA_DISABLE_JIT=1.
 
-The tolerances are float32's.  With u = 2**-24:
-- On small whole numbers every product and partial sum is a whole number below 2**24, hence exact in any order, and a
-  kernel that differs at all is wrong: no tolerance.
-- On normal numbers a sum of n products is right to 4 sqrt(n + 2) u sum |a b|, whatever the order (Higham and Mary, "A
-  new approach to probabilistic rounding error analysis", 2019).
-- Cook-Toom products subtract what they added before: their errors go with the largest sum of products around, and grow
-  by the factors of their constant matrices (TOOM).
-- Networks: the errors of some layers in a row, NETWORK of the largest number.
+`comparing` derives the tolerances.
 """
 import numpy as np
 import pytest
 import reference
-from networks import build, build_normal, conv, decided, flatten, linear, pool, relu, whole
+from comparing import NETWORK, ROUNDING, TOOM, both, check, is_toom, named, outputs_and_gradients, rejected, same
+from networks import build, build_normal, conv, decided, flatten, linear, pool, relu
 
 from cnn_numba import SGD, CrossEntropyLoss, Sequential
 from cnn_numba.kernels import batch
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.layers import Conv2d, Linear, MaxPool2d, ReLU
-
-ROUNDING = 2.0**-24
-EXACT = 2**24
-TOOM = 32 * ROUNDING           # measured: up to 10
-NETWORK = 5e-6                  # measured: up to 5e-7
-
-
-def same(got, want, what, tolerance=0.0):
-    """Equal in type, shape and, up to the tolerance, in every number; a NaN is equal to nothing."""
-    assert got.dtype == np.float32, f"{what}: {got.dtype}"
-    assert got.shape == want.shape, f"{what}: shape {got.shape} instead of {want.shape}"
-    wrong = ~(np.abs(np.asarray(got) - want) <= tolerance)
-    assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} differ, first at {np.argwhere(wrong)[0]}"
-
-
-def rejected(got, want, tolerance=0.0):
-    with pytest.raises(AssertionError, match="differ"):
-        same(got, want, "negative control", tolerance)
-
-
-def both(layers, shape, images, seed=0):
-    """A model and its reference, whole-number images, and a whole-number gradient of the output."""
-    rng = np.random.default_rng(seed)
-    model = build(layers, rng)
-    x = whole(rng, (images, *shape))
-    dy = whole(rng, (images, *model.output_shape(shape)))
-    return model, reference.Network(layers, model.state_dict()), x, dy
-
-
-def is_toom(layer, shape):
-    return isinstance(layer, Conv2d) and layer.toom(shape) is not None
-
-
-def check(layer, shape, images):
-    """Output, input gradient and parameter gradients of a single layer are those of the reference, exactly, or to TOOM
-    of the largest sum of products."""
-    model, network, x, dy = both([layer], shape, images)
-    y, dx = model(x), model.backward(dy)
-    wanted = {"output": network.forward(x)}
-    wanted["input gradient"], gradients = network.backward(dy)
-    assert network.largest < EXACT, "the numbers of this test are too large to be exact"
-    products = reference.Network([layer], {name: abs(value) for name, value in network.parameters.items()})
-    sums = {"output": products.forward(abs(x))}
-    sums["input gradient"], more = products.backward(abs(dy))
-    got = {"output": y, "input gradient": dx} | {p.name: p.grad for p in model.parameters()}
-    assert got.keys() == (wanted | gradients).keys()
-    for what, want in (wanted | gradients).items():
-        same(got[what], want, what, is_toom(model.layers[0], shape) * TOOM * (sums | more)[what].max())
-
-
-
-
-def named(*cases):
-    """pytest parameters of (name, value, ..., perhaps a mark)."""
-    marked = [case if isinstance(case[-1], pytest.MarkDecorator) else (*case, ()) for case in cases]
-    return [pytest.param(*values, id=name, marks=mark) for name, *values, mark in marked]
-
 
 # ---- convolution ---------------------------------------------------------------------------------
 CONVOLUTIONS = named(
@@ -316,7 +253,7 @@ def test_network(layers, shape, images):
     network = reference.Network(layers, model.state_dict())
     x = decided(rng, layers, model, (images, *shape))
     dy = rng.normal(size=(images, *model.output_shape(shape))).astype(np.float32)
-    got = {"output": model(x), "input gradient": model.backward(dy)} | {p.name: p.grad for p in model.parameters()}
+    got = outputs_and_gradients(model, x, dy)
     wanted = {"output": network.forward(x)}
     wanted["input gradient"], gradients = network.backward(dy)
     for what, want in (wanted | gradients).items():
@@ -431,7 +368,8 @@ def test_gather(dtype, first, count, lanes):
     order, blocks = rng.permutation(40), 3
     x = aligned((blocks, 3, 4, 5, LANES))
     x[...] = -1
-    call = Call(batch.gather, blocks, x, images, order, np.array([first, count]), mean, scale, lanes)
+    call = Call(batch.gather, blocks, x=x, images=images, order=order, batch=np.array([first, count]), mean=mean,
+                scale=scale, lanes=lanes)
     Program(in_order([call]))()
     want = np.zeros((blocks * LANES, 3, 4, 5))
     want[np.arange(len(want)) % LANES >= lanes] = -1

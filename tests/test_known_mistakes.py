@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from test_augment import moved
-from test_norm import batch_norm
+from batches import moved
 
 from cnn_numba import (
     SGD,
@@ -41,7 +40,8 @@ from cnn_numba import (
     load,
 )
 from cnn_numba.init import ORDER, stream
-from cnn_numba.kernels import program
+from cnn_numba.kernels import compiled
+from cnn_numba.kernels.program import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {
@@ -50,11 +50,11 @@ ELSEWHERE = {
     "the last short batch, at every length": "test_training.py::test_epochs_are_the_loop_of_the_library",
     "shifts that wrap": "test_augment.py::test_a_shift_never_wraps",
     "statistics of the training part": "test_data_sources.py::test_the_statistics_are_those_of_the_training_part",
-    "a pickle in a model file": "test_storage.py::test_nothing_in_a_file_is_executed",
+    "a pickle in a model file": "test_model_file.py::test_nothing_in_a_file_is_executed",
     "a pickle in a data set": "test_data_sources.py::test_pickles_in_an_npz_file_are_not_run",
     "a training that is killed, also while it saves":
         "test_checkpoints.py::test_killed_trainings_end_with_the_same_weights",
-    "a disk that is full while a model is saved": "test_storage.py::test_a_full_disk_leaves_the_file_as_it_was",
+    "a disk that is full while a model is saved": "test_model_file.py::test_a_full_disk_leaves_the_file_as_it_was",
     "a state of another network": "test_model.py::test_load_state_dict_takes_all_or_nothing",
     "memory of a training step": "test_training.py::test_steps_allocate_nothing",
     "a password in a URL": "test_data.py::test_a_password_in_a_url_is_not_repeated",
@@ -213,7 +213,7 @@ def test_leaky_relu_is_positive_on_negative_numbers():
 def test_batch_norm_gradients_are_divided_by_the_batch_twice():
     x, dy = normal(40, 6), normal(40, 6, seed=1)
     model, p = with_normal_parameters(BatchNorm1d(6))
-    y, backward = batch_norm(x, p["0.weight"].value, p["0.bias"].value)
+    y, backward = reference.batch_norm(x, p["0.weight"].value, p["0.bias"].value)
     assert agrees(model(x), y)
     got = model.backward(dy), p["0.weight"].grad, p["0.bias"].grad
     for mine, want in zip(got, backward(dy), strict=True):
@@ -238,7 +238,7 @@ def test_running_statistics_start_as_zero_over_zero():
     """Mean 0 and variance 0: before the first batch, an evaluation divides by the root of eps, or of 0."""
     x = normal(20, 3, 4, 4)
     model = Sequential(BatchNorm2d(3)).eval()
-    mistake, _ = batch_norm(x, np.ones(3), np.zeros(3), mean=np.zeros(3), variance=np.zeros(3))
+    mistake, _ = reference.batch_norm(x, np.ones(3), np.zeros(3), mean=np.zeros(3), variance=np.zeros(3))
     right_and_not(mistake, model(x), x / np.sqrt(1 + 1e-5))
 
 
@@ -274,7 +274,7 @@ def textbook_epoch(data, batch_size, drop_last=False):
 def trained(data, batch_size=16, **options):
     model = linear_model(data)
     trainer = Trainer(model, data, SGD(model, lr=0.1), batch_size=batch_size, **options)
-    return model, trainer, trainer.epoch()
+    return model, trainer, trainer.fit(1)[-1]
 
 
 def test_last_short_batch_is_dropped():
@@ -293,28 +293,28 @@ def test_loss_of_an_epoch_is_that_of_its_last_batch():
     right_and_not(losses[-1], trained(data)[2].loss, np.average(losses, weights=sizes))
 
 
-@pytest.mark.skipif(not program.JIT, reason="interpreted, nothing is compiled")
+@pytest.mark.skipif(not compiled.JIT, reason="interpreted, nothing is compiled")
 def test_first_epoch_compiles(monkeypatch):
     """Functions that compile when they are first called do so in the middle of what is timed."""
-    compiled, compile_or_load = [], program._compile
+    asked, load_or_compile = [], compiled._load_or_compile
 
     def counted(*args):
-        compiled.append(args)
-        compile_or_load(*args)
+        asked.append(args)
+        return load_or_compile(*args)
 
-    monkeypatch.setattr(program, "_compile", counted)
-    monkeypatch.setattr(program, "_addresses", {})                  # as in a fresh process
+    monkeypatch.setattr(compiled, "_load_or_compile", counted)
+    monkeypatch.setattr(compiled, "_compiled", {})                  # as in a fresh process
     data = dataset()
     model = linear_model(data)
     trainer = Trainer(model, data, SGD(model, lr=0.1))
-    before = len(compiled)
+    before = len(asked)
     assert before > 0
-    trainer.epoch()
-    assert len(compiled) == before
+    trainer.fit(1)
+    assert len(asked) == before
     model(normal(20, 1, 2, 3))                                      # the mistake: a kernel that nobody asked for yet
     model.backward(normal(20, 4))
     CrossEntropyLoss(label_smoothing=0.1)(normal(20, 4), np.arange(20) % 4)
-    assert len(compiled) > before
+    assert len(asked) > before
 
 
 # ---- data -------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_validation_part_is_chosen_after_augmentation():
     assert not in_both(data.train_images, data.validation_images)
     _, trainer, result = trained(data, augment=Augment(shift=1))
     still = trainer.evaluate(data.validation_images, data.validation_labels)
-    assert result.validation.loss == still.loss
+    assert result.validation_loss == still.loss
     assert still.loss != trainer.evaluate(np.roll(data.validation_images, 1, 3), data.validation_labels).loss
 
 
@@ -457,7 +457,7 @@ def test_evaluation_takes_memory_for_all_images_at_once():
     assert bytes_of_an_image(lambda n: windows(images[:n])) > 1000, "the mistake"
 
 
-def test_float64_by_accident():
+def test_float64_by_accident(monkeypatch):
     """Random weights and divided pixels are float64 in NumPy, and one such array makes all that it meets float64."""
     x = normal(20, 1, 6, 6).astype(np.float64)
     mistake = x.astype(np.float32).reshape(20, -1) @ np.random.default_rng(0).normal(size=(36, 4))
@@ -471,8 +471,16 @@ def test_float64_by_accident():
     assert {a.dtype for a in results + state} == {np.dtype(np.float32)}
     data = dataset(shape=(1, 6, 6), train_images=x)
     model = Sequential(*layers)
-    trainer = Trainer(model, data, Adam(model), batch_size=16)
-    arrays = [a for call in trainer._step._keep for a in call.args if isinstance(a, np.ndarray) and a.size > 8]
+    calls = []
+
+    class Noting(Program):
+        def __init__(self, phases, most=1):
+            calls.extend(call for phase in phases for chain in phase for call, _ in chain)
+            super().__init__(phases, most)
+
+    monkeypatch.setattr("cnn_numba.training.Program", Noting)
+    Trainer(model, data, Adam(model), batch_size=16)
+    arrays = [a for call in calls for a in call.args.values() if isinstance(a, np.ndarray) and a.size > 8]
     assert len(arrays) > 30 and not [a.shape for a in arrays if a.dtype == np.float64]
 
 
@@ -482,7 +490,7 @@ def test_no_seed_anywhere():
         np.random.seed(k)                                           # the state that others leave behind
         data = dataset()
         model = Sequential(Flatten(), Linear(6, 8), Dropout(0.5), Linear(8, 4))
-        Trainer(model, data, SGD(model, lr=0.1), batch_size=8, augment=Augment(shift=1)).epoch()
+        Trainer(model, data, SGD(model, lr=0.1), batch_size=8, augment=Augment(shift=1)).fit(1)
         return model.values.tobytes(), np.random.normal(size=3).tobytes()
 
     (once, mistake), (again, other) = run(1), run(2)

@@ -1,13 +1,14 @@
 """Pooling, activations and shapes against the loops of `reference`, compiled, and interpreted with NUMBA_DISABLE_JIT=1.
 
-The tolerances are those of test_kernels.py: whole numbers are exact, and a sum of n terms is right to 4 sqrt(n + 2) u
-of their absolute sum.
+The tolerances are those of `comparing`: whole numbers are exact, and a sum of n terms is right to 4 sqrt(n + 2) u of
+their absolute sum.
 """
 import zlib
 
 import numpy as np
 import pytest
 import reference
+from comparing import NETWORK, ROUNDING, TOOM, check, named, outputs_and_gradients, rejected, same
 from networks import (
     adaptive,
     avg,
@@ -29,13 +30,13 @@ from networks import (
     whole,
 )
 from numba import njit
-from test_kernels import NETWORK, ROUNDING, TOOM, check, named, rejected, same
 
 import cnn_numba
 from cnn_numba import Conv2d, InputError, MaxPool2d, ReLU, Sequential, functional, set_execution
 from cnn_numba.kernels import exponential
+from cnn_numba.kernels.compiled import KERNEL
 from cnn_numba.kernels.lanes import LANES, aligned, load, store
-from cnn_numba.kernels.program import KERNEL, Call, Program, execution, in_order
+from cnn_numba.kernels.program import Call, Program, in_order
 
 # ---- pooling -------------------------------------------------------------------------------------
 MAXIMA = named(
@@ -158,7 +159,7 @@ def exponentials_of(numbers):
     x = aligned((1, -(-len(numbers) // LANES), LANES))
     x.reshape(-1)[:len(numbers)] = numbers
     y = aligned((3, *x.shape))
-    Program(in_order([Call(exponentials, 1, y, x)]))()
+    Program(in_order([Call(exponentials, 1, y=y, x=x)]))()
     return y.reshape(3, -1)[:, :len(numbers)]
 
 
@@ -283,7 +284,7 @@ def test_among_others(layers):
     network = reference.Network(layers, model.state_dict())
     x = decided(rng, layers, model, (17, *shape))
     dy = rng.normal(size=(17, *model.output_shape(shape))).astype(np.float32)
-    got = {"output": model(x), "input gradient": model.backward(dy)} | {p.name: p.grad for p in model.parameters()}
+    got = outputs_and_gradients(model, x, dy)
     wanted = {"output": network.forward(x)}
     wanted["input gradient"], gradients = network.backward(dy)
     for what, want in (wanted | gradients).items():
@@ -292,20 +293,16 @@ def test_among_others(layers):
         rejected(got[what], 1.001 * want, tolerance)
 
 
-def test_serial_and_parallel_give_the_same_bits():
+def test_serial_and_parallel_give_the_same_bits(any_execution):
     layers = [conv(2, 4, 3, padding=1), leaky(), pool(3, 2, 1, dilation=1, ceil_mode=True), conv(4, 6, 3), tanh,
               avg(2, 1, 1), sigmoid, adaptive(3), reshape((3, 9, 2)), relu, avg((2, 1)), flatten, linear(24, 5),
               softmax(), log_softmax()]
     x = np.random.default_rng(0).normal(size=(40, 2, 12, 9)).astype(np.float32)
-    mode, threads = execution()
     results = []
-    try:
-        for arguments in (("serial",), ("parallel", 1), ("parallel",)):
-            set_execution(*arguments)
-            model = Sequential(*make(layers), seed=3)
-            results.append((np.array(model(x)), model.backward(np.eye(40, 5)), model.grads.copy()))
-    finally:
-        set_execution(mode, threads)
+    for arguments in (("serial",), ("parallel", 1), ("parallel",)):
+        set_execution(*arguments)
+        model = Sequential(*make(layers), seed=3)
+        results.append((np.array(model(x)), model.backward(np.eye(40, 5)), model.grads.copy()))
     assert results[0][2].any()
     for result in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 import reference
-from test_training import CLASSES, LAYERS, dataset, network, normalised, optimizer_of
+from trainings import CLASSES, LAYERS, dataset, network, normalised, optimizer_of
 
 from cnn_numba import CrossEntropyLoss, InputError, MSELoss, Trainer
 from cnn_numba.init import ORDER, stream
-from cnn_numba.kernels.program import JIT
+from cnn_numba.kernels.compiled import JIT
 
 ROUNDING = 2.0**-24
 SIZES = ((1, 2), (3, 10), (16, 3), (17, 10), (33, 26))
@@ -106,7 +106,7 @@ UNEVEN = {"weight": [0.5, 1, 4, 1, 2], "label_smoothing": 0.1}
 def test_an_epoch_is_the_loop_of_the_library(loss):
     """To the bit in the weights; batches of 16, the last of 6."""
     data, model, other = dataset(train=70), network(), network()
-    result = Trainer(model, data, optimizer_of(model), batch_size=16, seed=3, loss=loss).epoch()
+    result = Trainer(model, data, optimizer_of(model), batch_size=16, seed=3, loss=loss).fit(1)[-1]
     optimizer, order = optimizer_of(other), stream(3, ORDER, 0).permutation(70)
     right = 0
     for first in range(0, 70, 16):
@@ -140,7 +140,7 @@ def test_an_evaluation_reports_the_loss_of_all_images(loss, textbook, images):
 def test_training_learns(loss):
     data, model = dataset(train=300), network()
     trainer = Trainer(model, data, optimizer_of(model), batch_size=16, loss=loss)
-    epochs = [trainer.epoch() for _ in range(30 if isinstance(loss, MSELoss) else 12)]
+    epochs = trainer.fit(30 if isinstance(loss, MSELoss) else 12)
     assert epochs[-1].accuracy > 85 and epochs[-1].loss < 0.8 * epochs[0].loss
 
 

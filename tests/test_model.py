@@ -22,7 +22,7 @@ from cnn_numba import (
     Sequential,
     set_execution,
 )
-from cnn_numba.kernels.program import execution, max_threads
+from cnn_numba.kernels.driver import execution, max_threads
 
 SHAPE = (2, 6, 5)
 
@@ -354,18 +354,14 @@ def test_a_network_without_parameters():
     assert model.state_dict() == {} and model.parameters() == []
 
 
-def test_set_execution_serial_and_parallel_give_the_same_bits():
-    mode, threads = execution()
-    try:
-        results = []
-        for arguments in (("serial",), ("parallel", 1), ("parallel",)):
-            set_execution(*arguments)
-            model = small()
-            results.append((np.array(model(images(40))), model.backward(np.ones((40, 3))), model.grads.copy()))
-        for result in results[1:]:
-            assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
-    finally:
-        set_execution(mode, threads)
+def test_set_execution_serial_and_parallel_give_the_same_bits(any_execution):
+    results = []
+    for arguments in (("serial",), ("parallel", 1), ("parallel",)):
+        set_execution(*arguments)
+        model = small()
+        results.append((np.array(model(images(40))), model.backward(np.ones((40, 3))), model.grads.copy()))
+    for result in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
 def test_text():

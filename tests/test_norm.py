@@ -1,31 +1,25 @@
 """Batch normalisation and residual branches against float64 NumPy, compiled and interpreted."""
 import numpy as np
 import pytest
+import reference
 
-from cnn_numba import BatchNorm1d, BatchNorm2d, Conv2d, Flatten, InputError, Linear, ReLU, Residual, Sequential
-from cnn_numba.kernels.program import JIT, execute, execution, max_threads
+from cnn_numba import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Flatten,
+    InputError,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    set_execution,
+)
+from cnn_numba.kernels.compiled import JIT
+from cnn_numba.kernels.driver import max_threads
 
 ROUNDING = 2.0**-24
 SMALL = 64 * ROUNDING           # of the largest number; measured: up to 12 roundings
-
-
-def batch_norm(x, weight, bias, eps=1e-5, mean=None, variance=None):
-    """y, and dy -> (dx, dweight, dbias); mean and variance of the batch unless they are given."""
-    x, axes = np.asarray(x, np.float64), (0, *range(2, np.ndim(x)))
-    of_batch, per_channel = mean is None, (-1, *(1 for _ in axes[1:]))
-    if of_batch:
-        mean, variance = x.mean(axes), x.var(axes)
-    mean, inverse, weight, bias = (
-        np.reshape(v, per_channel) for v in (mean, 1 / np.sqrt(np.asarray(variance) + eps), weight, bias))
-    normal = (x - mean) * inverse
-
-    def backward(dy):
-        d = np.asarray(dy, np.float64) * weight
-        if of_batch:
-            count = x.size // weight.size
-            d = d - d.sum(axes, keepdims=True) / count - normal * (d * normal).sum(axes, keepdims=True) / count
-        return d * inverse, (dy * normal).sum(axes), np.asarray(dy, np.float64).sum(axes)
-    return normal * weight + bias, backward
 
 
 def same(got, want, what):
@@ -51,7 +45,7 @@ CASES = [(n, shape) for n in (1, 3, 16, 17, 40) for shape in SHAPES if n > 1 or 
 def test_training(images, shape):
     model, x, dy = layer_and_batch(images, shape)
     weight, bias = (p.value for p in model.parameters())
-    want, backward = batch_norm(x, weight, bias)
+    want, backward = reference.batch_norm(x, weight, bias)
     same(model(x), want, "output")
     got = [model.backward(dy), *(p.grad for p in model.parameters())]
     wanted = backward(dy)
@@ -59,7 +53,7 @@ def test_training(images, shape):
         if images * np.prod(shape[1:]) > 1 or what == "bias":           # one value each: the rest is 0 by nature
             same(g, w, what)
     with pytest.raises(AssertionError, match="output"):
-        same(model(x), batch_norm(x, weight, bias + 0.001)[0], "output")
+        same(model(x), reference.batch_norm(x, weight, bias + 0.001)[0], "output")
 
 
 @pytest.mark.parametrize("momentum", (0.1, 0.7, None))
@@ -78,7 +72,7 @@ def test_running_statistics(momentum):
     assert state["0.num_batches_tracked"] == 3
     model.eval()
     weight, bias = (p.value for p in model.parameters())
-    want, backward = batch_norm(x, weight, bias, mean=mean, variance=variance)
+    want, backward = reference.batch_norm(x, weight, bias, mean=mean, variance=variance)
     same(model(x), want, "output")
     for got, w in zip([model.backward(dy), *(p.grad for p in model.parameters())], backward(dy), strict=True):
         same(got, w, "gradient")
@@ -88,7 +82,7 @@ def test_running_statistics(momentum):
 def test_without_weights_and_without_running_statistics():
     model, x, dy = layer_and_batch(17, (3, 4, 5), affine=False, track_running_stats=False)
     assert model.state_dict() == {}
-    want, backward = batch_norm(x, np.ones(3), np.zeros(3))
+    want, backward = reference.batch_norm(x, np.ones(3), np.zeros(3))
     for mode in model.train(), model.eval():
         same(mode(x), want, "output")
         same(mode.backward(dy), backward(dy)[0], "input gradient")
@@ -126,16 +120,12 @@ def test_lanes_without_an_image_count_for_nothing(images):
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-def test_serial_and_parallel_give_the_same_bits():
-    mode, threads = execution()
-    try:
-        execute("serial", 1)
-        want = bits_of(70)
-        for n in range(1, max_threads() + 1):
-            execute("parallel", n)
-            assert bits_of(70) == want, n
-    finally:
-        execute(mode, threads)
+def test_serial_and_parallel_give_the_same_bits(any_execution):
+    set_execution("serial")
+    want = bits_of(70)
+    for n in range(1, max_threads() + 1):
+        set_execution("parallel", n)
+        assert bits_of(70) == want, n
 
 
 def test_a_residual_is_the_sum_of_its_branches():

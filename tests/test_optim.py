@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import pytest
+from examples import OPTIMIZERS
 
 from cnn_numba import (
     SGD,
@@ -23,6 +24,7 @@ from cnn_numba import (
     LinearLR,
     MultiStepLR,
     OneCycleLR,
+    Optimizer,
     ReduceLROnPlateau,
     ReLU,
     RMSprop,
@@ -31,8 +33,9 @@ from cnn_numba import (
     clip_grad_norm_,
     set_execution,
 )
+from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import JIT, Program, execution, in_order
+from cnn_numba.kernels.program import Program, in_order
 
 ROUNDING = 2.0**-24
 STEPS, ERRORS = 12, 3          # measured: up to 0.7
@@ -88,26 +91,9 @@ def adamw(w, grad, state, decay, t, **options):
 
 
 RULES = {SGD: sgd, RMSprop: rmsprop, Adam: adam, AdamW: adamw}
-CASES = [
-    (SGD, dict(lr=0.1)),
-    (SGD, dict(lr=0.05, momentum=0.9)),
-    (SGD, dict(lr=0.05, momentum=0.9, weight_decay=0.01)),
-    (SGD, dict(lr=0.05, momentum=0.8, weight_decay=0.01, nesterov=True)),
-    (SGD, dict(lr=0.05, weight_decay=0.3, decay_weights_only=True)),
-    (RMSprop, dict()),
-    (RMSprop, dict(lr=0.003, alpha=0.9, eps=1e-3, weight_decay=0.01)),
-    (RMSprop, dict(lr=0.003, momentum=0.9, weight_decay=0.3, decay_weights_only=True)),
-    (RMSprop, dict(lr=0.003, alpha=0.8, eps=1e-2, momentum=0.5, centered=True)),
-    (Adam, dict()),
-    (Adam, dict(lr=0.02, betas=(0.8, 0.95), eps=1e-4, weight_decay=0.1)),
-    (Adam, dict(lr=0.02, betas=(0.0, 0.0), eps=1e-2)),
-    (Adam, dict(lr=0.02, weight_decay=0.3, decay_weights_only=True)),
-    (AdamW, dict()),
-    (AdamW, dict(lr=0.02, betas=(0.95, 0.99), weight_decay=0.5)),
-    (AdamW, dict(lr=0.02, weight_decay=0.5, decay_weights_only=True)),
-]
-cases = pytest.mark.parametrize("kind, options", CASES, ids=[
-    " ".join([kind.__name__, *(f"{name}={value}" for name, value in options.items())]) for kind, options in CASES])
+cases = pytest.mark.parametrize("kind, options", [
+    pytest.param(Optimizer.known[kind], options, id=" ".join([kind, *(f"{k}={value}" for k, value in options.items())]))
+    for kind, options in OPTIMIZERS])
 
 
 def textbook(model, values, kind, options, grads):
@@ -191,21 +177,18 @@ def test_state_goes_on_to_the_same_bits(kind, options):
 
 
 @cases
-def test_modes_agree_to_the_bit(kind, options):
+def test_modes_agree_to_the_bit(kind, options, any_execution):
     modes = [("serial", None), ("parallel", 1), ("parallel", None)] if JIT else [("serial", None)] * 2
-    before, found = execution(), []
-    try:
-        for mode, threads in modes:
-            set_execution(mode, threads)
-            model = network()
-            optimizer, norm = kind(model, **options), GradientNorm(model, 0.5)
-            program = Program(in_order([*norm.calls(), *optimizer.calls()]))
-            for step in gradients(3, model, 4):
-                put(model, step)
-                program()
-            found.append(model.values.tobytes() + norm.norms.tobytes())
-    finally:
-        set_execution(*before) if before[0] == "parallel" else set_execution("serial")
+    found = []
+    for mode, threads in modes:
+        set_execution(mode, threads)
+        model = network()
+        optimizer, norm = kind(model, **options), GradientNorm(model, 0.5)
+        program = Program(in_order([*norm.calls(), *optimizer.calls()]))
+        for step in gradients(3, model, 4):
+            put(model, step)
+            program()
+        found.append(model.values.tobytes() + norm.norms.tobytes())
     assert len(set(found)) == 1
 
 
@@ -218,11 +201,11 @@ def test_all_in_one_table_is_step_by_step():
         model, other = network(), network()
         put(model, gradients(5, model)[0])
         put(other, gradients(5, model)[0])
-        window, norm = np.array([0, batch_size]), GradientNorm(model)
+        batch, norm = np.array([0, batch_size]), GradientNorm(model)
         optimizer, stepwise = kind(model, lr=0.3), kind(other, lr=0.3)
-        program = Program(in_order([optimizer.rate_call(rates, window, batch_size), *norm.calls(), *optimizer.calls()]))
+        program = Program(in_order([optimizer.rate_call(rates, batch, batch_size), *norm.calls(), *optimizer.calls()]))
         for k in range(steps):
-            window[0] = k * batch_size
+            batch[0] = k * batch_size
             program()
             stepwise.lr = float(rates[k, 0])
             if kind in (Adam, AdamW):

@@ -284,10 +284,10 @@ def test_a_training_with_one_cycle_in_one_table(kind):
     mine, theirs = kind(model, lr=0.1), getattr(torch.optim, kind.__name__)(others, lr=0.1)
     scheduler = OneCycleLR(mine, 0.02, total_steps=20)
     other = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.02, total_steps=20)
-    window = np.array([0, 8])
-    program = Program(in_order([mine.rate_call(scheduler.rates(20), window, 8), *mine.calls()]))
+    batch = np.array([0, 8])
+    program = Program(in_order([mine.rate_call(scheduler.rates(20), batch, 8), *mine.calls()]))
     for k in range(19):
-        window[0] = 8 * k
+        batch[0] = 8 * k
         put(model, others, rng)
         program()
         theirs.step()

@@ -1,65 +1,16 @@
 """The random numbers of the kernels: the published generator, the same bits in every way to run, and no pattern."""
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from numba import njit
+from both_ways import random_numbers
+from random_numbers import NUMBERS, lane_numbers, scalar_numbers, splitmix
 
-from cnn_numba.kernels.lanes import LANES, aligned, store
-from cnn_numba.kernels.program import JIT, KERNEL, Call, Program, at_once
-from cnn_numba.kernels.random import bits, fraction, lane_fractions, lane_keys, word
-
-ROOT = Path(__file__).resolve().parents[1]
-NUMBERS = 4000 if JIT else 600
 SURE = 6                        # standard errors: one good generator in 10**7 tests is further off
-
-
-@njit(**KERNEL)
-def words(n, out, fractions, seeds):
-    """Row n: the numbers of the key seeds[n]; and those of its pass `n` as fractions."""
-    key = word(seeds[n])
-    for k in range(out.shape[1]):
-        out[n, k] = bits(key, k)
-        fractions[n, k] = fraction(bits(key, n), k)
-
-
-@njit(**KERNEL)
-def lanes(n, out, draw):
-    """Block n: the numbers of its images."""
-    keys = lane_keys(bits(word(draw[0]), draw[1]), n * LANES)
-    for k in range(out.shape[1]):
-        store(out, (n, k), lane_fractions(keys, k))
-
-
-def scalar_numbers(seeds, count=NUMBERS):
-    seeds = np.asarray(seeds)
-    out, fractions = np.zeros((len(seeds), count), np.uint64), np.zeros((len(seeds), count))
-    Program(at_once([Call(words, len(seeds), out, fractions, seeds)]))()
-    return out, fractions
-
-
-def lane_numbers(seed, number, blocks=4, count=NUMBERS):
-    """(images, numbers) as fractions."""
-    out = aligned((blocks, count, LANES))
-    Program(at_once([Call(lanes, blocks, out, np.array([seed, number]))]))()
-    return np.moveaxis(out, -1, 1).reshape(blocks * LANES, count)
 
 
 def test_published_numbers():
     """The first five of splitmix64.c for the seed 1234567."""
     assert scalar_numbers([1234567], 5)[0][0].tolist() == [
         6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-
-
-def splitmix(key, k):
-    """The same for arrays of keys, in NumPy."""
-    x = key + (k + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def test_numbers_of_any_key():
@@ -71,26 +22,11 @@ def test_numbers_of_any_key():
     assert np.array_equal(fractions, (splitmix(keys, k) >> np.uint64(11)) * 2.0**-53)
 
 
-SCRIPT = """
-import sys
-sys.path[:0] = {path!r}
-import numpy as np
-from test_random import JIT, lane_numbers, scalar_numbers
-assert not JIT
-np.savez({file!r}, a=scalar_numbers([3, -5], 50)[0], b=lane_numbers(3, 2, 2, 50))
-"""
-
-
-@pytest.mark.skipif(not JIT, reason="compares with the compiled kernels")
-def test_interpreted_gives_the_same_bits(tmp_path):
+def test_interpreted_gives_the_same_bits(interpreted):
     """And warns of no overflow."""
-    file = str(tmp_path / "interpreted.npz")
-    script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], file=file)
-    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True,
-                   env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
-    with np.load(file) as interpreted:
-        assert np.array_equal(interpreted["a"], scalar_numbers([3, -5], 50)[0])
-        assert np.array_equal(interpreted["b"], lane_numbers(3, 2, 2, 50))
+    want = interpreted("random_numbers")
+    for name, got in random_numbers().items():
+        assert np.array_equal(got, want[name]), name
 
 
 # ---- no pattern ---------------------------------------------------------------------------------------------------

@@ -4,52 +4,11 @@ import warnings
 import numpy as np
 import pytest
 from networks import build_normal, conv, decided, flatten, linear, make, pool, random_layers, relu
+from pytorch import PARITY, differences, distance, modules, one_thread_each, torch, twin  # noqa: F401
 
-import cnn_numba
-from cnn_numba import SGD, CrossEntropyLoss, InputError, Sequential, set_execution
-from cnn_numba.kernels.program import execution
+from cnn_numba import SGD, CrossEntropyLoss, InputError, Sequential
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; the goldens stand in for it")
-
-PARITY = 1e-5                   # largest difference relative to the largest number; measured: up to 1.1e-6
 NETWORKS = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread_each():
-    """Two thread pools on the same processors starve each other; serial and parallel give the same bits."""
-    threads, (mode, workers) = torch.get_num_threads(), execution()
-    torch.set_num_threads(1)
-    set_execution("serial")
-    yield
-    torch.set_num_threads(threads)
-    set_execution(mode, workers)
-
-
-def distance(got, want):
-    want = want.detach().numpy()
-    assert got.shape == want.shape
-    return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
-
-
-def twin(layers, model):
-    """The same network in PyTorch, with the parameters of the model, found by name."""
-    other = torch.nn.Sequential(*make(layers, torch.nn))
-    other.load_state_dict({name: torch.from_numpy(value) for name, value in model.state_dict().items()})
-    return other
-
-
-def differences(model, other, x, dy):
-    """{what: distance} of the output, the input gradient and the parameter gradients."""
-    images = torch.from_numpy(x).requires_grad_()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)            # padding="same" with an even kernel copies the input
-        z = other(images)
-    z.backward(torch.from_numpy(dy))
-    found = {"output": distance(model(x), z), "input gradient": distance(model.backward(dy), images.grad)}
-    wanted = dict(other.named_parameters())
-    assert [p.name for p in model.parameters()] == list(wanted)
-    return found | {p.name: distance(p.grad, wanted[p.name].grad) for p in model.parameters()}
 
 
 def random_pair(seed):
@@ -147,7 +106,7 @@ def test_loss_is_pytorchs():
 ))
 def test_what_pytorch_refuses_is_refused(wrong):
     with pytest.raises((ValueError, RuntimeError, ZeroDivisionError)):
-        make([wrong], torch.nn)
+        make([wrong], modules)
     with pytest.raises(InputError):
         make([wrong])
 
@@ -157,8 +116,8 @@ def test_what_pytorch_refuses_is_refused(wrong):
     pool(3), pool(3, stride=1), pool(2, stride=3, padding=1), pool((2, 3), stride=(1, 2), padding=(1, 0)),
 ))
 def test_output_shapes_are_pytorchs(layer):
-    mine, = make([layer], cnn_numba)
-    theirs, = make([layer], torch.nn)
+    mine, = make([layer])
+    theirs, = make([layer], modules)
     for H in range(5, 12):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

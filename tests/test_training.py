@@ -1,63 +1,17 @@
 """The trainer: the same training as the loop a user would write, in every way to run."""
-import os
-import subprocess
-import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
-from networks import conv, flatten, linear, make, pool, relu
+from both_ways import training
+from trainings import CLASSES, LAYERS, dataset, network, next_epoch, normalised, optimizer_of, trained
 
-from cnn_numba import SGD, CrossEntropyLoss, Dataset, InputError, Sequential, Trainer, set_execution
+from cnn_numba import CrossEntropyLoss, InputError, Trainer, set_execution
+from cnn_numba.callbacks import Callback
 from cnn_numba.init import ORDER, stream
-from cnn_numba.kernels.program import JIT, execution, max_threads
-
-ROOT = Path(__file__).resolve().parents[1]
-LAYERS = [conv(2, 6, 3, padding=1), relu, pool(2), conv(6, 4, 3), relu, flatten, linear(16, 12), relu, linear(12, 5)]
-SHAPE, CLASSES = (2, 8, 8), 5
-
-
-def dataset(train=70, test=20, dtype=np.uint8, seed=0, **changes):
-    """Images of which the brightest part tells the class."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for part, n in ("train", train), ("test", test):
-        labels = rng.integers(0, CLASSES, n)
-        images = rng.integers(0, 120, (n, *SHAPE))
-        images[np.arange(n), labels % 2, labels] += 130
-        arrays |= {f"{part}_images": images.astype(dtype), f"{part}_labels": labels}
-    return Dataset(**{"name": "made up", "num_classes": CLASSES, **arrays, **changes})
-
-
-def network():
-    return Sequential(*make(LAYERS), seed=7)
-
-
-def optimizer_of(model):
-    return SGD(model, lr=0.05, momentum=0.9, weight_decay=1e-3)
-
-
-def trained(data, epochs=2, batch_size=64):
-    """A model after some epochs, and what the epochs returned."""
-    model = network()
-    trainer = Trainer(model, data, optimizer_of(model), batch_size=batch_size, seed=3)
-    return model, [trainer.epoch() for _ in range(epochs)]
-
-
-def normalised(data, images):
-    """As the trainer does it: less the mean of the training part, times what makes its deviation 1, in float32."""
-    scale = (1 / data.std).astype(np.float32)
-    return (images.astype(np.float32) - data.mean[:, None, None]) * scale[:, None, None]
-
-
-@pytest.fixture
-def any_execution():
-    """For tests that change it."""
-    mode, threads = execution()
-    yield
-    set_execution(mode, threads)
+from cnn_numba.kernels.compiled import JIT
+from cnn_numba.kernels.driver import max_threads
 
 
 # ---- the same bits in every way to run ------------------------------------------------------------------------
@@ -81,36 +35,18 @@ def test_the_seed_decides_the_order():
     results = []
     for seed in (1, 1, 2):
         model = network()
-        Trainer(model, data, optimizer_of(model), batch_size=16, seed=seed).epoch()
+        Trainer(model, data, optimizer_of(model), batch_size=16, seed=seed).fit(1)
         results.append(model.values.copy())
     assert np.array_equal(results[0], results[1]) and not np.array_equal(results[0], results[2])
 
 
-STEPS = """
-import sys
-sys.path[:0] = {path!r}
-import numpy as np
-from cnn_numba.kernels.program import JIT
-from test_training import dataset, trained
-assert not JIT
-model, epochs = trained(dataset(train=40), epochs=2, batch_size=16)
-np.savez({file!r}, losses=[e.loss for e in epochs], **model.state_dict())
-"""
-
-
-@pytest.mark.skipif(not JIT, reason="compares with the compiled kernels")
-def test_interpreted_trains_the_same_network(tmp_path):
+def test_interpreted_trains_the_same_network(interpreted):
     """Six steps.  Interpreted sums round at other places than fused ones: a few units in the last place of each."""
-    file = str(tmp_path / "interpreted.npz")
-    script = STEPS.format(path=[str(ROOT), str(ROOT / "tests")], file=file)
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
-    model, epochs = trained(dataset(train=40), epochs=2, batch_size=16)
-    start = network().state_dict()
-    with np.load(file) as interpreted:
-        np.testing.assert_allclose([e.loss for e in epochs], interpreted["losses"], rtol=1e-5)
-        for name, value in model.state_dict().items():
-            moved = np.abs(value - start[name]).max()
-            assert np.abs(value - interpreted[name]).max() < 1e-5 * moved, name
+    start, want, got = network().state_dict(), interpreted("training"), training()
+    np.testing.assert_allclose(got.pop("losses"), want["losses"], rtol=1e-5)
+    for name, value in got.items():
+        change = np.abs(value - start[name]).max()
+        assert np.abs(value - want[name]).max() < 1e-5 * change, name
 
 
 # ---- the same training as the loop of the library, and as the textbook ----------------------------------------
@@ -187,12 +123,22 @@ def test_training_learns():
     assert epochs[-1].accuracy > 90 and epochs[-1].loss < 0.5 * epochs[0].loss
 
 
+class Batches(Callback):
+    """Notes how many images of the epoch are done, whenever that is told."""
+
+    def __init__(self):
+        self.done = []
+
+    def on_batch_end(self, trainer):
+        self.done.append(trainer.images_done)
+
+
 def test_progress_is_told_in_steps_that_add_up():
-    model = network()
+    model, batches = network(), Batches()
     trainer = Trainer(model, dataset(train=300), optimizer_of(model), batch_size=1)
-    told = []
-    trainer.epoch(told.append)
-    assert sum(told) == 300 and 10 <= len(told) <= 100 and min(told) > 0
+    trainer.fit(1, batches)
+    told = np.diff(batches.done, prepend=0)
+    assert told.sum() == 300 and 10 <= len(told) <= 100 and told.min() > 0
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------------
@@ -201,7 +147,7 @@ def test_evaluation(images):
     data = dataset(test=images)
     model = network()
     trainer = Trainer(model, data, optimizer_of(model))
-    trainer.epoch()
+    trainer.fit(1)
     before = model.values.copy()
     result = trainer.evaluate(data.test_images, data.test_labels)
     logits = reference.Network(LAYERS, model.state_dict()).forward(normalised(data, data.test_images))
@@ -219,7 +165,7 @@ def test_evaluation_does_not_disturb_training():
     trainer = Trainer(model, data, optimizer_of(model), seed=3)
     for _ in range(2):
         trainer.evaluate(data.test_images, data.test_labels)
-        trainer.epoch()
+        next_epoch(trainer)
     assert np.array_equal(model.values, want.values)
 
 
@@ -288,26 +234,32 @@ def test_steps_allocate_nothing():
     1280 bytes; Python itself uses some 200 for a moment."""
     model = network()
     trainer = Trainer(model, dataset(train=640), optimizer_of(model), batch_size=64)
-    trainer.epoch()
+    trainer.fit(1)
+
+    class Watch(Callback):
+        """The most memory that each step of an epoch takes, when it is spoiled by an array of a shape."""
+
+        def __init__(self, spoil):
+            self.spoil, self.taken = spoil, []
+
+        def on_train_begin(self, trainer):
+            tracemalloc.start()
+            self.start = 0
+
+        def on_batch_end(self, trainer):
+            self.taken.append(tracemalloc.get_traced_memory()[1] - self.start)
+            tracemalloc.reset_peak()
+            self.start = tracemalloc.get_traced_memory()[0]
+            np.empty(self.spoil, np.float32)
+
+        def on_train_end(self, trainer):
+            tracemalloc.stop()
 
     def largest(spoil):
-        """The most memory that a step of an epoch takes, when each is spoiled by an array of that shape."""
-        taken = []
-
-        def after_each_step(done):
-            taken.append(tracemalloc.get_traced_memory()[1] - start[0])
-            tracemalloc.reset_peak()
-            start[0] = tracemalloc.get_traced_memory()[0]
-            np.empty(spoil, np.float32)
-
-        start = [0]
-        tracemalloc.start()
-        try:
-            trainer.epoch(after_each_step)
-        finally:
-            tracemalloc.stop()
-        assert len(taken) == 10
-        return max(taken[1:])                                   # the first holds the order of the epoch
+        watch = Watch(spoil)
+        next_epoch(trainer, watch)
+        assert len(watch.taken) == 10
+        return max(watch.taken[1:])                             # the first holds the order of the epoch
 
     assert largest(spoil=0) < 1000
     assert largest(spoil=(64, CLASSES)) > 1000

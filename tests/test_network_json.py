@@ -6,85 +6,61 @@ import re
 import sys
 from pathlib import Path
 
+import examples
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from networks import (
-    adaptive,
-    avg,
-    conv,
-    flatten,
-    layer,
-    leaky,
-    linear,
-    log_softmax,
-    make,
-    pool,
-    relu,
-    reshape,
-    sigmoid,
-    softmax,
-    tanh,
-)
 
 import cnn_numba as nn
 from cnn_numba import InputError, Sequential
-from cnn_numba.files.layers_json import (
-    DEEPEST,
-    MOST_LAYERS,
-    TYPES,
-    build_layers,
-    check_image_shape,
-    describe_layers,
-)
-from cnn_numba.files.network_json import (
-    OTHER_PARAMETERS,
-    OTHER_TYPES,
-    build_network,
-    build_written,
-    plain,
-    read_network,
-)
+from cnn_numba.files.layers_json import DEEPEST, MOST_LAYERS, build_layers, check_image_shape, describe_layers
+from cnn_numba.files.network_json import OTHER_PARAMETERS, build_network, build_written, plain, read_network
+from cnn_numba.layers import Layer
 from cnn_numba.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = 1, 28, 28
+LIBRARY = examples.of_the_library(Layer)
 
 
-# ---- every layer as a value ----------------------------------------------------------------------------------
-def examples():
-    """A layer of each type, with other arguments than the defaults where it has some."""
-    block = nn.Residual([nn.Conv2d(4, 6, 1), nn.Residual(nn.ReLU())], [nn.Conv2d(4, 6, 1, bias=False)])
-    return [*make([conv(4, 8, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2, bias=False),
-                   conv(1, 1, 3, padding="same"), relu, flatten, linear(3, 4),
-                   pool(3, stride=(2, 1), padding=1, dilation=2, ceil_mode=True), pool(2, return_indices=True),
-                   avg((2, 3), 1, 1, True, False, divisor_override=5), avg(2), adaptive((1, None)), adaptive(2),
-                   reshape((2, -1, 3)), reshape(12), leaky(0.2), tanh, sigmoid, softmax(-1), log_softmax(-1),
-                   layer("Dropout", 0.25), conv(1, 2, 3, init="kaiming_normal"),
-                   layer("BatchNorm2d", 3, eps=1e-3, momentum=None, affine=False),
-                   layer("BatchNorm1d", 3, momentum=0.3, track_running_stats=False)]), block, nn.Residual(nn.ReLU())]
-
-
-def test_every_layer_keeps_its_arguments_as_attributes():
-    """What `describe_layers` relies on; a new layer must do so too."""
-    assert {type(example).__name__ for example in examples()} == set(TYPES)
-    again = build_layers(json.loads(json.dumps(describe_layers(examples()))))
-    assert list(map(repr, again)) == list(map(repr, examples()))
-    assert describe_layers(again) == describe_layers(examples())
-
-
+# ---- layers as values (test_examples.py has every layer) --------------------------------------------------------
 def test_a_branch_without_layers_is_null():
     assert describe_layers([nn.Residual(nn.ReLU())]) == [
         {"type": "Residual", "params": {"body": [{"type": "ReLU", "params": {}}], "shortcut": None}}]
 
 
-def test_layers_of_others_are_refused_by_their_place():
-    class Mine(nn.ReLU):
-        pass
+class _Hidden(nn.ReLU):
+    pass
 
-    with pytest.raises(InputError, match="^layer 1: body: layer 0: Mine is no layer of this library"):
-        describe_layers([nn.ReLU(), nn.Residual(Mine())])
+
+class Forgetful(nn.ReLU):
+    def __init__(self, size=3):
+        self.count = size
+
+
+class Odd(nn.ReLU):
+    def __init__(self, what=None):
+        self.what = what
+
+
+@pytest.mark.parametrize("layer, sentence", [
+    (_Hidden(), "_Hidden cannot be saved: a layer's name must not begin with an underscore"),
+    (Forgetful(), "Forgetful cannot be saved: it does not keep its argument size as an attribute"),
+    (Odd({1}), "Odd cannot be saved: its argument what is {1}, expected numbers, text, true, false or a list of them"),
+    (Odd([[1]]), "Odd cannot be saved: its argument what is [[1]], expected numbers"),
+])
+def test_layers_that_a_file_could_not_bring_back_are_refused_by_their_place(layer, sentence):
+    with pytest.raises(InputError) as raised:
+        describe_layers([nn.ReLU(), nn.Residual(layer)])
+    assert str(raised.value).startswith(f"layer 1: body: layer 0: {sentence}")
+
+
+def test_a_layer_of_ones_own_is_a_layer():
+    for value in 3, "three", True, None, [1, 2.5]:
+        description = json.loads(json.dumps(describe_layers([Odd(value)])))
+        assert build_layers(description)[0].what == value
+    assert built([entry("odd", what=3), entry("fc")]).layers[0].what == 3
 
 
 def residual(*body, **more):
@@ -105,11 +81,12 @@ def nested(depth):
     (residual(), "body: layers: expected a list of 1 to 1000 layers"),
     ({"type": "Residual"}, "Residual needs body"),
     (residual(RELU, shortcut=[]), "shortcut: layers: expected a list"),
-    (residual(RELU, shortcut=[RELU, {"type": "relu"}]), "shortcut: layer 1: the type must be one of .*, got 'relu'"),
+    (residual(RELU, shortcut=[RELU, {"type": "relu"}]),
+     "shortcut: layer 1: unknown type 'relu': expected one of .*ReLU.*or import the module"),
     (residual(residual(3)), "body: layer 0: body: layer 0: expected"),
     (residual({"type": "Linear", "params": {"in_features": 3}}), "body: layer 0: Linear needs out_features"),
     (residual(*[RELU] * MOST_LAYERS), "layers: expected 1 to 1000 layers, also counting"),
-    (nested(DEEPEST + 1), f"layers: more than {DEEPEST} of them in each other"),
+    (nested(DEEPEST + 1), f"layers: more than {DEEPEST} of them inside each other"),
 ])
 def test_descriptions_that_cannot_be(entry, sentence):
     with pytest.raises(InputError) as raised:
@@ -196,10 +173,13 @@ def test_sizes_follow_inside_of_branches_too():
 
 
 def test_spellings_do_not_contradict_each_other():
-    others = [other for words in OTHER_TYPES.values() for other in words.split()]
-    assert set(OTHER_TYPES) <= {*TYPES, "batchnorm"}
-    assert len(set(others)) == len(others) and not set(others) & {plain(name) for name in TYPES}
-    assert all(other == plain(other) for other in others)
+    """Several classes share a spelling only where their arguments are the same: BatchNorm1d and BatchNorm2d."""
+    meant = {}
+    for kind in LIBRARY.values():
+        for spelling in {kind.__name__, *kind.aliases}:
+            meant.setdefault(plain(spelling), []).append(kind)
+    assert all(len({tuple(kind.arguments()) for kind in kinds}) == 1 for kinds in meant.values())
+    assert all(len(meant[plain(name)]) == 1 for name in LIBRARY), "an alias is the name of another layer"
     others = [plain(other) for words in OTHER_PARAMETERS.values() for other in words.split()]
     assert len(set(others)) == len(others)
 
@@ -217,7 +197,7 @@ WIDE = entry("conv", filters=4, kernel_size=3)
     ([{"type": "conv", "params": [3]}], "layer 0: the parameters must be {name: value}, got [3]"),
     # names
     ([RELU, entry("convd2")], "layer 1: unknown type 'convd2', did you mean 'Conv2d'?"),
-    ([entry("denes")], "layer 0: unknown type 'denes', did you mean 'dense'?"),
+    ([entry("denes")], "layer 0: unknown type 'denes', did you mean 'Dense'?"),
     ([entry("transformer")], "layer 0: unknown type 'transformer', expected one of "),
     ([entry("x" * 100_000)], "layer 0: unknown type 'xxx"),
     ([entry("conv", out_chanels=3)], "layer 0: conv has no parameter 'out_chanels', did you mean 'out_channels'?"),
@@ -248,7 +228,7 @@ WIDE = entry("conv", filters=4, kernel_size=3)
     ([entry("residual", body=[RELU, entry("conv")]), entry("fc")], "layer 0: body: layer 1: Conv2d needs"),
     ([entry("residual"), entry("fc")], "layer 0: body: layers: expected a list"),
     ([entry("residual", body=[RELU], shortcut=0)], "layer 0: shortcut: layers: expected a list"),
-    ([nested(DEEPEST + 1), entry("fc")], f"layers: more than {DEEPEST} of them in each other"),
+    ([nested(DEEPEST + 1), entry("fc")], f"layers: more than {DEEPEST} of them inside each other"),
     # too much
     ([entry("fc", units=10**17), entry("fc")], "layer 0: 784 features to 100000000000000000 features takes too much"),
     ([entry("conv", filters=1, kernel_size=1, padding=10**17)], "layer 0: 1x28x28 to 1x2000"),
@@ -270,15 +250,15 @@ def test_what_is_wrong_is_said_in_one_sentence(written, sentence, tmp_path):
 
 
 @pytest.mark.parametrize("content, sentence", [
-    (b"", "line 1, column 1 is no JSON: Expecting value"),
+    (b"", "line 1, column 1 is not JSON: Expecting value"),
     (b'[\n {"type": "relu",}\n]', "line 2, column 1"),
-    (b'[{"type": "fc", "type": "relu"}]', "the key 'type' stands twice in the same object"),
-    (b'[{"type": "bn", "params": {"eps": NaN}}]', "NaN is no number"),
-    (b'[{"type": "bn", "params": {"eps": -Infinity}}]', "-Infinity is no number"),
+    (b'[{"type": "fc", "type": "relu"}]', "the key 'type' occurs twice in the same object"),
+    (b'[{"type": "bn", "params": {"eps": NaN}}]', "NaN is not a number in JSON"),
+    (b'[{"type": "bn", "params": {"eps": -Infinity}}]', "-Infinity is not a number in JSON"),
     (b'[{"type": "bn", "params": {"eps": 1e999}}]', "the number 1e999 is too large"),
     (b"[" + b"9" * 5000 + b"]", "has more than 18 digits"),
-    (b"[" * 100_000, "has too many brackets in each other"),
-    (b"\xff\xfe[]", "is no text in UTF-8"), (b" " * (1 << 20) + b"[]", "is longer than the 1,048,576 bytes"),
+    (b"[" * 100_000, "has too many brackets inside each other"),
+    (b"\xff\xfe[]", "is not text in UTF-8"), (b" " * (1 << 20) + b"[]", "is longer than the 1,048,576 bytes"),
     (b'["\\ud800"]', "layer 0: expected"),
 ])
 def test_files_that_are_no_json(content, sentence, tmp_path):
@@ -325,7 +305,7 @@ def test_a_file_takes_the_place_of_a_preset(tmp_path):
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-2, 10) | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-NAMES = st.sampled_from([*TYPES, "conv", "fc", "bn", "in_channels", "kernel_size", "padding", "units", "bias", "body",
+NAMES = st.sampled_from([*LIBRARY, "conv", "fc", "bn", "in_channels", "kernel_size", "padding", "units", "bias", "body",
                          "shortcut"]) | st.text()
 ENTRIES = st.recursive(
     st.fixed_dictionaries({"type": NAMES}, optional={"params": st.dictionaries(NAMES, JSON) | JSON}),
