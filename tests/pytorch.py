@@ -43,9 +43,9 @@ def array(tensor):
 
 def distance(got, want):
     """The largest difference, of the largest number."""
-    want = array(want)
+    got, want = np.asarray(got), array(want)
     assert got.shape == want.shape
-    return np.abs(np.asarray(got) - want).max() / (np.abs(want).max() or 1)
+    return np.abs(got - want).max() / (np.abs(want).max() or 1)
 
 
 def sequential(layers):

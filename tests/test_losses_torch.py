@@ -1,45 +1,49 @@
 """The losses and their gradients in PyTorch."""
 import numpy as np
 import pytest
+from examples import LOSSES
+from pytorch import distance, one_thread_each, torch  # noqa: F401
 
-from cnn_numba import CrossEntropyLoss, MSELoss
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; the loops of `reference` stand in for it")
+import cnn_numba
+from cnn_numba import CrossEntropyLoss
 
 PARITY = 1e-6                   # largest difference relative to the largest number; measured: up to 4e-7
 
 
-def distance(got, want):
-    want = want.detach().numpy()
-    return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
-
-
-def both(seed):
-    """(loss of this library, of PyTorch) on the same random batch, with gradients, for random arguments."""
-    rng = np.random.default_rng(seed)
-    images, classes = int(rng.choice([1, 5, 16, 40])), int(rng.choice([2, 10, 33]))
-    logits = (rng.choice([0.5, 5]) * rng.normal(size=(images, classes))).astype(np.float32)
-    labels = rng.integers(0, classes, images)
+def in_both(name, options, logits, labels):
+    """(loss of this library, of PyTorch, its gradient) of a batch."""
     z, targets = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
-    if rng.random() < 0.25:
-        mine, theirs = MSELoss(), torch.nn.MSELoss()
-        targets = torch.nn.functional.one_hot(targets, classes).float()
-    else:
-        weight = rng.uniform(0.1, 2, classes).astype(np.float32) if rng.random() < 0.6 else None
-        smoothing = float(rng.choice([0, 0.1, 0.7]))
-        mine = CrossEntropyLoss(weight, smoothing)
-        theirs = torch.nn.CrossEntropyLoss(
-            None if weight is None else torch.from_numpy(weight), label_smoothing=smoothing)
-    wanted = theirs(z, targets)
+    if name == "MSELoss":
+        targets = torch.nn.functional.one_hot(targets, logits.shape[1]).float()
+    wanted = getattr(torch.nn, name)(**{key: torch.tensor(value, dtype=torch.float32) if key == "weight" else value
+                                        for key, value in options.items()})(z, targets)
     wanted.backward()
-    return mine(logits, labels), wanted, z.grad
+    return getattr(cnn_numba, name)(**options)(logits, labels), wanted, z.grad
+
+
+def agree(loss, wanted, gradient):
+    return distance(loss, wanted) < PARITY and distance(loss.dlogits, gradient) < PARITY
+
+
+@pytest.mark.parametrize("name, options", LOSSES, ids=str)
+def test_examples(name, options):
+    rng = np.random.default_rng(0)
+    loss, wanted, gradient = in_both(name, options, rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 5, 40))
+    assert agree(loss, wanted, gradient)
+    assert not agree(loss, 1.001 * wanted, gradient) and not agree(loss, wanted, 1.001 * gradient)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_loss(seed):
-    loss, wanted, gradient = both(seed)
-    assert distance(loss, wanted) < PARITY
-    assert distance(loss.dlogits, gradient) < PARITY
+    rng = np.random.default_rng(seed)
+    images, classes = int(rng.choice([1, 5, 16, 40])), int(rng.choice([2, 10, 33]))
+    logits = (rng.choice([0.5, 5]) * rng.normal(size=(images, classes))).astype(np.float32)
+    labels, options = rng.integers(0, classes, images), {}
+    if rng.random() >= 0.25:
+        options["weight"] = rng.uniform(0.1, 2, classes).astype(np.float32) if rng.random() < 0.6 else None
+        options["label_smoothing"] = float(rng.choice([0, 0.1, 0.7]))
+        options = {key: value for key, value in options.items() if value is not None}
+    assert agree(*in_both("CrossEntropyLoss" if options else "MSELoss", options, logits, labels))
 
 
 def test_negative_control():

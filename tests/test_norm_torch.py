@@ -1,54 +1,44 @@
 """Networks with batch normalisation and residual branches, in PyTorch."""
 import numpy as np
 import pytest
+from pytorch import modules, one_thread_each, torch  # noqa: F401
 
 import cnn_numba as nn
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; tests/test_norm.py stands in for it")
 
 PARITY = 1e-5           # of the largest number of its kind; measured: up to 4e-6
 
 
-class TorchResidual(torch.nn.Module):
-    def __init__(self, body, shortcut=None):
-        super().__init__()
-        self.body = torch.nn.Sequential(*body)
-        self.shortcut = torch.nn.Sequential(*shortcut) if shortcut else torch.nn.Identity()
-
-    def forward(self, x):
-        return self.body(x) + self.shortcut(x)
-
-
-def after_grouped(m, R):
+def after_grouped(m):
     return [m.Conv2d(4, 8, 3, groups=4), m.BatchNorm2d(8), m.ReLU(), m.Conv2d(8, 6, 3, groups=2, bias=False),
             m.BatchNorm2d(6, momentum=0.3, eps=1e-3), m.Flatten(), m.Linear(6 * 4 * 5, 5)]
 
 
-def after_relu(m, R):
+def after_relu(m):
     return [m.Conv2d(4, 8, 3), m.ReLU(), m.BatchNorm2d(8), m.MaxPool2d(2), m.Flatten(), m.Linear(72, 16), m.ReLU(),
             m.BatchNorm1d(16), m.Linear(16, 5)]
 
 
-def resnet(m, R):
+def resnet(m):
     return [m.Conv2d(4, 8, 3, padding=1, bias=False), m.BatchNorm2d(8), m.ReLU(),
-            R([m.Conv2d(8, 8, 3, padding=1), m.BatchNorm2d(8), m.ReLU(), m.Conv2d(8, 8, 3, padding=1),
+            m.Residual([m.Conv2d(8, 8, 3, padding=1), m.BatchNorm2d(8), m.ReLU(), m.Conv2d(8, 8, 3, padding=1),
                m.BatchNorm2d(8)]), m.ReLU(),
-            R([m.Conv2d(8, 16, 3, 2, 1), m.BatchNorm2d(16), m.ReLU(), m.Conv2d(16, 16, 5, padding=2),
+            m.Residual([m.Conv2d(8, 16, 3, 2, 1), m.BatchNorm2d(16), m.ReLU(), m.Conv2d(16, 16, 5, padding=2),
                m.BatchNorm2d(16, momentum=None)], [m.Conv2d(8, 16, 1, 2), m.BatchNorm2d(16)]), m.ReLU(),
-            m.MaxPool2d(2), m.Flatten(), R([m.Linear(64, 64), m.ReLU()]), m.Linear(64, 5)]
+            m.MaxPool2d(2), m.Flatten(), m.Residual([m.Linear(64, 64), m.ReLU()]), m.Linear(64, 5)]
 
 
-def before_activation(m, R):
-    return [R([m.BatchNorm2d(4), m.ReLU(), m.Conv2d(4, 4, 3, padding=1), m.ReLU()]),
-            R([m.ReLU(), R([m.Conv2d(4, 4, 1)]), m.MaxPool2d(3, 1, 1)], [m.Conv2d(4, 4, 3, padding=1)]),
+def before_activation(m):
+    return [m.Residual([m.BatchNorm2d(4), m.ReLU(), m.Conv2d(4, 4, 3, padding=1), m.ReLU()]),
+            m.Residual([m.ReLU(), m.Residual([m.Conv2d(4, 4, 1)]), m.MaxPool2d(3, 1, 1)],
+                       [m.Conv2d(4, 4, 3, padding=1)]),
             m.BatchNorm2d(4, affine=False), m.BatchNorm2d(4, track_running_stats=False), m.Flatten(),
             m.Linear(4 * 8 * 9, 5)]
 
 
 def twins(describe, seed):
     rng = np.random.default_rng(seed)
-    mine = nn.Sequential(*describe(nn, nn.Residual), seed=seed)
-    theirs = torch.nn.Sequential(*describe(torch.nn, TorchResidual))
+    mine = nn.Sequential(*describe(nn), seed=seed)
+    theirs = torch.nn.Sequential(*describe(modules))
     for p in mine.parameters():
         if p.value.ndim == 1:
             p.value[:] = rng.normal(p.name.endswith("weight"), 0.3, p.value.shape)

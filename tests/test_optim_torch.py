@@ -9,6 +9,8 @@ import warnings
 
 import numpy as np
 import pytest
+from examples import of_the_library
+from pytorch import array, one_thread_each, torch  # noqa: F401
 
 import cnn_numba
 from cnn_numba import (
@@ -17,6 +19,7 @@ from cnn_numba import (
     BatchNorm1d,
     Linear,
     OneCycleLR,
+    Optimizer,
     ReduceLROnPlateau,
     ReLU,
     RMSprop,
@@ -26,19 +29,9 @@ from cnn_numba import (
 )
 from cnn_numba.kernels.program import Program, in_order
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; the textbook stands in for it")
-
 ROUNDING = 2.0**-24
 STEPS, PARITY = 15, 2           # measured: up to 0.5
 RATES = 1e-12                   # relative; PyTorch's products of up to 60 ratios: measured up to 6e-15
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(seed):
@@ -74,7 +67,7 @@ def distance(model, mine, others, theirs, rng, steps=STEPS):
         theirs.step()
         largest = max(largest, np.abs(model.values).max(), np.abs(model.values - before).max())
     pairs = zip(model.parameters(), others, strict=True)
-    return max(np.abs(p.value - q.detach().numpy()).max() for p, q in pairs) / (steps * ROUNDING * largest)
+    return max(np.abs(p.value - array(q)).max() for p, q in pairs) / (steps * ROUNDING * largest)
 
 
 GRIDS = {
@@ -85,6 +78,10 @@ GRIDS = {
                  weight_decay=[0.0, 0.05]),
     "AdamW": dict(lr=[1e-3, 0.05], betas=[(0.9, 0.999), (0.6, 0.8)], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.05]),
 }
+
+
+def test_every_optimizer_of_the_library_is_compared():
+    assert GRIDS.keys() == of_the_library(Optimizer).keys()
 
 
 def options_of(name):
@@ -295,5 +292,5 @@ def test_a_training_with_one_cycle_in_one_table(kind):
     scheduler.advance(19)
     assert settings(mine) == pytest.approx(torch_settings(theirs), rel=RATES)
     pairs = zip(model.parameters(), others, strict=True)
-    worst = max(np.abs(p.value - q.detach().numpy()).max() for p, q in pairs)
+    worst = max(np.abs(p.value - array(q)).max() for p, q in pairs)
     assert worst < 19 * PARITY * ROUNDING * np.abs(model.values).max()
