@@ -144,10 +144,11 @@ if JIT:
     def _compile(function, signature):
         try:
             return function._compiler.compile(signature, None)
-        except errors.NumbaError as error:
+        except (errors.NumbaError, errors.UnsupportedBytecodeError) as error:
             name, code = function.py_func.__name__, function.py_func.__code__
             reason = " ".join(str(error).split("\n\n")[0].split("\n")[1:]) or str(error)
             raise KernelError(
-                f"{name} ({code.co_filename}, line {code.co_firstlineno}) cannot be compiled: {reason.strip()}; "
+                f"{name} ({code.co_filename}, line {code.co_firstlineno}) cannot be compiled: "
+                f"{' '.join(reason.split())}; "
                 "breakpoint() and whatever else only Python can do needs interpreted kernels (--no-jit, or "
                 "NUMBA_DISABLE_JIT=1)") from error

@@ -1,0 +1,187 @@
+"""Calls of kernels by the names of their arguments, programs of calls, and kernels that cannot be compiled."""
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from cnn_numba import set_execution
+from cnn_numba.kernels.compiled import JIT, KERNEL, KernelError
+from cnn_numba.kernels.driver import max_threads
+from cnn_numba.kernels.program import Call, Program, at_once, in_order
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+
+@njit(**KERNEL)
+def append(item, out, length, value):
+    """Append 100 * item + value to row `item` of out."""
+    out[item, length[item]] = 100 * item + value
+    length[item] += 1
+
+
+@njit(**KERNEL)
+def add_rows(item, total, out, length):
+    """total[item] = the sum of all rows of out."""
+    total[item] = 0
+    for row in range(out.shape[0]):
+        for k in range(length[row]):
+            total[item] += out[row, k]
+
+
+@njit(**KERNEL)
+def stops(item, x):
+    breakpoint()
+    x[item] = 1
+
+
+@njit(**KERNEL)
+def traces(item, x):
+    import pdb
+    pdb.set_trace()
+    x[item] = 1
+
+
+@njit(**KERNEL)
+def uses_an_unknown_name(item, x):
+    x[item] = unknown           # noqa: F821
+
+
+@njit(**KERNEL)
+def stores_text(item, x):
+    x[item] = "text"
+
+
+def arrays(items=3):
+    return np.zeros((items, 9), np.int64), np.zeros(items, np.int64)
+
+
+# ---- names of arguments -------------------------------------------------------------------------------------------
+def test_arguments_are_told_by_their_names_in_any_order():
+    out, length = arrays()
+    call = Call(append, 3, value=7, length=length, out=out)
+    Program(in_order([call]))()
+    assert out[:, 0].tolist() == [7, 107, 207] and length.tolist() == [1, 1, 1]
+    assert list(call.args) == ["out", "length", "value"] and call.args["out"] is out
+    assert repr(call) == "<append(out, length, value) for 3 items>"
+
+
+@pytest.mark.parametrize("change, sentence", (
+    ({"value": None}, "append misses value, expected out, length, value"),
+    ({"value": None, "out": None}, "append misses out, expected out, length, value"),
+    ({"values": 7}, "append has no argument values, expected out, length, value"),
+    ({"value": None, "values": 7}, "append misses value, expected"),
+    ({"item": 0}, "append has no argument item, expected out, length, value"),
+    ({"kernel": append}, "append has no argument kernel, expected"),
+))
+def test_wrong_and_missing_names_are_refused_when_the_call_is_made(change, sentence):
+    out, length = arrays()
+    args = {name: value for name, value in ({"out": out, "length": length, "value": 7} | change).items()
+            if value is not None}
+    with pytest.raises(TypeError) as error:
+        Call(append, 3, **args)
+    assert str(error.value).startswith(sentence)
+
+
+def test_doubled_names_and_arguments_without_a_name_are_refused():
+    out, length = arrays()
+    more = {"value": 8}
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'value'"):
+        Call(append, 3, out=out, length=length, value=7, **more)
+    with pytest.raises(TypeError, match="positional"):
+        Call(append, 3, out, length, 7)
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------
+def test_calls_of_as_many_items_run_as_one_chain_for_each_item():
+    out, length = arrays()
+    calls = [Call(append, 3, out=out, length=length, value=k) for k in range(4)]
+    phases = in_order(calls)
+    assert [[item for _, item in chain] for chain in phases[0]] == [[0] * 4, [1] * 4, [2] * 4] and len(phases) == 1
+    Program(phases)()
+    assert out[:, :4].tolist() == [[100 * item + k for k in range(4)] for item in range(3)]
+
+
+def test_a_call_that_needs_all_items_begins_a_phase():
+    out, length = arrays()
+    totals = [np.zeros(n, np.int64) for n in (3, 2)]
+    calls = [Call(append, 3, out=out, length=length, value=1),
+             Call(add_rows, 3, total=totals[0], out=out, length=length, after_all=True),
+             Call(add_rows, 2, total=totals[1], out=out, length=length)]
+    phases = in_order(calls)
+    assert [len(phase) for phase in phases] == [3, 3, 2]
+    Program(phases)()
+    assert totals[0].tolist() == [303] * 3 and totals[1].tolist() == [303] * 2
+
+
+def test_calls_that_do_not_depend_on_each_other_are_chains_of_one_phase():
+    out, length = arrays()
+    calls = [Call(append, 1, out=out[k:], length=length[k:], value=k) for k in range(3)]
+    phase, = at_once(calls)
+    assert len(phase) == 3 and all(len(chain) == 1 for chain in phase)
+    Program([phase])()
+    assert out[:, 0].tolist() == [0, 1, 2]
+
+
+def test_a_program_is_replayed_as_often_as_asked(any_execution):
+    ways = [("serial", 1)] + [("parallel", n) for n in {1, max_threads()}] * JIT
+    for mode, threads in ways:
+        set_execution(mode, threads)
+        out, length = arrays()
+        program = Program(in_order([Call(append, 3, out=out, length=length, value=1)]), most=5)
+        program(5)
+        program()
+        assert length.tolist() == [6, 6, 6] and out[2].tolist() == [201] * 6 + [0] * 3
+
+
+def test_an_empty_program_does_nothing():
+    Program([])()
+    Program([[]])()
+    Program([[[]]])()
+
+
+# ---- what cannot be compiled --------------------------------------------------------------------------------------
+@pytest.mark.skipif(not JIT, reason="interpreted, it is reached")
+@pytest.mark.parametrize("kernel", (stops, traces, uses_an_unknown_name, stores_text))
+def test_a_kernel_that_cannot_be_compiled_says_why_in_a_sentence(kernel):
+    with pytest.raises(KernelError) as error:
+        Call(kernel, 3, x=np.zeros(3))
+    text, line = str(error.value), kernel.py_func.__code__.co_firstlineno
+    assert text.startswith(f"{kernel.__name__} ({__file__}, line {line}) cannot be compiled: ")
+    assert "breakpoint()" in text and "NUMBA_DISABLE_JIT=1" in text
+    assert "\n" not in text and len(text) < 700
+
+
+@pytest.mark.skipif(JIT, reason="compiled, it is refused")
+def test_an_interpreted_kernel_stops_at_its_breakpoint(monkeypatch):
+    reached, x = [], np.zeros(3)
+    monkeypatch.setattr(sys, "breakpointhook", lambda: reached.append(sys._getframe(1).f_locals["item"]))
+    Program(in_order([Call(stops, 3, x=x)]))()
+    assert reached == [0, 1, 2] and x.all()
+
+
+# ---- the package --------------------------------------------------------------------------------------------------
+def test_the_vectors_have_the_same_names_compiled_and_interpreted():
+    names = []
+    for file in "compiled.py", "interpreted.py":
+        tree = ast.parse((ROOT / "kernels" / "lanes" / file).read_text())
+        listed, = (ast.literal_eval(node.value) for node in tree.body
+                   if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+        names.append(listed)
+        module = importlib.import_module(f"cnn_numba.kernels.lanes.{file[:-3]}") if JIT or "inter" in file else None
+        assert module is None or all(hasattr(module, name) for name in listed)
+    assert sorted(names[0]) == sorted(names[1]) and len(set(names[0])) == len(names[0]) > 20
+
+
+def test_the_kernels_are_not_imported_by_themselves():
+    """`kernels` is the name of another package, too."""
+    with pytest.raises(ImportError) as error:
+        importlib.import_module("kernels")
+    assert re.fullmatch(r"the kernels are part of cnn_numba: import cnn_numba\.kernels instead of kernels",
+                        str(error.value))
+    assert "kernels" not in sys.modules
