@@ -60,7 +60,7 @@ class Notifier:
         several = list(callbacks) if isinstance(callbacks, Iterable) and not callable(callbacks) else [callbacks]
         self._trainer, self._callbacks = trainer, several
         for callback in several:
-            if not isinstance(callback, Callback) and not callable(callback):
+            if not isinstance(callback, Callback) and (not callable(callback) or isinstance(callback, type)):
                 raise InputError(f"fit: a callback must be a Callback or a function, got {callback!r}")
 
     def __call__(self, hook: str, *args: Any) -> None:
@@ -118,7 +118,8 @@ class ProgressBar(Callback):
 
     def _close(self):
         if self._bar is not None:
-            print(end="\r\x1b[K", file=sys.stderr, flush=True)      # what is printed next replaces it
+            sys.stderr.write("\r\x1b[K")       # what is printed next replaces it
+            sys.stderr.flush()
             self._bar = None
 
 
@@ -200,6 +201,7 @@ class Checkpoint(Callback):
                              "that, or choose another folder")
 
     def on_train_begin(self, trainer):
+        self._handled = sys.exception()     # `fit` may be called where an exception is handled
         if self.last is None:
             self.check_unused()
             self.save(trainer)
@@ -214,7 +216,7 @@ class Checkpoint(Callback):
         self._try_to_save(trainer)
 
     def on_train_end(self, trainer):
-        if sys.exception() is None:         # else the state may be that of half a step
+        if sys.exception() is self._handled:        # else the state may be that of half a step
             self._try_to_save(trainer)
 
     def _try_to_save(self, trainer):

@@ -166,9 +166,10 @@ class Trainer:
         Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the training then has
         the state from before the epoch, or from before this call where that began within the epoch.
         """
+        epochs = whole_number("fit", "epochs", epochs, 0)
         notify, self._stopping = Notifier(self, callbacks), False
-        notify("on_train_begin")
         try:
+            notify("on_train_begin")
             while self.epochs < epochs and not self._stopping:
                 before, start = self.state(), time.perf_counter()
                 self._begin_epoch()
@@ -213,8 +214,8 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """How many batches of the current epoch are done."""
-        return self._feed.done // self.batch_size
+        """How many batches of the current epoch are done; all of them in the last `on_batch_end` of an epoch."""
+        return math.ceil(self._feed.done / self.batch_size)
 
     @property
     def images_done(self) -> int:
@@ -252,7 +253,7 @@ class Trainer:
     def _check_finite(self, before):
         """Diverged, and back to the state before, unless loss, gradients and weights are finite."""
         feed = self._feed
-        step = math.ceil(feed.done / self.batch_size)
+        step = self.step
         if not math.isfinite(feed.sums[0]):
             losses = feed.losses[feed.order[:feed.done]]
             image = int(np.argmin(np.isfinite(losses)))
@@ -319,8 +320,8 @@ class Trainer:
                 raise InputError(f"the training was one with {name} {state.get(name)!r}, not {getattr(self, name)}")
         epochs = whole_number("the state", "epochs", state.get("epochs"), 0)
         step = whole_number("the state", "step", state.get("step"), 0)
-        if step * self.batch_size >= len(self._feed.images):
-            raise InputError(f"step {step} is past the {len(self._feed.images)} images of an epoch")
+        if step > self.steps:
+            raise InputError(f"step {step} is past the {self.steps} steps of an epoch")
         for name in "best", "norms", "scheduler":
             if name not in state:
                 raise InputError(f"the state lacks {name!r}")
@@ -350,7 +351,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.epochs, self.history, self.best = epochs, history, best
         self._seconds = float(state["seconds"])
-        self._feed.batch[:] = 0, step * self.batch_size
+        self._feed.batch[:] = 0, min(step * self.batch_size, len(self._feed.images))
         self._feed.sums[:] = state["sums"]
 
     def evaluate(self, images, labels):
