@@ -276,7 +276,7 @@ def read_damaged_image(path):
 
 def read_folder(path):
     """A folder of two classes, in which the damaged image is one of two."""
-    return load_files([path.parent.parent], [], path.parent.parent, image_size=(6, 6))
+    return load_files([path.parent.parent], [], path.parent.parent, {"image_size": (6, 6)})
 
 
 def resume(path):

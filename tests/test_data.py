@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import os
 import re
 import socket
@@ -132,7 +133,8 @@ BAD = {
     "nothing": (b"", "starts with the bytes ''"),
     "no gzip at all": (b"<html>", "starts with the bytes '3c68746d'"),
     "wrong magic": (idx(PIXELS[0]), "starts with the bytes '00000802'.* starts with '00000803'"),
-    "wrong type": (b"\0\0\x0d\3" + idx(PIXELS)[4:], "starts with the bytes '00000d03'"),
+    "wrong type": (b"\0\0\x0a\3" + idx(PIXELS)[4:], "starts with the bytes '00000a03'"),
+    "too few for its type": (b"\0\0\x0d\3" + idx(PIXELS)[4:], "fewer bytes than the 112"),
     "half a header": (idx(PIXELS)[:9], "ends within its header, after 9 of 16 bytes"),
     "truncated": (idx(PIXELS)[:-1], r"fewer bytes than the 40 that its header promises \(2 x 3 x 4\)"),
     "overlong": (idx(PIXELS) + b"\0", "more bytes than the 40"),
@@ -180,6 +182,31 @@ def test_a_gzip_bomb_is_unpacked_no_further_than_its_header_promises(tmp_path):
     assert size == 50_000_000 and memory > 50e6
 
 
+@pytest.mark.parametrize("code, kind", [(9, "i1"), (11, ">i2"), (12, ">i4"), (13, ">f4"), (14, ">f8")])
+def test_idx_of_every_type(tmp_path, code, kind):
+    values = np.array([[[0, 1], [2, 100]], [[5, 6], [7, 8]]], kind)
+    (tmp_path / "i-idx3").write_bytes(bytes((0, 0, code, 3)) + np.array(values.shape, ">u4").tobytes()
+                                      + values.tobytes())
+    (tmp_path / "i-idx1").write_bytes(bytes((0, 0, code, 1)) + np.array([2], ">u4").tobytes()
+                                      + np.array([3, 0], kind).tobytes())
+    read = read_idx(tmp_path / "i-idx3", 3)
+    assert read.dtype.isnative and read.dtype.kind == np.dtype(kind).kind and np.array_equal(read, values)
+    images, labels = read_idx_pair(tmp_path / "i-idx3")
+    assert images.dtype == np.uint8 and np.array_equal(images[:, 0], values) and labels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("shape, options, want", [
+    ((2, 9), {}, (1, 3, 3)), ((2, 24), {"image_shape": (3, 4, 2)}, (3, 4, 2)), ((2, 3, 5, 6), {}, (3, 5, 6)),
+    ((2, 5, 6, 3), {}, (3, 5, 6)), ((2, 3, 6, 3), {"image_layout": "HWC"}, (3, 3, 6))])
+def test_idx_images_of_other_shapes(tmp_path, shape, options, want):
+    values = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
+    (tmp_path / "images").write_bytes(idx(values))
+    (tmp_path / "labels").write_bytes(idx(np.array([[0, 1], [1, 0]], np.uint8)))
+    images, labels = read_idx_pair(tmp_path / "images", tmp_path / "labels", **options)
+    moved = values.transpose(0, 3, 1, 2) if shape[1:] != want and len(shape) == 4 else values
+    assert images.shape[1:] == want and images.tobytes() == moved.tobytes() and labels.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_what_cannot_be_read_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be read"):
@@ -188,7 +215,8 @@ def test_what_cannot_be_read_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("labels, sentence", [
     ([1], "labels holds 1 labels, but .*images holds 2 images"), ([1, 2, 3], "labels holds 3 labels"),
-    ([1, 10], "labels holds the label 10, expected 0 to 9"), ([[1, 2]], "starts with the bytes '00000802'")])
+    ([1, 10], "labels holds the label 10, expected 0 to 9"), ([[1, 2]], "expected one label per image, or rows with"),
+    ([[[1, 2]]], "starts with the bytes '00000803', but an IDX file of 1 or 2 dimensions starts with '00000801'")])
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, labels, sentence):
     (tmp_path / "images").write_bytes(idx(PIXELS))
     (tmp_path / "labels").write_bytes(idx(np.array(labels, np.uint8)))

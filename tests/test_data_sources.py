@@ -126,8 +126,8 @@ def test_the_image_shape_of_a_csv_file(tmp_path):
     images, labels = digits(4, (3, 4, 2))
     (tmp_path / "some.csv").write_bytes(csv(images, labels))
     assert np.array_equal(read_csv(tmp_path / "some.csv", (3, 4, 2))[0], images)
-    refused(lambda: read_csv(tmp_path / "some.csv"), "some.csv, line 1", "24 pixels, which is not a square",
-            "--image-shape")
+    refused(lambda: read_csv(tmp_path / "some.csv"), "some.csv, line 1", "a label and 24 pixels, which is not a square",
+            "an image without a label", "--image-shape", "--label-column")
     refused(lambda: read_csv(tmp_path / "some.csv", (1, 5, 5)), "24 pixels, but the image shape 1x5x5 has 25")
 
 
@@ -137,8 +137,7 @@ BAD_CSV = {
     "blank lines": (b"\n\n\n", "holds no images"),
     "header only": (HEADER + b"\n", "holds no images"),
     "one column": (b"5\n6\n", "line 1, is '5', expected a label and pixels, separated by commas"),
-    "other separators": (PLAIN.replace(b",", b";"), "line 1, is", "separated by commas"),
-    "an index": (b"," + HEADER[:-8] + b"\n" + PLAIN, "line 1, begins with an empty field", "expected the label first"),
+    "other separators": (PLAIN.replace(b",", b"|"), "line 1, is", "separated by commas"),
     "a short line": (b"".join(LINES[:9]) + b"1,2,3\n" + LINES[9], "line 10, has 3 values, expected 26"),
     "a long line": (b"".join(LINES[:9]) + b"1," + LINES[9], "line 10, has 27 values, expected 26"),
     "two lines in one": (LINES[0] + LINES[1][:-1] + b"," + LINES[2], "line 2, has 52 values"),
@@ -151,7 +150,7 @@ BAD_CSV = {
     "half a label": (LINES[0] + b"1.5" + b",0" * 25, "line 2, begins with '1.5'"),
     "a large label": (LINES[0] + b"10000" + b",0" * 25, "line 2, begins with '10000'"),
     "a named label": (LINES[0] + b"cat" + b",0" * 25, "line 2, column 1 is 'cat'"),
-    "UTF-16": (PLAIN.decode().encode("utf-16"), "expected a number"),
+    "UTF-16": (PLAIN.decode().encode("utf-16"), "zero bytes as in UTF-16: expected a text in UTF-8"),
     "zeros": (b"\0" * 5000, "line 1, is"),
     "gzip, cut": (gzip.compress(PLAIN)[:-9], "corrupt gzip"),
     "gzip, wrong checksum": (gzip.compress(PLAIN)[:-8] + b"12345678", "corrupt gzip"),
@@ -207,7 +206,7 @@ def test_an_npz_file_gives_back_what_was_written(tmp_path, save, kind):
 @pytest.mark.parametrize("given, image_shape, expected", [
     ((6, 9), None, (1, 3, 3)), ((6, 24), (3, 4, 2), (3, 4, 2)), ((6, 5, 7), None, (1, 5, 7)),
     ((6, 3, 8, 8), None, (3, 8, 8)), ((6, 8, 8, 3), None, (3, 8, 8)), ((6, 8, 8, 1), None, (1, 8, 8)),
-    ((6, 3, 8, 3), None, (3, 8, 3)),
+    ((6, 3, 8, 3), (3, 8, 3), (3, 8, 3)), ((6, 3, 8, 3), (3, 3, 8), (3, 3, 8)), ((6, 16, 1), None, (1, 4, 4)),
     ((6, 16, 8, 8), None, (16, 8, 8))])
 @pytest.mark.parametrize("order", "CF")
 def test_the_image_shape_of_an_npz_file(tmp_path, given, image_shape, expected, order):
@@ -221,8 +220,12 @@ def test_the_image_shape_of_an_npz_file(tmp_path, given, image_shape, expected, 
 
 X, Y = np.ones((6, 4, 4), np.uint8), np.arange(6)
 BAD_NPZ = {
-    "no labels": ({"x_train": X}, "holds x_train, expected x_train and y_train"),
-    "other names": ({"images": X, "labels": Y}, "holds images, labels, expected x_train"),
+    "no labels": ({"x_train": X}, "holds x_train: x_train has no labels, which are called y_train"),
+    "no images": ({"y_train": Y}, "y_train has no images, which are called x_train or train_images"),
+    "other names": ({"one": X, "two": Y}, "holds one, two, expected x_train"),
+    "two names": ({"X_train": X, "train_images": X, "y_train": Y}, "both X_train and train_images", "keep one"),
+    "with and without a part": ({"x": X, "y": Y, "x_test": X, "y_test": Y}, "with and without the name of a part"),
+    "either layout": ({"x": np.zeros((6, 3, 4, 3)), "y": Y}, "3x4x3", "--image-layout CHW", "--image-layout HWC"),
     "nothing": ({}, "holds nothing"),
     "counts": ({"x_train": X, "y_train": Y[:5]}, "y_train of", "5 labels", "6 images"),
     "objects": ({"x_train": X, "y_train": Y.astype(object)}, "y_train of", "pickled objects, which are never loaded"),
@@ -230,11 +233,13 @@ BAD_NPZ = {
     "complex": ({"x_train": X.astype(complex), "y_train": Y}, "x_train of", "expected numbers"),
     "fields": ({"x_train": np.zeros(6, "u1,u1"), "y_train": Y}, "x_train of",
                "expected the header of an array of numbers"),
-    "fractions": ({"x_train": X, "y_train": Y / 2}, "y_train of", "float64", "expected whole numbers"),
-    "one-hot": ({"x_train": X, "y_train": np.eye(6, dtype=int)}, "shape (6, 6), expected one label per image"),
+    "fractions": ({"x_train": X, "y_train": Y / 2}, "y_train of", "float64", "0.5, expected whole numbers"),
+    "NaN labels": ({"x_train": X, "y_train": Y * np.nan}, "y_train of", "nan, expected whole numbers"),
+    "two-hot": ({"x_train": X, "y_train": 1 - np.eye(6)}, "shape (6, 6), expected one label per image", "one-hot"),
+    "three axes": ({"x_train": X, "y_train": X}, "shape (6, 4, 4), expected one label per image"),
     "one axis": ({"x_train": Y, "y_train": Y}, "x_train of", "shape (6,)"),
     "no pixels": ({"x_train": X[:, :0], "y_train": Y}, "shape (6, 0, 4)"),
-    "no images": ({"x_train": X[:0], "y_train": Y[:0]}, "shape (0, 4, 4)"),
+    "zero images": ({"x_train": X[:0], "y_train": Y[:0]}, "shape (0, 4, 4)"),
     "a label below 0": ({"x_train": X, "y_train": Y - 1}, "the label -1, expected 0 to 9999"),
     "a large label": ({"x_train": X, "y_train": Y.astype(np.uint64) + 2**63}, "the label 92233720368547758"),
     "not a number": ({"x_train": X + np.nan, "y_train": Y}, "NaN or infinity"),
@@ -581,7 +586,7 @@ def test_options_without_a_meaning_are_refused(tmp_path, load, table, picture):
     refused(lambda: load("digits", test_data=table("some.csv")), "test_data is for data sets from files")
     (tmp_path / "notes.txt").write_text("some")
     refused(lambda: load(tmp_path / "notes.txt"), "notes.txt is not a data set, expected one of the formats",
-            "CSV (*.csv, *.csv.gz)", "NPZ (*.npz)", "IDX (*idx3*)", "image folder (*/)")
+            "CSV (*.csv, *.csv.gz, *.tsv", "NPZ (*.npz)", "NPY (*.npy)", "IDX (*idx", "image folder (*/)")
     refused(lambda: load("a", "b", "c"), "got 'a b c'")
 
 
@@ -769,7 +774,7 @@ def test_the_example_in_the_docstring_of_format_trains_from_the_command_line(tmp
     ended = subprocess.run([sys.executable, "bytes_format.py", "--dataset", "my.bytes", "--epochs", "1"], cwd=tmp_path,
                            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert re.search("^Data set my.bytes: 5[0-9] training and [0-9]+ test images of 1 x 28 x 28, 4 classes$",
+    assert re.search("^Data set my.bytes: 5[0-9] training and [0-9]+ test images, 1 x 28 x 28, 4 classes$",
                      ended.stdout, re.MULTILINE)
 
 

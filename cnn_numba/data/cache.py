@@ -14,7 +14,7 @@ from cnn_numba.files.atomic import writing
 
 SECONDS = 1         # arrays that took longer to read are kept
 KINDS = "images", "labels"
-VERSION = 1         # of the kept arrays; it changes when the same file gives other arrays
+VERSION = 2         # of the kept arrays; it changes when the same file gives other arrays
 
 
 def cached(root: StrPath, path: StrPath, state: object, options: object, read: Callable[[], Arrays]) -> Arrays:

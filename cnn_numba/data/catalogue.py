@@ -12,7 +12,7 @@ from cnn_numba.data.dataset import Dataset
 from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import load_files
 from cnn_numba.data.idx import read_idx_pair
-from cnn_numba.data.reading import Progress, StrPath, no_progress
+from cnn_numba.data.reading import LAYOUTS, Progress, StrPath, channels_last, no_progress
 from cnn_numba.errors import InputError
 from cnn_numba.kernels.cache import user_cache
 
@@ -113,7 +113,8 @@ def data_folder(data_dir: StrPath | None = None) -> Path:
 
 def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
                  test_data: StrPath | Sequence[StrPath] | None = None,
-                 image_shape: tuple[int, int, int] | None = None, image_size: tuple[int, int] | None = None,
+                 image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
+                 image_size: tuple[int, int] | None = None, label_column: str | int | None = None,
                  data_dir: StrPath | None = None, mirror: str | None = None,
                  train_size: int | None = None, test_size: int | None = None,
                  report: Callable[[str], object] | None = None, progress: Progress | None = None) -> Dataset:
@@ -122,15 +123,19 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     Parameters
     ----------
     name : "mnist", "fashion-mnist", "kmnist", "digits", a path, two paths, or None
-        A path of a CSV file (label first, plain or gzip-compressed), an .npz file with x_train, y_train, x_test and
-        y_test, an IDX file of images (and a second path of its labels), a folder with a folder of image files for
-        each class, a folder with two of those, `train` and `test`, or a path in a format that `register_format` added.
+        A path of a CSV file, an .npz file, an IDX or .npy file of images (and a second path of their labels), a
+        folder with a folder of image files for each class, or a path in a format that `register_format` added.
+        docs/data.md says how each is read.
         None is MNIST or, when it is not in the data folder and cannot be downloaded, "digits".
     test_data : path or two paths, optional
         The test part, when `name` is the path of a training part.  By default every sixth image of each class,
         always the same ones.
-    image_shape : (C, H, W), optional
-        Shape of the lines of a CSV file or of flat images in an .npz file; by default one channel and a square.
+    image_shape : (C, H, W) or (H, W, C), optional
+        Shape of the lines of a CSV file or of flat images in other files; by default one channel and a square.
+    image_layout : "CHW" or "HWC", optional
+        Whether the channels of an image come first or last, where a file does not show it.
+    label_column : str or int, optional
+        The column of labels in a CSV file: its name, or its number from 1.
     image_size : (rows, columns), optional
         Resizes image files; by default all must have one size.
     data_dir : path, optional
@@ -141,7 +146,8 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     train_size, test_size : int, optional
         Keep only the first images of a part.
     report : callable, optional
-        Called with one sentence when "digits" replaces MNIST; by default a UserWarning.
+        Called with one sentence for everything that was left out or may be a mistake, and when "digits" replaces
+        MNIST; by default a UserWarning.
     progress : callable, optional
         Shows the progress of slow reading and downloads: progress(name, total) gives a context manager, which gives
         a function(amount).  By default nothing is shown.
@@ -157,12 +163,15 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     if mirror and not mirror.startswith(("http://", "https://")):
         raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
     root, progress = data_folder(data_dir), progress or no_progress
+    report = report or partial(warnings.warn, stacklevel=3)
+    image_shape, image_layout = _channels_first(image_shape, image_layout)
+    choices = {"image_shape": image_shape, "image_layout": image_layout, "image_size": image_size,
+               "label_column": label_column}
     paths, test_paths = _paths(name), _paths(test_data)
     if name is None or isinstance(name, str) and name in NAMES:
-        options = {"test_data": test_data, "image_shape": image_shape, "image_size": image_size}
-        for option in (option for option, value in options.items() if value is not None):
+        for option in (option for option, value in ({"test_data": test_data} | choices).items() if value is not None):
             raise InputError(f"{option} is for data sets from files, not for {name or 'mnist, the default'}")
-        data = _load_named(name, root, mirror, report or partial(warnings.warn, stacklevel=3), progress)
+        data = _load_named(name, root, mirror, report, progress)
     elif len(paths) not in (1, 2) or not (os.path.exists(paths[0]) or _looks_like_path(paths[0])):
         given = " ".join(map(str, paths))
         similar = get_close_matches(given, NAMES, 1)
@@ -170,11 +179,20 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
                          f"{given!r}" + (f": did you mean {similar[0]!r}?" if similar else ""))
     else:
         try:
-            data = load_files(paths, test_paths, root, image_shape=image_shape, image_size=image_size,
-                              progress=progress)
+            data = load_files(paths, test_paths, root, choices, progress=progress, report=report)
         except MemoryError:
             raise InputError(f"{paths[0]} does not fit into memory") from None
     return data.head(train_size, test_size)
+
+
+def _channels_first(shape: tuple[int, int, int] | None,
+                    layout: str | None) -> tuple[tuple[int, int, int] | None, str | None]:
+    """(C, H, W) and the layout, for a shape that may be (H, W, C)."""
+    if layout not in (None, *LAYOUTS):
+        raise InputError(f"the image layout must be {' or '.join(LAYOUTS)}, got {layout!r}")
+    if shape and layout is None and channels_last(shape):
+        return (shape[2], shape[0], shape[1]), "HWC"
+    return shape, layout
 
 
 def _paths(value: StrPath | Sequence[StrPath] | None) -> tuple[StrPath, ...]:

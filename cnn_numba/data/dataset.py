@@ -25,6 +25,7 @@ class Dataset:
     classes : names of the classes in the order of their labels; by default "0", "1", ...
     normalize : the meaning of `mean` and `std`: "standard", the statistics of the training images per channel;
         "unit", 0 and 255; "none", 0 and 1
+    notes : how the files were read
 
     Raises
     ------
@@ -41,6 +42,7 @@ class Dataset:
     validation_images: np.ndarray | None = None
     validation_labels: np.ndarray | None = None
     normalize: str = "standard"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.normalize not in NORMALIZE:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from cnn_numba.data.csvfile import read_csv
 from cnn_numba.data.folder import read_folder
-from cnn_numba.data.idx import read_idx_pair
+from cnn_numba.data.idx import read_idx_files
+from cnn_numba.data.npy import read_npy
 from cnn_numba.data.npz import read_npz
-from cnn_numba.data.reading import Arrays
+from cnn_numba.data.reading import Content
 from cnn_numba.errors import InputError
 
-OPTIONS = "image_shape", "image_size", "labels_path", "like", "keep", "progress"
+OPTIONS = ("image_shape", "image_layout", "image_size", "label_column", "skip_broken", "labels_path", "like",
+           "labelled", "keep", "progress", "report", "note")
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,19 @@ class Format:
         The keyword arguments that `read` takes.  `load_dataset` passes these:
 
         image_shape : (C, H, W) that the user chose, else None
+        image_layout : "CHW" or "HWC" that the user chose for images of several channels, else None
         image_size : (rows, columns) that the user chose, else None
-        like : (C, H, W) of the training part when `path` is its test part, else None
-        labels_path : the second of two paths, which are always read as IDX, else None
+        label_column : name of a column, or its number from 1, that the user chose, else None
+        skip_broken : whether the user wants broken files to be left out
+        labels_path : the second of two paths, else None
+        like : (C, H, W) of the training part when `path` is its test part, or of the images of a model, else None
+        labelled : whether labels are required; a reader that takes this option may return None for them otherwise
         keep : keep(path, state, options, read) returns `read()`, or what it returned in an earlier run with the same
             arguments; only arrays that took longer than a second are kept
         progress : progress(name, total) gives a context manager, which gives a function(amount) to call whenever
             `read` has read that amount of the total
+        report : report(sentence) says what was left out, or what may be a mistake
+        note : note(text) says how the file was read
 
     Raises
     ------
@@ -65,7 +73,7 @@ class Format:
 
     name: str
     patterns: tuple[str, ...]
-    read: Callable[..., Arrays | dict[str, Arrays]]
+    read: Callable[..., Content]
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,11 +83,15 @@ class Format:
             raise InputError(f"Format {self.name}: options must be some of {', '.join(OPTIONS)}, got {unknown[0]!r}")
 
 
-IDX = Format("IDX", ("*idx3*",), read_idx_pair, ("labels_path",))
+IDX = Format("IDX", ("*idx[1-9]*", "*.idx", "*.idx.gz", "*-ubyte", "*-ubyte.gz"), read_idx_files,
+             ("image_shape", "image_layout", "labels_path", "labelled"))
+NPY = Format("NPY", ("*.npy",), read_npy, ("image_shape", "image_layout", "labels_path", "labelled", "progress"))
 FORMATS = [
     Format("image folder", ("*/",), read_folder, ("image_size", "like", "keep", "progress")),
-    Format("CSV", ("*.csv", "*.csv.gz"), read_csv, ("image_shape", "keep", "progress")),
-    Format("NPZ", ("*.npz",), read_npz, ("image_shape", "keep", "progress")),
+    Format("CSV", ("*.csv", "*.csv.gz", "*.tsv", "*.tsv.gz"), read_csv, (
+        "image_shape", "image_layout", "label_column", "labelled", "keep", "progress", "report", "note")),
+    Format("NPZ", ("*.npz",), read_npz, ("image_shape", "image_layout", "labelled", "keep", "progress", "note")),
+    NPY,
     IDX,
 ]
 
