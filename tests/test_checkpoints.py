@@ -147,9 +147,9 @@ def test_states_that_lack_something(name):
 @pytest.mark.parametrize("change, sentence", [
     ({"batch_size": 15}, "batch_size 15, not 16"), ({"seed": 4}, "seed 4, not 3"), ({"epochs": -1}, "epochs"),
     ({"epochs": 1.0}, "epochs"), ({"step": STEPS + 1}, "step 6 is past"), ({"step": None}, "step"),
-    ({"sums": [1]}, "sums"), ({"sums": [1, None]}, "sums"), ({"sums": {"0": 1, "1": 1}}, "sums"), ({"seconds": "1"}, "seconds"),
-    ({"best": 5}, "best"), ({"best": {"epoch": 1}}, "best"), ({"optimizer.lr": -1}, "lr"),
-    ({"optimizer.lr": "0.1"}, "lr"), ({"optimizer.velocity": 3}, "velocity"),
+    ({"sums": [1]}, "sums"), ({"sums": [1, None]}, "sums"), ({"sums": {"0": 1, "1": 1}}, "sums"),
+    ({"seconds": "1"}, "seconds"), ({"best": 5}, "best"), ({"best": {"epoch": 1}}, "best"),
+    ({"optimizer.lr": -1}, "lr"), ({"optimizer.lr": "0.1"}, "lr"), ({"optimizer.velocity": 3}, "velocity"),
     ({"optimizer.velocity": np.zeros(3, np.float32)}, "velocity"), ({"optimizer.x": 1}, "exactly lr"),
     ({"model.0.bias": 3}, "0.bias"), ({"model.0.bias": np.zeros(7, np.float32)}, "0.bias"), ({"model.9": 1}, "'9'")])
 def test_states_of_other_trainings(change, sentence):
