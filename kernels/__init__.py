@@ -1,4 +1,4 @@
-"""The hot loops: one file per operation, forward beside backward, written on vectors of images (see `lanes`).
+"""The hot loops: one file per operation, forward beside backward, on vectors of images (see `lanes`).
 
 The alphabet, used in every kernel:
 
@@ -10,9 +10,9 @@ The alphabet, used in every kernel:
     k, K    feature, features of a dense input      o, O    unit, units of a dense output
 
 An image tensor is float32 (N, C, H, W, LANES), a feature vector (N, K, LANES): every number of the textbook algorithm
-is a vector of LANES images.  A kernel is `name(item, call)`: `call` holds its arguments (outputs, inputs, scalars),
-`item` says which part of the output it owns.  No two items of a call write the same place,
-except for tiles that overlap, which write the same numbers.
+is a vector of LANES images.  A kernel is `name(item, *outputs, *inputs, *scalars)`: `item` selects the part of the
+output that it computes.  No two items of a call write the same element, except where tiles overlap: those write the
+same numbers.
 """
 if __name__ == "kernels":
     raise ImportError("the kernels are part of cnn_numba: import cnn_numba.kernels instead of kernels")

@@ -1,4 +1,4 @@
-"""Activations that no neighbour computes on its way."""
+"""Activations as kernels of their own, for where no neighbouring layer applies them."""
 import math
 
 import numpy as np
@@ -26,8 +26,8 @@ def relu_backward(n, dx, dy, y):
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
-                place = (n, c, i, j)
-                store(dx, place, where(load(y, place) > splat(ZERO), load(dy, place), splat(ZERO)))
+                index = (n, c, i, j)
+                store(dx, index, where(load(y, index) > splat(ZERO), load(dy, index), splat(ZERO)))
 
 
 @njit(**KERNEL)
@@ -46,9 +46,9 @@ def leaky_relu_backward(n, dx, dy, x, slope):
     for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
-                place = (n, c, i, j)
-                d = load(dy, place)
-                store(dx, place, where(load(x, place) > splat(ZERO), d, splat(slope[0]) * d))
+                index = (n, c, i, j)
+                d = load(dy, index)
+                store(dx, index, where(load(x, index) > splat(ZERO), d, splat(slope[0]) * d))
 
 
 @njit(**KERNEL)
@@ -91,7 +91,7 @@ def sigmoid_backward(n, dx, dy, y):
 
 @njit(**KERNEL)
 def softmax_forward(n, y, x):
-    """y[c] = exp(x[c]) / the sum of exp(x[k]) over k, at every i, j; each x less the largest of them, so that exp
+    """y[c] = exp(x[c]) / the sum of exp(x[k]) over k, at every i, j; the largest x is subtracted first, so that exp
     cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
     _, C, H, W = x.shape[:4]
     for i in range(H):
@@ -122,7 +122,7 @@ def softmax_backward(n, dx, dy, y):
 
 @njit(**KERNEL)
 def log_softmax_forward(n, y, x):
-    """y[c] = x[c] - log(the sum of exp(x[k]) over k), at every i, j; each x less the largest of them, so that exp
+    """y[c] = x[c] - log(the sum of exp(x[k]) over k), at every i, j; the largest x is subtracted first, so that exp
     cannot overflow.  Block n; x, y (N, C, H, W); y is overwritten."""
     _, C, H, W = x.shape[:4]
     for i in range(H):

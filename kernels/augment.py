@@ -1,7 +1,7 @@
-"""Batches of images that are moved at random while they are gathered.
+"""Random augmentation of images while a batch is gathered.
 
 Every image has a transform (a, b, r, c, d, s): pixel (i, j) of the result is the image at row a*i + b*j + r and column
-c*i + d*j + s.  Beyond its edges an image is 0, before it is normalised.
+c*i + d*j + s.  Beyond its edges an image is 0 before normalisation.
 """
 import math
 
@@ -15,10 +15,11 @@ from .random import AUGMENT, bits, fraction, word
 
 @njit(**KERNEL)
 def transforms(n, out, order, batch, draw, ranges, rows, columns):
-    """The transforms of block n: shifted, after a rotation and scaling about the centre, after a flip of the columns.
+    """The transforms of block n: flip the columns, rotate and scale about the centre, shift.
 
-    out (N, LANES, 6); ranges: rows and columns to shift by at most, radians, part of the scale, probability of a flip.
-    Each image's are drawn anew in each pass: draw = (seed, pass).  The images are order[first + n*LANES + l].
+    out (N, LANES, 6) is overwritten, out[n, l] for image order[first + n*LANES + l]; ranges: largest shift in pixels,
+    largest angle in radians, largest relative change of size, probability of a flip.  The transforms differ from pass
+    to pass: draw = (seed, pass).
     """
     first, count = batch[0], batch[1]
     middle_row, middle_column = 0.5 * (rows - 1), 0.5 * (columns - 1)
@@ -42,7 +43,7 @@ def transforms(n, out, order, batch, draw, ranges, rows, columns):
 
 @njit(**KERNEL)
 def gather_shifted(n, x, images, order, batch, mean, scale, lanes, moves):
-    """As `batch.gather`, of shifted and flipped images: transforms whose numbers are whole."""
+    """As `batch.gather`, for shifted and flipped images: the numbers of their transforms are integers."""
     first, count = batch[0], batch[1]
     _, C, H, W = images.shape
     for c in range(C):
@@ -72,9 +73,9 @@ def gather_shifted(n, x, images, order, batch, mean, scale, lanes, moves):
 
 @njit(**KERNEL)
 def gather_warped(n, x, padded, images, order, batch, mean, scale, lanes, moves):
-    """As `batch.gather`, of images that any transform moves, interpolated between four pixels.
+    """As `batch.gather`, for any transforms, with interpolation between four pixels.
 
-    padded (N, H + 3, W + 3): room for one channel of an image from (1, 1) on, in zeros.
+    padded (N, H + 3, W + 3) is scratch: one channel of an image, which begins at (1, 1), amid zeros.
     """
     first, count = batch[0], batch[1]
     _, C, H, W = images.shape

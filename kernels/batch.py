@@ -16,7 +16,7 @@ def gather(n, x, images, order, batch, mean, scale, lanes):
     first, count = batch[0], batch[1]
     _, C, H, W = images.shape
     for c in range(C):
-        for i in range(H):                                          # row by row: x[n, c, i] stays in the first cache
+        for i in range(H):                                          # row by row: x[n, c, i] stays in the L1 cache
             for l in range(lanes):
                 image = n * LANES + l
                 if image < count:
@@ -30,6 +30,6 @@ def gather(n, x, images, order, batch, mean, scale, lanes):
 
 @njit(**KERNEL)
 def next_batch(_, batch, size, images):
-    """batch = (first, count) of the batch after the one in batch, of `size` images or those that are left."""
+    """Move batch = (first, count) to the next batch: `size` images, or those that are left."""
     batch[0] += batch[1]
     batch[1] = min(size, images - batch[0])

@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept between runs.
+"""The cache of compiled kernels.
 
-The folder's name holds a hash of all kernel sources: an edit anywhere starts a fresh folder.  A file holds one kernel
-for one combination of argument types, with a checksum over its bytes: damaged machine code is never run.
+The folder's name holds a hash of all kernel sources: an edit to any of them starts a new folder.  A file holds one
+kernel for one combination of argument types, with a checksum over its bytes: damaged machine code is never run.
 """
 import hashlib
 import os
@@ -12,12 +12,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-UNUSED_DAYS = 60            # after which the folder of other kernel sources is deleted
+UNUSED_DAYS = 60            # a folder of other kernel sources is deleted when unused for so long
 DIGEST = 32                 # bytes of SHA-256 in front of the content
 
 
 def user_cache():
-    """The per-user cache folder of this project, which need not exist; RuntimeError when the user has no home."""
+    """The per-user cache folder of this project, which may not exist; RuntimeError when the user has no home folder."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -37,10 +37,10 @@ def sources_hash():
 
 
 def kernel_cache():
-    """The folder for the compiled kernels of these very sources, made if need be; None when none can be written.
+    """The folder for kernels compiled from the present sources, created if needed; None when it cannot be written.
 
     CNN_NUMBA_CACHE_DIR or NUMBA_CACHE_DIR override the per-user cache.  A folder of another user is not used, because
-    what is in it would be run.
+    the code in it would be run.
     """
     base = os.environ.get("CNN_NUMBA_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
     try:
@@ -69,7 +69,7 @@ def _delete_unused(folder):
 
 
 def read(path):
-    """The content of a file that `write` made; None when there is none, or it is damaged."""
+    """The content of a file written by `write`; None when it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -79,7 +79,7 @@ def read(path):
 
 
 def write(path, content):
-    """Make a file hold these bytes and their checksum, or leave it as it was where that fails."""
+    """Replace a file by these bytes and their checksum; when that fails, leave it unchanged."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     with suppress(OSError):
         try:

@@ -23,10 +23,10 @@ JIT = not config.DISABLE_JIT
 FOLDER = cache.kernel_cache() if JIT else None
 PATIENCE = 60               # seconds to wait for another process that compiles or loads a kernel
 
-# error_model: no ZeroDivisionError, because a kernel called by address cannot raise.  No wrappers: nothing but the
-# driver calls it, and they are a third of the compile time.
-HELPER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)     # what kernels call
-INLINE = dict(inline="always", **HELPER)                                                # where the call would cost
+# A kernel called by address cannot raise, so error_model turns ZeroDivisionError off.  Only the driver calls kernels,
+# so they need no wrappers, which take a third of the compile time.
+HELPER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)     # functions that kernels call
+INLINE = dict(inline="always", **HELPER)                                                # whose call would cost time
 KERNEL = dict(HELPER)
 
 
@@ -84,7 +84,7 @@ if JIT:
         return [int(value)] if isinstance(value, (int, np.integer)) else [0]
 
     def _typeof(value):
-        """Numba's type, but every array as one with strides, so that views and whole arrays share the compiled code."""
+        """Numba's type, with every array taken as strided, so that views and whole arrays share the compiled code."""
         ty = numba.typeof(value)
         return types.Array(ty.dtype, ty.ndim, "A") if isinstance(ty, types.Array) else ty
 
@@ -96,7 +96,7 @@ if JIT:
         return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
     def compiled(function, signature):
-        """Numba's result of compiling a function, which owns the code; from the cache where that has it."""
+        """Numba's compile result for a function, which owns the machine code; loaded from the cache if it is there."""
         if (function, signature) not in _compiled:
             _compiled[function, signature] = _load_or_compile(function, signature)
         return _compiled[function, signature]
@@ -104,7 +104,7 @@ if JIT:
     def _load_or_compile(function, signature):
         global FOLDER
         with global_compiler_lock, locked(FOLDER / "lock", PATIENCE) if FOLDER else nullcontext() as held:
-            if not held:                    # the process that compiles hangs: go on without the cache
+            if not held:                    # another process hangs: continue without the cache
                 FOLDER = None
             path = _path(function, signature)
             result = _rebuilt(cache.read(path), function) if path else None
@@ -115,18 +115,20 @@ if JIT:
         return result
 
     def _rebuilt(content, function):
-        """The result from the bytes of a cache file; None when they are of no use."""
+        """The compile result from the bytes of a cache file; None when they cannot be used."""
         if content is None:
             return None
         function.targetctx.refresh()
         try:
             return CompileResult._rebuild(function.targetctx, *pickle.loads(content))
-        except Exception:                   # whatever a file of another program raises
+        except Exception:                   # a file of another program can raise anything
             return None
 
     def _path(function, signature):
-        """The cache file for everything that the machine code depends on, besides the kernel sources; None where the
-        code cannot be kept, as that of a function typed at a prompt."""
+        """The cache file of a function; None if its code cannot be kept, for example when it was typed at a prompt.
+
+        The name is a hash of all that the machine code depends on, except the kernel sources, which name the folder.
+        """
         python = function.py_func
         try:
             source = Path(python.__code__.co_filename).read_bytes()
@@ -150,5 +152,5 @@ if JIT:
             raise KernelError(
                 f"{name} ({code.co_filename}, line {code.co_firstlineno}) cannot be compiled: "
                 f"{' '.join(reason.split())}; "
-                "breakpoint() and whatever else only Python can do needs interpreted kernels (--no-jit, or "
+                "breakpoint() and other things that only Python can do need interpreted kernels (--no-jit, or "
                 "NUMBA_DISABLE_JIT=1)") from error

@@ -22,7 +22,7 @@ from .lanes import (
 
 
 def conv2d_plain(y, x, weight, bias, stride=1, dilation=1):
-    """The convolution as in the textbook: y[n, f, i, j] = bias[f] + sum of weight[f, c, p, q] times the pixel under it.
+    """The textbook convolution: y[n, f, i, j] = bias[f] + sum of weight[f, c, p, q] times the pixel under it.
 
     Ordinary arrays: images x (N, C, H, W) with their padding, weight (F, C, KH, KW); y (N, F, OH, OW) is overwritten.
     All kernels below compute this, or a gradient of it, for LANES images at a time.
@@ -46,8 +46,8 @@ def conv2d_plain(y, x, weight, bias, stride=1, dilation=1):
 def conv2d_forward(n, y, x, weight, bias, stride, dilation_h, dilation_w, groups, relu, T):
     """y[f, i, j] = bias[f] + sum of weight[f, c, p, q] x[c, i*stride + p*dilation, j*stride + q*dilation] over c, p, q.
 
-    Block n; x (N, C, H, W) includes its padding, y (N, F, OH, OW) is overwritten; a group of filters sees its share of
-    the channels; `relu` adds max(0, .).  T: filters x columns, T.spacing = stride along a row.
+    Block n; x (N, C, H, W) includes its padding, y (N, F, OH, OW) is overwritten; each group of filters reads its
+    share of the channels; `relu` applies max(0, .).  T: filters x columns, T.spacing = stride along a row.
     """
     F, C, KH, KW = weight.shape
     OH, OW = y.shape[2], y.shape[3]
@@ -72,9 +72,9 @@ def conv2d_forward(n, y, x, weight, bias, stride, dilation_h, dilation_w, groups
 
 @njit(**HELPER)
 def taps_to(row, taps, stride, dilation, first, end):
-    """The taps p = begin, begin + every, ... < stop that connect an input row (padding counted) with an output row
-    a = (row - p * dilation) / stride, whole and first <= a < end; also the first a and how much it falls from one tap
-    to the next.  Columns likewise.
+    """begin, stop, every, a, fall: the taps p = begin, begin + every, ... < stop connect an input row (padding counted)
+    with the output rows (row - p * dilation) / stride, as far as these are integers from first to end - 1.  The first
+    of them is a, and each tap lowers it by fall.  Columns likewise.
     """
     every = 1
     while every * dilation % stride != 0:
@@ -107,9 +107,9 @@ def conv2d_backward_input(n, dx, dy, weight, x, stride, dilation_h, dilation_w, 
             c = min(c0, C - T.rows)
             for i in range(H):
                 p0, p_end, p_every, a0, a_fall = taps_to(i + top, KH, stride, dilation_h, 0, OH)
-                for phase in range(min(T.spacing, W)):                 # columns a stride apart share their taps
-                    last = phase + ((W - 1 - phase) // T.spacing + 1 - T.cols) * T.spacing
-                    for j0 in range(phase, W, T.spacing * T.cols):
+                for offset in range(min(T.spacing, W)):                 # columns a stride apart share their taps
+                    last = offset + ((W - 1 - offset) // T.spacing + 1 - T.cols) * T.spacing
+                    for j0 in range(offset, W, T.spacing * T.cols):
                         j = min(j0, last)
                         q0, q_end, q_every, b0, b_fall = taps_to(j + left, KW, T.spacing, dilation_w, 1 - T.cols, OW)
                         acc = zeros(T.rows, T.cols)
@@ -130,7 +130,7 @@ def conv2d_backward_input(n, dx, dy, weight, x, stride, dilation_h, dilation_w, 
 @njit(**KERNEL)
 def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
     """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
-    images of block n, which is overwritten; `add_blocks` adds the blocks up.
+    images of block n.  dweight[n] is overwritten; `add_blocks` adds up the blocks.
 
     x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.spacing = dilation.
     """
@@ -155,7 +155,7 @@ def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, gr
 
 @njit(**KERNEL)
 def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window):
-    """The same for small kernels, all taps of which fit in a tile: dy is read once for all of them.
+    """The same for windows whose taps all fit in one tile: dy is read once for all of them.
 
     dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.spacing = dilation.
     """
@@ -176,7 +176,7 @@ def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilatio
 
 @njit(**KERNEL)
 def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
-    """The same for kernels one column wide, whose taps make no tile.  T: filters x channels."""
+    """The same for windows of one column, whose taps do not fill a tile.  T: filters x channels."""
     _, F, C, KH, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
@@ -197,10 +197,10 @@ def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilatio
 
 @njit(**KERNEL)
 def conv2d_backward_bias(n, dbias, dy):
-    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, which is overwritten."""
+    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n; dbias[n] is overwritten."""
     _, F, OH, OW = dy.shape[:4]
     for f in range(F):
-        even, odd = splat(ZERO), splat(ZERO)                # two sums: a single one waits for each addition
+        even, odd = splat(ZERO), splat(ZERO)                # two sums: one alone waits for each addition
         for i in range(OH):
             for j in range(0, OW - 1, 2):
                 even, odd = even + load(dy, (n, f, i, j)), odd + load(dy, (n, f, i, j + 1))
@@ -211,7 +211,7 @@ def conv2d_backward_bias(n, dbias, dy):
 
 @njit(**KERNEL)
 def add_blocks(item, y, x, chunk):
-    """y[k] = sum of x[n, k] over n, always in the same order; an item is `chunk` vectors k; y is overwritten."""
+    """y[k] = sum of x[n, k] over n, always in the same order.  An item is `chunk` vectors k; y is overwritten."""
     for k in range(item * chunk, min(item * chunk + chunk, y.shape[0])):
         acc = load(x, (0, k))
         for n in range(1, x.shape[0]):

@@ -8,7 +8,7 @@
     dweight[f, c, p]            = G^T (sum of d[f, i, t] v[c, i + p, t] over i, t and images)
 
 Products are element by element over the n points, the axis of u, v and d before the lanes.  The last tile is shifted
-back to fit; d takes the columns that it shares with the tile before as 0, so that they count once.  toom: Toom(m, r).
+back to fit; the columns that it shares with the tile before are 0 in d, so that they count once.  toom: Toom(m, r).
 """
 from numba import njit
 
@@ -71,7 +71,7 @@ def toom_gradient(n, d, dy, toom):
 
 @njit(**KERNEL)
 def toom_forward(n, y, u, v, bias, relu, toom, T):
-    """y of block n (N, F, OH, OW), overwritten; `relu` adds max(0, .).  T: filters x points."""
+    """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).  T: filters x points."""
     F, C, KH, _ = u.shape
     last = y.shape[3] - toom.m
     for i in range(y.shape[2]):
@@ -92,7 +92,7 @@ def toom_forward(n, y, u, v, bias, relu, toom, T):
 def toom_backward_input(n, dx, u, d, x, top, left, relu, toom, T):
     """dx of block n, overwritten; `relu`: 0 where x is not positive.
 
-    dx (N, C, H, left + W + right) includes the padding columns of x, which end as zeros; x (N, C, H, W) is without.
+    dx (N, C, H, left + W + right) includes the padding columns, which are set to 0; x (N, C, H, W) does not.
     T: channels x points.
     """
     F, C, KH, _ = u.shape
@@ -144,6 +144,6 @@ def toom_backward_weight(n, dweight, d, v, sums, toom, T):
                 store_pack(sums, (n, 0, k), 1, transform(toom.GT, vectors(sums, (n, 0, k), toom.n, 1, 1)))
             for r in range(T.rows):
                 for p in range(KH):
-                    place = r * KH + p
+                    index = r * KH + p
                     for q in range(KW):
-                        dweight[n, f + r, c, p, q] = sums[n, q, place // LANES, place % LANES]
+                        dweight[n, f + r, c, p, q] = sums[n, q, index // LANES, index % LANES]

@@ -22,7 +22,7 @@ from .lanes import (
 
 @njit(**KERNEL)
 def linear_forward(n, y, x, weight, bias, relu, T):
-    """y[o] = bias[o] + sum of weight[o, k] x[k] over k, and `relu`: max(0, .).
+    """y[o] = bias[o] + sum of weight[o, k] x[k] over k; `relu` applies max(0, .).
 
     Block n; x (N, K), weight (O, K); y (N, O) is overwritten.  T: units x 1.
     """
@@ -58,7 +58,7 @@ def linear_backward_input(n, dx, dy, weight, x, relu, T):
 def transpose(n, xt, x, lanes):
     """xt[image, k] = x[k] of that image: features innermost, as linear_backward_weight reads them.
 
-    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)) vectors of LANES features is overwritten, for the first `lanes`
+    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)), vectors of LANES features, is overwritten for the first `lanes`
     images of the block.
     """
     for k in range(x.shape[1]):
@@ -68,10 +68,10 @@ def transpose(n, xt, x, lanes):
 
 @njit(**KERNEL)
 def linear_backward_weight(item, dweight, dy, xt, lanes, T):
-    """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES values of k of one image.
+    """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES features of one image.
 
-    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; a block has images in its
-    first `lanes` lanes only.  T: units x vectors.
+    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; only the first
+    `lanes` lanes of a block hold images.  T: units x vectors.
     """
     O, vectors_of_k = dweight.shape[0], xt.shape[1]
     o = min(item * T.rows, O - T.rows)

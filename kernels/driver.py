@@ -1,7 +1,7 @@
-"""The driver replays a table of kernel calls, serially or in parallel.  It has the only parallel loop.
+"""The driver replays a table of kernel calls, serially or in parallel.  It contains the only parallel loop.
 
-The serial and the parallel driver are two copies of one function, with names of their own: the cache knows a function
-by its name and code, and not by the options of its compilation.
+The serial and the parallel driver are copies of one function under two names: the cache identifies a function by its
+name and code, not by its compile options.
 """
 import os
 import sys
@@ -22,13 +22,13 @@ def _driver(tasks, chains, phases, repeats, counters, workers):
     """Replay a table `repeats` times: phases one after the other; the chains of a phase, shared among the workers; the
     tasks of a chain in order.
 
-    A worker takes its own share of a phase first, always the same, so that the data of an image block stay in one
-    core's cache; then it takes what others have not begun.  A phase ends when its chains are done, not when all workers
-    have come by: on a machine with other work, a worker that does not get a processor holds nobody up unless it is in
+    A worker first takes its own share of a phase, always the same one, so that the data of an image block stay in one
+    core's cache; then it takes chains that other workers have not begun.  A phase ends when its chains are done, not
+    when all workers have arrived: on a busy machine, a worker without a processor delays the others only if it is in
     the middle of a chain.
 
-    counters (replays * phases * workers, 8): how many chains of a worker's share are taken, and how many it has done;
-    a row fills a cache line, so that workers do not disturb each other.
+    counters (repeats * phases * workers, 8): the number of chains taken from a worker's share, and the number of chains
+    that the worker has done; a row fills a cache line, so that workers do not disturb each other.
     """
     count = len(phases) - 1
     for k in range(count * repeats * workers):
@@ -79,15 +79,17 @@ if JIT:
 
     @intrinsic
     def add_one(typing, counters, row, column):
-        """counters[row, column]++, atomically: no two workers get the same value, and what one wrote before, others see
-        after."""
+        """Add 1 to counters[row, column] atomically and return the old value.
+
+        No two workers get the same value, and all that a worker wrote before is visible to the next one.
+        """
         def code(context, builder, sig, args):
             return builder.atomic_rmw("add", _counter(context, builder, sig, args), I64(1), "seq_cst")
         return types.intp(counters, row, column), code
 
     @intrinsic
     def value(typing, counters, row, column):
-        """counters[row, column], read anew each time."""
+        """counters[row, column], read from memory each time."""
         def code(context, builder, sig, args):
             return builder.load_atomic(_counter(context, builder, sig, args), "seq_cst", 8)
         return types.intp(counters, row, column), code
@@ -100,7 +102,7 @@ if JIT:
 
     @intrinsic
     def let_others_run(typing):
-        """Give the processor to another thread that waits for one."""
+        """Yield the processor to a thread that waits for one."""
         def code(context, builder, sig, args):
             if sys.platform != "win32":
                 kind = ir.FunctionType(ir.IntType(32), [])
@@ -109,7 +111,7 @@ if JIT:
         return types.void(), code
 
     def _variant(name, **options):
-        """The driver compiled with options, under a name of its own."""
+        """A copy of the driver with these compile options, under another name."""
         copy = python_types.FunctionType(_driver.__code__, _driver.__globals__, name)
         copy.__qualname__ = name
         return njit(**options)(copy)
@@ -135,7 +137,7 @@ else:
         return counters[row, column]
 
     def let_others_run():
-        """Interpreted, there is one worker: nothing else can run."""
+        """Do nothing: interpreted, there is only one worker."""
 
     def _ready(mode):
         return _driver
@@ -144,13 +146,13 @@ else:
 # ---- execution ------------------------------------------------------------------------------------------------------
 _mode, _threads = ("parallel", config.NUMBA_NUM_THREADS) if JIT else ("serial", 1)
 _started = False            # whether a parallel region has run in this process
-_orphaned = False           # whether one has run before this process was forked, whose threads it does not have
+_orphaned = False           # whether one ran before this process was forked: a child has no threads of its parent
 
 exclusive = threading.RLock()       # held while buffers are filled, a program runs, and results are read
 
 
 def replay(tasks, chains, phases, repeats, counters):
-    """Run the driver that is in force; other Python threads wait."""
+    """Run the chosen driver; other Python threads wait."""
     global _started
     with exclusive:
         _started = _started or _mode == "parallel"
@@ -170,7 +172,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def max_threads():
-    """How many threads there can be: the processors this process may use, or NUMBA_NUM_THREADS."""
+    """The largest number of threads: the processors that this process may use, or NUMBA_NUM_THREADS."""
     return config.NUMBA_NUM_THREADS if JIT else 1
 
 
@@ -187,5 +189,5 @@ def execute(mode, threads):
 
 
 def execution():
-    """(mode, threads) in force."""
+    """The mode and the number of threads in use."""
     return _mode, _threads

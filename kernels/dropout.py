@@ -1,4 +1,4 @@
-"""Dropout.  Which numbers are dropped is not stored: the backward pass draws them again."""
+"""Dropout.  The mask is not stored: the backward pass computes it again."""
 from numba import njit
 
 from .compiled import KERNEL
@@ -8,10 +8,10 @@ from .random import DROPOUT, bits, lane_fractions, lane_keys, word
 
 @njit(**KERNEL)
 def dropout_forward(n, y, x, batch, draw, rates, layer):
-    """y = x * (0 with the probability rates[0], else rates[1]).  Block n; x, y (N, C, H, W); y is overwritten.
+    """y = x * (0 with probability rates[0], else rates[1]).  Block n; x, y (N, C, H, W); y is overwritten.
 
-    Drawn anew for each number of each image of each pass, with draw = (seed, pass); batch[0] images of the pass come
-    before these blocks.  `layer` is a number that no other dropout of the network has.
+    The mask differs for each number of each image in each pass: draw = (seed, pass), and batch[0] images of the pass
+    come before these blocks.  `layer` is a number that no other dropout layer of the network has.
     """
     keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), batch[0] + n * LANES)
     probability, kept, k = splat(rates[0]), splat(rates[1]), 0
@@ -25,7 +25,7 @@ def dropout_forward(n, y, x, batch, draw, rates, layer):
 
 @njit(**KERNEL)
 def dropout_backward(n, dx, dy, x, batch, draw, rates, layer, relu):
-    """dx = dy * (what the forward pass drew); with `relu`, 0 where x is not positive.  Block n; dx is overwritten."""
+    """dx = dy * (the factor of the forward pass); `relu`: 0 where x is not positive.  Block n; dx is overwritten."""
     keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), batch[0] + n * LANES)
     probability, kept, k = splat(rates[0]), splat(rates[1]), 0
     for c in range(x.shape[1]):

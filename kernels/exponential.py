@@ -1,4 +1,4 @@
-"""exp, and what is made of it, for a vector of numbers: LLVM has no vector instruction for it."""
+"""exp, sigmoid and tanh of a vector: LLVM has no vector instructions for them."""
 import numpy as np
 from numba import njit
 
@@ -8,7 +8,7 @@ from .lanes import ROUND, ZERO, splat, times_power, where
 f32 = np.float32
 LEAST, MOST = f32(-104), f32(89)            # exp is 0 and infinite beyond these
 LOG2E = f32(1.44269504)
-# ln 2 in two parts, the first with so few digits that a multiple up to 2**15 is exact
+# ln 2 in two parts; the first has so few digits that its multiples up to 2**15 are exact
 LN2_HIGH, LN2_LOW = f32(0.693359375), f32(-2.12194440e-4)
 ONE, TWO = f32(1), f32(2)
 # exp(r) = 1 + r + r^2 (E0 + E1 r + ...) for |r| <= ln(2) / 2 and tanh(x) = x + x^3 (T0 + T1 x^2 + ...) for |x| < SMALL:
@@ -22,8 +22,8 @@ SMALL = f32(0.625)
 
 @njit(**HELPER)
 def exp(v):
-    """2^k exp(r), k a whole number and |r| <= ln(2) / 2.  Right to one unit in the last place, also where the result
-    is subnormal; a NaN stays.  Multiplications and additions stay apart: all CPUs, and NumPy, give the same bits."""
+    """2^k exp(r), k an integer and |r| <= ln(2) / 2, to one unit in the last place, also for subnormal results; a NaN
+    stays a NaN.  Multiplications and additions are not fused, so that all CPUs, and NumPy, give the same bits."""
     v = where(v > splat(MOST), splat(MOST), v)
     v = where(splat(LEAST) > v, splat(LEAST), v)
     t = v * splat(LOG2E) + splat(ROUND)
@@ -36,15 +36,15 @@ def exp(v):
 
 @njit(**HELPER)
 def sigmoid(v):
-    """1 / (1 + exp(-v)), from the exponential that cannot overflow.  Right to 2.5 units in the last place."""
+    """1 / (1 + exp(-v)), from exp(-|v|), which cannot overflow; to 2.5 units in the last place."""
     e = exp(where(v > splat(ZERO), splat(ZERO) - v, v))
     return where(v > splat(ZERO), splat(ONE), e) / (splat(ONE) + e)
 
 
 @njit(**HELPER)
 def tanh(v):
-    """1 - 2 / (exp(2v) + 1) for |v|, with the sign of v; near 0, where that would cancel, a polynomial.  Right to 1.5
-    units in the last place."""
+    """1 - 2 / (exp(2|v|) + 1) with the sign of v; near 0, where this would lose digits, a polynomial; to 1.5 units in
+    the last place."""
     size = where(v > splat(ZERO), v, splat(ZERO) - v)
     far = splat(ONE) - splat(TWO) / (exp(size + size) + splat(ONE))
     near = where(splat(SMALL) > size, v, splat(ZERO))

@@ -1,4 +1,4 @@
-"""A lock file between processes, which the operating system releases when its holder dies."""
+"""A lock between processes: a file that the operating system unlocks when the process that holds it ends."""
 import contextlib
 import sys
 import time
@@ -19,9 +19,9 @@ POLL = 0.02             # seconds between two attempts
 
 @contextlib.contextmanager
 def locked(path, seconds):
-    """Hold the lock of a file, and wait for it for at most some seconds; gives whether the lock is held.
+    """Lock a file and wait at most `seconds` for that; yields whether the lock is held.
 
-    On a file system without locks the answer is yes: processes that run at the same time may then disturb each other.
+    On a file system without locks this yields True: processes that run at the same time may then disturb each other.
     """
     with open(path, "ab") as file:
         yield _acquired(file, time.monotonic() + seconds)

@@ -1,8 +1,8 @@
-"""Losses of class scores, and the sums that are reported.
+"""Losses of class scores, and the sums for the report.
 
-Every loss works on block n of the batch: lane l holds the image order[first + n*LANES + l], which is its place in
-labels, losses and predictions; batch = (first, count).  z, dz (N, O); dz is the gradient of the batch's loss,
-overwritten, with 0 in the lanes past count.  losses get each image's part of it, predictions the unit of the largest z.
+Every loss works on block n of the batch = (first, count): lane l holds image order[first + n*LANES + l], its index in
+labels, losses and predictions.  z, dz (N, O).  dz is the gradient of the batch's loss, overwritten, with 0 in the lanes
+past count.  losses[image] becomes the image's part of that loss, predictions[image] the unit with the largest z.
 """
 import math
 
@@ -13,7 +13,7 @@ from .compiled import INLINE, KERNEL
 from .lanes import LANES
 
 
-# As calls, these two made the cross-entropy a tenth slower.
+# Without inlining, these two made the cross-entropy a tenth slower.
 @njit(**INLINE)
 def _largest(z, n, l):
     """The first unit with the largest z of an image."""
@@ -59,7 +59,7 @@ def cross_entropy_weighted(n, dz, losses, predictions, z, labels, order, batch, 
     """loss = -sum of t[o] log softmax(z)[o] / usual, dz = (softmax(z) sum t - t) / (sum of the batch's weight[label]),
     where t[o] = soft[o] + (o == label) hard[o].
 
-    hard, soft, weight (O,); usual (1,), what the weights of the labels are on average.
+    hard, soft, weight (O,); usual (1,): the mean weight of the labels.
     """
     first, count = batch[0], batch[1]
     units = z.shape[1]
@@ -108,7 +108,7 @@ def squared_error(n, dz, losses, predictions, z, labels, order, batch):
 
 @njit(**KERNEL)
 def tally(_, sums, losses, predictions, labels, order, batch):
-    """sums += (loss, right answers) over the batch, in float64 and always in the order of the images."""
+    """sums += (loss, correct predictions) over the batch, in float64 and always in the order of the images."""
     first, count = batch[0], batch[1]
     for k in range(first, first + count):
         sums[0] += losses[order[k]]

@@ -1,4 +1,4 @@
-"""Batch normalisation: every channel to mean 0 and variance 1 over the images of a batch and their pixels."""
+"""Batch normalisation: each channel gets mean 0 and variance 1 over all pixels of the images of a batch."""
 import math
 
 import numpy as np
@@ -10,10 +10,10 @@ from .lanes import LANES, ZERO, added, first_lanes, fma, load, maximum, repeat, 
 
 @njit(**KERNEL)
 def batch_norm_block(n, sums, x, batch, T):
-    """sums[n, c] = (mean, sum of (x - mean)**2) of a channel, over the images that the block holds.
+    """sums[n, c] = (mean, sum of (x - mean)**2) of a channel, over the images of the block.
 
-    Block n; x (N, C, H, W); batch = (first, count); sums float64 (N, C, 2) is overwritten.  T: 1 x columns, which
-    divide W.
+    Block n; x (N, C, H, W); batch = (first, count); sums float64 (N, C, 2) is overwritten.  T: 1 x columns;
+    T.cols divides W.
     """
     _, C, H, W = x.shape[:4]
     images = min(LANES, max(0, batch[1] - n * LANES))
@@ -38,9 +38,9 @@ def batch_norm_statistics(n, scales, means, variances, batches, sums, batch, pix
     """scales[n, c] = (mean, 1 / sqrt(variance + eps)) over all blocks (Chan et al., "Updating formulae and a pairwise
     algorithm for computing sample variances", 1979).
 
-    Needs sums (N, C, 2) of all blocks; `pixels` in an image; scales (N, C, 2) is overwritten.  Block 0 moves running
-    = (means, variances, batches) towards mean and unbiased variance, by `momentum` or, when it is negative, to their
-    average over all batches.
+    Reads sums (N, C, 2) of all blocks; images have `pixels` pixels; hyper = (eps, momentum); scales (N, C, 2) is
+    overwritten.  Block 0 also moves means and variances towards the mean and the unbiased variance: by `momentum`, or
+    if that is negative, to the average over all batches, which `batches` counts.
     """
     N, C = sums.shape[:2]
     count, eps, momentum = batch[1] * pixels, hyper[0], hyper[1]
@@ -65,7 +65,7 @@ def batch_norm_statistics(n, scales, means, variances, batches, sums, batch, pix
 
 @njit(**KERNEL)
 def batch_norm_running(n, scales, means, variances, hyper):
-    """scales[n, c] = (mean, 1 / sqrt(variance + eps)) of a training; scales (N, C, 2) is overwritten."""
+    """scales[n, c] = (mean, 1 / sqrt(variance + eps)) of the running statistics; scales (N, C, 2) is overwritten."""
     for c in range(means.shape[0]):
         scales[n, c, 0] = means[c]
         scales[n, c, 1] = 1 / math.sqrt(variances[c] + hyper[0])
@@ -73,7 +73,7 @@ def batch_norm_running(n, scales, means, variances, hyper):
 
 @njit(**KERNEL)
 def batch_norm_forward(n, y, x, scales, weight, bias, relu):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias, and `relu`: max(0, .).
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias; `relu` applies max(0, .).
 
     Block n; x, y (N, C, H, W); weight, bias (C,); scales (N, C, 2) = (mean, 1 / sqrt(...)); y is overwritten.
     """
@@ -91,7 +91,7 @@ def batch_norm_backward_sums(n, sums, dy, x, scales, T):
     """sums[n, c] = (sum of dy, sum of dy * normalised x) of a channel.
 
     Block n; dy, x (N, C, H, W), dy 0 in lanes without an image; scales (N, C, 2); sums float64 (N, C, 2) is
-    overwritten.  T: 1 x columns, which divide W.
+    overwritten.  T: 1 x columns; T.cols divides W.
     """
     _, C, H, W = x.shape[:4]
     for c in range(C):
@@ -108,11 +108,11 @@ def batch_norm_backward_sums(n, sums, dy, x, scales, T):
 
 @njit(**KERNEL)
 def batch_norm_backward_input(n, dx, dy, x, weight, scales, sums, batch, of_batch, relu):
-    """dx = weight / sqrt(variance + eps) * (dy - mean of dy - normalised x * mean of (dy * normalised x)), the means
-    being 0 when the statistics were not those of the batch; 0 in lanes without an image and, `relu`, where x is not
-    positive.
+    """dx = weight / sqrt(variance + eps) * (dy - mean of dy - normalised x * mean of (dy * normalised x)).
 
-    Block n; dx, dy, x (N, C, H, W); sums of all blocks; scales (N, C, 2); dx is overwritten.
+    Without `of_batch`, x was normalised by running statistics and the means are 0.  dx is 0 in lanes without an image
+    and, with `relu`, where x is not positive.  Block n; dx, dy, x (N, C, H, W); sums of all blocks; scales (N, C, 2);
+    dx is overwritten.
     """
     N, C, H, W = x.shape[:4]
     valid, none = first_lanes(batch[1] - n * LANES), splat(ZERO)
@@ -128,10 +128,10 @@ def batch_norm_backward_input(n, dx, dy, x, weight, scales, sums, batch, of_batc
         slope = splat(np.float32(-scale * scales[n, c, 1] * weighted * per_value))
         for i in range(H):
             for j in range(W):
-                place = (n, c, i, j)
-                value = load(x, place)
-                d = where(valid, fma(load(dy, place), factor, fma(value - mean, slope, shift)), none)
-                store(dx, place, where(value > none, d, none) if relu else d)
+                index = (n, c, i, j)
+                value = load(x, index)
+                d = where(valid, fma(load(dy, index), factor, fma(value - mean, slope, shift)), none)
+                store(dx, index, where(value > none, d, none) if relu else d)
 
 
 @njit(**KERNEL)

@@ -1,4 +1,4 @@
-"""Parameter updates, and the norm of the gradients, over flat vectors: an item is `chunk` of them.
+"""Parameter updates, and the norm of the gradient, over flat arrays of vectors; an item is `chunk` vectors.
 
 hyper (float64) starts with (lr, momentum or beta1); decays (vectors,) is the weight decay of each vector.
 """
@@ -13,10 +13,10 @@ from .lanes import LANES, ZERO, fma, load, splat, sqrt, store, total
 
 @njit(**KERNEL)
 def sgd(item, value, velocity, grad, decays, hyper, nesterov, chunk):
-    """g = grad + decay * value; velocity = momentum * velocity + g; value -= lr * velocity   (PyTorch's SGD),
+    """g = grad + decay * value; velocity = momentum * velocity + g; value -= lr * velocity   (PyTorch's SGD).
 
-    or lr * (g + momentum * velocity) with Nesterov momentum, or lr * g when the momentum is 0: it then leaves
-    velocity alone.  value, velocity (vectors,) are updated; hyper = (lr, momentum).
+    With `nesterov`, value -= lr * (g + momentum * velocity).  With momentum 0, value -= lr * g, and velocity is not
+    used.  value, velocity (vectors,) are updated; hyper = (lr, momentum).
     """
     rate, momentum, moves = splat(np.float32(-hyper[0])), splat(np.float32(hyper[1])), hyper[1] != 0
     for k in range(item * chunk, min(item * chunk + chunk, value.shape[0])):
@@ -34,8 +34,9 @@ def rmsprop(item, value, square, mean, velocity, grad, decays, hyper, centered, 
     """square = alpha * square + (1 - alpha) * g**2, g = grad + decay * value; u = g / (sqrt(square) + eps);
     value -= lr * u   (PyTorch's RMSprop).
 
-    With momentum u is velocity = momentum * velocity + u; centered, the root is of square - mean**2 where
-    mean += (1 - alpha) * (g - mean).  All but grad (vectors,) are updated; hyper = (lr, momentum, alpha, eps).
+    With momentum, velocity = momentum * velocity + u replaces u.  If `centered`, mean += (1 - alpha) *
+    (g - mean), and the root is that of square - mean**2.  value, square, mean, velocity (vectors,) are updated;
+    hyper = (lr, momentum, alpha, eps).
     """
     rate, momentum, moves = splat(np.float32(-hyper[0])), splat(np.float32(hyper[1])), hyper[1] != 0
     alpha, rest, eps = splat(np.float32(hyper[2])), splat(np.float32(1 - hyper[2])), splat(np.float32(hyper[3]))
@@ -58,7 +59,7 @@ def rmsprop(item, value, square, mean, velocity, grad, decays, hyper, centered, 
 
 @njit(**KERNEL)
 def adam_factors(_, factors, steps, hyper):
-    """One step more, and what it multiplies with: with t = steps, c = sqrt(1 - beta2**t),
+    """Count a step and compute its factors for `adam`: with t = steps, c = sqrt(1 - beta2**t),
 
     factors = (-lr * c / (1 - beta1**t), eps * c, 1 - beta1, beta2, 1 - beta2, -lr); hyper = (lr, beta1, beta2, eps).
     """
@@ -78,7 +79,7 @@ def adam(item, value, mean, square, grad, decays, factors, decoupled, chunk):
     """mean += (1 - beta1) * (g - mean); square = beta2 * square + (1 - beta2) * g**2;
     value -= lr * c / (1 - beta1**t) * mean / (sqrt(square) + eps * c)   (PyTorch's Adam; `adam_factors`)
 
-    where g = grad + decay * value; or, decoupled (AdamW), g = grad and first value -= lr * decay * value.
+    where g = grad + decay * value.  If `decoupled` (AdamW), g = grad, and value -= lr * decay * value comes first.
     value, mean, square (vectors,) are updated.
     """
     rate, eps, rest1 = splat(factors[0]), splat(factors[1]), splat(factors[2])
@@ -108,7 +109,7 @@ def set_rates(_, hyper, rates, batch, batch_size):
 def squared_norm(item, sums, grad, chunk):
     """sums[item] = the sum of grad**2 over the chunk.  grad (vectors,); sums (items,) float64 is overwritten.
 
-    In float32 over LANES vectors at a time, which rounds some LANES + 4 times, and in float64 from there.
+    Groups of LANES vectors are summed in float32, with about LANES + 4 roundings, and their sums in float64.
     """
     end, squares = min(item * chunk + chunk, grad.shape[0]), 0.0
     for begin in range(item * chunk, end, LANES):
@@ -122,8 +123,11 @@ def squared_norm(item, sums, grad, chunk):
 
 @njit(**KERNEL)
 def norm(_, norms, factor, sums, limit):
-    """norms = (norm, sum of norms so far, largest so far, how many) with norm = sqrt(sum of sums); factor (1,) is
-    overwritten: min(1, limit / (norm + 1e-6)), as PyTorch clips.  A NaN shows in all of the first three."""
+    """norms = (norm, sum of all norms, largest norm, number of norms) so far, with norm = sqrt(sum of sums).
+
+    factor (1,) is overwritten with min(1, limit / (norm + 1e-6)), as in PyTorch's clip_grad_norm_.  A NaN shows in the
+    first three.
+    """
     squares = 0.0
     for k in range(sums.shape[0]):
         squares += sums[k]

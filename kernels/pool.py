@@ -10,8 +10,8 @@ LEAST = np.float32(-np.inf)
 
 @njit(**KERNEL)
 def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
-    """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the places p, q
-    of the window that lie in x; -inf if there are none.
+    """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the p, q of the
+    window whose pixels lie in x; -inf if none do.
 
     Block n; y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a row.
     """
@@ -31,10 +31,9 @@ def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
 
 @njit(**KERNEL)
 def max_pool2d_backward(n, dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T):
-    """dx at the first place of each window that holds its maximum gets dy; a place that several windows choose, the
-    sum.
+    """dx at the first maximum of each window is dy; a pixel that is the maximum of several windows gets their sum.
 
-    Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
+    Block n; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one window; `relu`: 0 where x is not
     positive.
     """
     _, C, H, W = x.shape[:4]
@@ -54,21 +53,21 @@ def max_pool2d_backward(n, dx, dy, y, x, stride_h, stride_w, top, left, dilation
                     for q in range(T.cols):
                         r, s = row + p * dilation_h, col + q * T.spacing
                         if 0 <= r < H and 0 <= s < W:
-                            place = (n, c, r, s)
-                            here = load(x, place) == best
+                            index = (n, c, r, s)
+                            here = load(x, index) == best
                             given = where(here, left_over, none)
                             if not tiled:
-                                given = given + load(dx, place)
-                            store(dx, place, given)
+                                given = given + load(dx, index)
+                            store(dx, index, given)
                             left_over = where(here, none, left_over)
 
 
 @njit(**KERNEL)
 def max_pool2d_indices(n, index, x, stride_h, stride_w, top, left, dilation_h, T):
-    """index[c, i, j] = row * W + column of the first place of the window that holds its maximum (of the last NaN where
-    there is one, -1 where no place lies in x), as a float32.
+    """index[c, i, j] = row * W + column of the first maximum of the window, as a float32; that of the last NaN if it
+    has one; -1 if none of its pixels lies in x.
 
-    The arguments of max_pool2d_forward; index (N, C, OH, OW) is overwritten.
+    Arguments as in max_pool2d_forward; index (N, C, OH, OW) is overwritten.
     """
     _, C, H, W = x.shape[:4]
     for c in range(C):
@@ -90,9 +89,9 @@ def max_pool2d_indices(n, index, x, stride_h, stride_w, top, left, dilation_h, T
 
 @njit(**KERNEL)
 def avg_pool2d_forward(n, y, x, rows, cols, scale, T):
-    """y[c, i, j] = scale[i, j] * the sum of x[c] over the window rows[i, 0] <= row < rows[i, 1], and so for columns.
+    """y[c, i, j] = scale[i, j] * the sum of x[c] over the window rows[i, 0] <= row < rows[i, 1], columns likewise.
 
-    Block n; y (N, C, OH, OW) is overwritten.  T: the size of most windows, whose loops the compiler unrolls.
+    Block n; y (N, C, OH, OW) is overwritten.  T: the size of most windows; their loops are unrolled.
     """
     for c in range(x.shape[1]):
         for i in range(y.shape[2]):
@@ -111,10 +110,10 @@ def avg_pool2d_forward(n, y, x, rows, cols, scale, T):
 
 @njit(**KERNEL)
 def avg_pool2d_backward(n, dx, dy, x, rows, cols, scale, tiled, relu):
-    """dx[c, row, col] = the sum of scale[i, j] * dy[c, i, j] over the windows that the place lies in.
+    """dx[c, row, col] = the sum of scale[i, j] * dy[c, i, j] over the windows that contain the pixel.
 
-    Block n; dx (N, C, H, W) is overwritten; `tiled`: every place lies in exactly one window; `relu`: 0 where x is not
-    positive; the rest as in avg_pool2d_forward.
+    Block n; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one window; `relu`: 0 where x is not
+    positive; other arguments as in avg_pool2d_forward.
     """
     _, C, H, W = x.shape[:4]
     none = splat(ZERO)
@@ -128,9 +127,9 @@ def avg_pool2d_backward(n, dx, dy, x, rows, cols, scale, tiled, relu):
                 share = load(dy, (n, c, i, j)) * splat(scale[i, j])
                 for row in range(rows[i, 0], rows[i, 1]):
                     for col in range(cols[j, 0], cols[j, 1]):
-                        place, given = (n, c, row, col), share
+                        index, given = (n, c, row, col), share
                         if relu:
-                            given = where(load(x, place) > none, given, none)
+                            given = where(load(x, index) > none, given, none)
                         if not tiled:
-                            given = given + load(dx, place)
-                        store(dx, place, given)
+                            given = given + load(dx, index)
+                        store(dx, index, given)

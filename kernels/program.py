@@ -1,4 +1,4 @@
-"""A network as data: a table of (kernel, item, arguments) that one driver replays, in parallel or not."""
+"""A network as data: a table of (kernel, item, arguments) that one driver replays, serially or in parallel."""
 import inspect
 
 import numba
@@ -19,12 +19,13 @@ class Call:
     ----------
     kernel : function(item, ...) under `@njit(**KERNEL)`
     items : int
-        How many items make up the call's output; the kernel is run for each of 0, ..., items - 1.
+        The number of items of the output; the kernel runs for each of 0, ..., items - 1.
     after_all : bool
         Whether an item needs all items of the calls before it, not just the same one.
-    **args : what the kernel's signature names, all of it
+    **args : all arguments that the kernel's signature names
 
-    The call keeps the arrays alive, whose addresses it holds.  Raises TypeError when a name is missing or unknown.
+    The call holds the addresses of the arrays and keeps the arrays alive.  Raises TypeError when a name is missing or
+    unknown.
     """
 
     def __init__(self, kernel, items, /, *, after_all=False, **args):
@@ -57,10 +58,10 @@ class Program:
     Parameters
     ----------
     phases : list of list of list of (Call, int)
-        Phases run one after the other.  A phase is a list of chains, which run in parallel and must not write what
-        another one reads or writes; a chain is a list of (call, item), which run in order.
+        Phases run one after the other.  A phase is a list of chains, which run in parallel: none may write what
+        another one reads or writes.  A chain is a list of (call, item), which run in order.
     most : int
-        How often one call can replay them.
+        The largest number of replays in one call.
     """
 
     def __init__(self, phases, most=1):
@@ -82,8 +83,11 @@ class Program:
 
 
 def in_order(calls):
-    """The phases that run calls one after the other, where an item needs only the same item of the calls before it (or
-    else the call says so): calls of as many items run as one chain per item."""
+    """The phases that run calls one after the other.
+
+    An item needs only the same item of the calls before it, unless the call says `after_all`: so consecutive calls of
+    equally many items run as one chain per item.
+    """
     phases = []
     for call in calls:
         if not phases or call.after_all or call.items != len(phases[-1]):
@@ -94,11 +98,11 @@ def in_order(calls):
 
 
 def at_once(calls):
-    """The phases that run calls which do not depend on each other: every item is a chain."""
+    """The phase that runs calls which do not depend on each other: every item is a chain."""
     return [[[(call, item)] for call in calls for item in range(call.items)]]
 
 
 def threading_layer():
-    """The name of Numba's threading layer, which a first parallel region loads ("omp", "tbb" or "workqueue")."""
+    """The name of Numba's threading layer: "omp", "tbb" or "workqueue".  The first parallel region loads it."""
     Program([[[]] * execution()[1]])()
     return numba.threading_layer()

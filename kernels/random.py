@@ -1,13 +1,13 @@
-"""Random numbers that depend on where they are used, and on nothing that ran before: hashes of counters.
+"""Random numbers as hashes of counters: they depend on where they are used, not on what ran before.
 
-A key is a number of 64 bits.  `bits(key, k)` is the k-th number of the sequence that belongs to it, and can be a key
-again: bits(bits(word(seed), epoch), image) is one for each image of each epoch.  It is SplitMix64: Steele, Lea and
+A key is a 64-bit number.  `bits(key, k)` is the k-th number of its sequence and can be a key itself:
+bits(bits(word(seed), epoch), image) is one for each image of each epoch.  The generator is SplitMix64: Steele, Lea and
 Flood, "Fast splittable pseudorandom number generators" (2014), with Stafford's constants, as in Vigna's splitmix64.c.
 
-Vectors of LANES images have 32 bits for each: `lane_keys` once for a block, and `lane_fractions` for each number.  They
-are rounds of lowbias32: Wellons, "Prospecting for hash functions" (2018).
+Vectors have 32 bits per lane: `lane_keys` is called once per block, `lane_fractions` once per number.  Both consist of
+rounds of lowbias32: Wellons, "Prospecting for hash functions" (2018).
 
-A purpose is part of the key, so that nothing uses the numbers of something else.
+A purpose is part of the key, so that no two purposes share random numbers.
 """
 import numpy as np
 from numba import config, njit
@@ -21,7 +21,7 @@ GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111
 
 if config.DISABLE_JIT:
     def word(x):
-        """The last 64 bits of a whole number."""
+        """The lowest 64 bits of an integer."""
         return int(x) & 0xFFFFFFFFFFFFFFFF
 
 else:
@@ -30,7 +30,7 @@ else:
 
 @njit(**INLINE)
 def bits(key, k):
-    """The k-th number of the sequence of a key, both words."""
+    """The k-th number of the sequence of a key; both are 64-bit words."""
     x = word(key + word(word(k) * GOLDEN + GOLDEN))
     x = word((x ^ (x >> word(30))) * FIRST)
     x = word((x ^ (x >> word(27))) * SECOND)
@@ -52,13 +52,13 @@ def _mixed(x):
 
 @njit(**INLINE)
 def lane_keys(key, first):
-    """Two vectors that belong to the images first, first + 1, ... below 2**32, different ones for each."""
+    """Two vectors of keys, different for each of the images first, first + 1, ... (below 2**32)."""
     one = _mixed(integers(key) + counters(first))
     return one, _mixed(one ^ integers(key >> word(32)))
 
 
 @njit(**INLINE)
 def lane_fractions(keys, k):
-    """The k-th numbers of these images, k below 2**32, as a vector in [0, 1)."""
+    """The k-th numbers of these images as a vector in [0, 1); k is below 2**32."""
     one, two = keys
     return unit(_mixed(_mixed(one ^ integers(k)) + two))

@@ -7,7 +7,7 @@ from .lanes import ZERO, load, maximum, splat, store, where
 
 @njit(**KERNEL)
 def add_forward(n, y, a, b, relu):
-    """y = a + b, and `relu`: max(0, .).  Block n; all (N, C, H, W); y is overwritten."""
+    """y = a + b; `relu` applies max(0, .).  Block n; all (N, C, H, W); y is overwritten."""
     for c in range(y.shape[1]):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
@@ -17,7 +17,7 @@ def add_forward(n, y, a, b, relu):
 
 @njit(**KERNEL)
 def add_backward(n, dx, db, x, relu):
-    """dx += db, and `relu`: 0 where x is not positive.  Block n; all (N, C, H, W); dx is changed."""
+    """dx += db; `relu`: 0 where x is not positive.  Block n; all (N, C, H, W); dx is updated."""
     for c in range(dx.shape[1]):
         for i in range(dx.shape[2]):
             for j in range(dx.shape[3]):

@@ -7,7 +7,7 @@ from .lanes import load, store
 
 @njit(**KERNEL)
 def reshape(n, y, x):
-    """y = the numbers of x in their order.  Block n; x (N, C, H, W) and y of as many numbers; y is overwritten."""
+    """y = the numbers of x in the same order.  Block n; x (N, C, H, W), y of the same size; y is overwritten."""
     _, _, H, W = x.shape[:4]
     k, row, col = 0, 0, 0
     for c in range(y.shape[1]):

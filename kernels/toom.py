@@ -1,15 +1,15 @@
 """Cook-Toom products: m outputs of a convolution with r taps from n = m + r - 1 multiplications instead of m * r.
 
-Taps and inputs are polynomials; their product is known from its values at n points (one of them infinity), where it
-costs one multiplication each.  With A, B, G the
-constant matrices below, the trilinear form sum over xi of (G w)[xi] (B x)[xi] (A dy)[xi] gives all three directions of
-a convolution, and none needs flipped weights or padded gradients:
+Taps and inputs are the coefficients of polynomials.  The values of their product at n points (one of them infinity)
+determine it, and each value costs one multiplication.  With the constant matrices A, B, G below, the trilinear form
+sum over xi of (G w)[xi] (B x)[xi] (A dy)[xi] gives all three directions of a convolution, without flipped weights or
+padded gradients:
 
     y = A^T ((G w) * (B x))        dx = B^T ((G w) * (A dy))        dw = G^T ((B x) * (A dy))
 
 Toom 1963, Cook 1966; for networks: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
-Rounding grows with n; measured largest errors relative to the largest output, float32: F(4,3) 1.1e-6, F(4,5) 1.4e-6,
-F(5,5) 3.5e-6.
+Rounding errors grow with n.  The largest measured in float32, relative to the largest output: F(4,3) 1.1e-6,
+F(4,5) 1.4e-6, F(5,5) 3.5e-6.
 """
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ from numba import config, types
 
 from .lanes import LANES, fma, splat
 
-# Found by search among fractions with small denominators: the points with the smallest errors, for n - 1 finite ones.
+# The n - 1 finite points with the smallest errors, found by a search over fractions with small denominators.
 POINTS = {
     6: (1, -1, 2, -2, 0),
     8: (1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2), 0),
@@ -35,8 +35,8 @@ def _with_roots(roots):
 
 
 def _matrices(m, r):
-    """A (n, m): a polynomial of m coefficients at the points; G (n, r): one of r, over the interpolation's
-    denominators; B (n, n): the interpolation."""
+    """A (n, m) evaluates a polynomial of m coefficients at the points; G (n, r) one of r coefficients, divided by the
+    denominators of the interpolation; B (n, n) interpolates."""
     points = [Fraction(p) for p in POINTS[m + r - 1]]
     A, B, G = [], [], []
     for p in points:
@@ -52,14 +52,14 @@ def _matrices(m, r):
 
 
 class Matrix:
-    """A constant matrix as the shortest list of operations that a simple search finds.
+    """A constant matrix as a short list of operations, found by a simple search.
 
     operations : (target, a, b, factor): x[target] = x[a] + factor * x[b], or factor * x[b] when a is None;
         x[0], x[1], ... are the inputs
     out : the names of the outputs
 
-    The points come in pairs p, -p, so rows come as even + odd and even - odd part: each part is computed once.  In a
-    transposed matrix it is columns that pair up: sums and differences of the inputs come first.
+    The points come in pairs p, -p, and so do the rows: even + odd part and even - odd part.  Each part is computed
+    once.  In a transposed matrix the columns come in pairs: sums and differences of the inputs are computed first.
     """
 
     def __init__(self, rows):
@@ -91,8 +91,8 @@ class Matrix:
 
     @staticmethod
     def _pairs(rows):
-        """[(k, mate, even, odd, sign)]: row k is even + odd, row mate is sign * (even - odd); without mate, even is
-        all."""
+        """[(k, mate, even, odd, sign)]: row k is even + odd, row mate is sign * (even - odd); for a row
+        without a mate, even is the whole row."""
         found, taken = [], set()
         for k, row in enumerate(rows):
             if k in taken:
@@ -114,7 +114,7 @@ class Matrix:
         return self._next - 1
 
     def _sum(self, terms):
-        """The name of the sum of factor * x[name]; starts with a factor 1 where there is one, which costs nothing."""
+        """The name of the sum of factor * x[name]; a term with factor 1 comes first, which saves an operation."""
         start = next((term for term in terms if term[1] == 1), None)
         if start is None:
             start, terms = (self._operation(None, *terms[0]), 1), terms[1:]
@@ -128,7 +128,7 @@ class Matrix:
         return f"Matrix({self.shape[0]} x {self.shape[1]}, {len(self.operations)} operations)"
 
     def run(self, x, add, multiply, multiply_add):
-        """The outputs for the inputs x, with the arithmetic given."""
+        """The outputs for the inputs x, computed by the given functions."""
         x = dict(enumerate(x))
         for target, a, b, factor in self.operations:
             if a is None:

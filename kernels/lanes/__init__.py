@@ -1,22 +1,22 @@
-"""Vectors of LANES float32 numbers, one per image, and register tiles of them: what the kernels are written in.
+"""Vectors of LANES float32 numbers, one per image, and register tiles of them: what kernels compute with.
 
     load, store                     one vector            x[index]          (index: all axes but the lanes)
     vectors, scalars                a pack of n of them   x[..., i:i + n*spacing:spacing, ...] along one axis
-    block                           a pack of a window of them, along two axes
+    block                           a pack of the vectors of a window, along two axes
     repeat, added                   a pack of one vector n times; the sum of the vectors of a pack
     first_lanes                     the mask of the lanes that hold an image
-    integers, counters, unit        vectors of whole numbers from 0 to 2**32 - 1, for random numbers (see `random`)
+    integers, counters, unit        vectors of integers from 0 to 2**32 - 1, for random numbers (see `random`)
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
     store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
-    store_pack, clear_first         a pack to memory; a pack with zeros in front
+    store_pack, clear_first         a pack to memory; a pack whose first vectors are set to 0
 
-Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are the NumPy functions below, so that a
-kernel has one source that a debugger can step through.  An index that leaves out the last axis addresses a vector: the
-last axis is then known to be LANES long and contiguous, and the axis before it to be dense, which makes the addresses
-inside a tile constants (with strides read at run time a tiled kernel runs out of integer registers: 107 instead of 245
-GF/s).
+Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are NumPy functions (see `interpreted`), so
+that a kernel has one source, and a debugger can step through it.  An index without the last axis addresses a vector:
+the last axis is then known to be LANES long and contiguous, and the axis before it to be dense, so that addresses
+within a tile are constants.  (With strides read at run time a tiled kernel ran out of integer registers: 107 instead of
+245 GF/s.)
 """
 from numba import config
 

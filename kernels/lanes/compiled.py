@@ -1,4 +1,4 @@
-"""The operations on lanes as LLVM vector instructions: what compiled kernels run on."""
+"""The operations on lanes as LLVM vector instructions, for compiled kernels."""
 import operator
 
 import numpy as np
@@ -103,7 +103,7 @@ class Address:
         self.pointer = builder.gep(builder.bitcast(a.data, I8.as_pointer()), [offset])
 
     def at(self, shifts, kind=VECTOR):
-        """Pointer to the element `shifts` ({axis: llvm integer}) further on."""
+        """A pointer to the element that lies `shifts` ({axis: LLVM integer}) further on."""
         pointer = self.pointer
         for axis, k in shifts.items():
             pointer = self.builder.gep(pointer, [self.builder.mul(k, self.strides[axis])])
@@ -148,7 +148,7 @@ def _maximum(builder, a, b):
 
 
 def _times_power(builder, v, t):
-    # in two steps, since 2^128 and 2^-127 are none of the normal numbers that consist of an exponent only
+    # in two steps: 2^128 overflows and 2^-127 is subnormal, so the exponent bits alone cannot express them
     def every(number):
         return ir.Constant(ir.VectorType(I32, LANES), [number] * LANES)
     k = builder.sub(builder.bitcast(t, every(0).type), every(int(ROUND.view(np.int32))))
@@ -169,8 +169,10 @@ def _total(builder, v):
 
 
 def _sixteen_totals(builder, values):
-    """One vector of the sums over the lanes of LANES vectors, added in the order of `_total`, in a tree that halves
-    the number of vectors at each level: 30 shuffles and 15 additions where `_total` takes 64 and 64."""
+    """A vector of the sums over the lanes of LANES vectors, added in the order of `_total`.
+
+    A tree halves the number of vectors at each level: 30 shuffles and 15 additions, where `_total` takes 64 and 64.
+    """
     def pick(a, b, lanes):
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, LANES), lanes))
     level = [values[4 * (k % 4) + k // 4] for k in range(LANES)]        # so that the sums come out in order
@@ -186,7 +188,7 @@ def _sixteen_totals(builder, values):
 
 
 def _totals(builder, values):
-    """The sums of any number of vectors, LANES of them in each vector, the last filled up with zeros."""
+    """The sums over the lanes of any number of vectors, LANES sums per vector, the last filled up with zeros."""
     values = values + [ir.Constant(VECTOR, None)] * (-len(values) % LANES)
     return [_sixteen_totals(builder, values[k:k + LANES]) for k in range(0, len(values), LANES)]
 
@@ -242,14 +244,14 @@ def _elementwise(sig, emit):
 splat = _elementwise(V(types.float32), _splat)                  # all lanes s
 fma = _elementwise(V(V, V, V), _fma)                            # a * b + c
 sqrt = _elementwise(V(V), _sqrt)
-maximum = _elementwise(V(V, V), _maximum)                       # a NaN in either stays
+maximum = _elementwise(V(V, V), _maximum)                       # a NaN in either stays a NaN
 where = _elementwise(V(M, V, V), lambda builder, mask, a, b: builder.select(mask, a, b))
 times_power = _elementwise(V(V, V), _times_power)               # v * 2^k for t = k + ROUND
 total = _elementwise(types.float32(V), _total)                  # the sum over the lanes, pairwise
 
 
 def _operator(symbol, kind, emit, of="f"):
-    """a symbol b for two vectors, packs or tiles of the kind `of`; the result is of a kind, 'f', 'm' or 'i'."""
+    """Define `a symbol b` for two vectors, packs or tiles of kind `of`; the result has kind `kind` (see `Lanes`)."""
     @intrinsic
     def call(typing, a, b):
         def code(context, builder, sig, args):
@@ -285,7 +287,7 @@ unit = _elementwise(V(I), lambda builder, v: builder.fmul(
 
 @intrinsic
 def first_lanes(typing, count):
-    """The mask of the first `count` lanes: none when it is negative."""
+    """The mask of the first `count` lanes, of none if count is negative."""
     def code(context, builder, sig, args):
         return _first(builder, context.cast(builder, args[0], sig.args[0], types.intp))
     return M(count), code
@@ -306,7 +308,7 @@ def vectors(typing, x, index, n, axis, spacing):
 
 @intrinsic(prefer_literal=True)
 def repeat(typing, v, n):
-    """A pack of n times the vector v."""
+    """A pack of n copies of the vector v."""
     count, = _literals(n)
 
     def code(context, builder, sig, args):
@@ -430,7 +432,7 @@ def store_tile(typing, y, index, row_axis, col_axis, spacing, acc):
 
 @intrinsic(prefer_literal=True)
 def store_sums(typing, y, index, row_axis, col_axis, acc):
-    """The same with each vector summed over its lanes, into plain numbers."""
+    """y[index + r along row_axis + c along col_axis] = the sum of acc[r, c] over its lanes"""
     axes = _literals(row_axis, col_axis)
 
     def code(context, builder, sig, args):
@@ -445,8 +447,8 @@ def store_sums(typing, y, index, row_axis, col_axis, acc):
 
 @intrinsic(prefer_literal=True)
 def store_row(typing, x, index, row_axis, acc):
-    """The vectors of tile row r, one after the other, from x[index + r along row_axis] on; what would go over the
-    end of x's last axis is cut off."""
+    """Store the vectors of tile row r, one after the other, from x[index + r along row_axis] on; numbers past the end
+    of x's last axis are cut off."""
     along, = _literals(row_axis)
     rows, cols = acc.shape
 
@@ -495,7 +497,7 @@ def store_pack(typing, y, index, axis, pack):
 
 @intrinsic
 def store_totals(typing, y, index, acc):
-    """The sums over the lanes of a tile's vectors, row by row, as numbers from the vector y[index] on."""
+    """Store the sums over the lanes of a tile's vectors, row by row, as numbers from the vector y[index] on."""
     def code(context, builder, sig, args):
         address = _address(context, builder, sig, args)
         for k, sums in enumerate(_totals(builder, _unpack(builder, args[2]))):

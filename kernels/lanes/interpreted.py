@@ -1,4 +1,4 @@
-"""The operations on lanes as NumPy functions: what kernels run on with NUMBA_DISABLE_JIT=1."""
+"""The operations on lanes as NumPy functions, for NUMBA_DISABLE_JIT=1."""
 import numpy as np
 
 from .shapes import LANES, ROUND, ZERO

@@ -7,7 +7,7 @@ from numba import config
 
 LANES = 16
 ZERO = np.float32(0)
-ROUND = np.float32(1.5 * 2**23)         # x + ROUND, |x| < 2**22, holds x to the nearest whole number in its last bits
+ROUND = np.float32(1.5 * 2**23)         # the last bits of x + ROUND hold x rounded to an integer, |x| < 2**22
 
 
 class Tile:
@@ -24,7 +24,7 @@ class Tile:
 
 
 def _registers():
-    """How many LANES-wide vectors the registers hold: 32 with AVX-512, 8 with AVX2 or NEON."""
+    """The number of LANES-wide vectors that the registers hold: 32 with AVX-512, 8 with AVX2 or NEON."""
     features = config.CPU_FEATURES
     if features is None:
         features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
@@ -35,7 +35,7 @@ REGISTERS = _registers()
 
 
 def fit(size, most):
-    """The tile extent for an axis: the largest divisor of size up to `most`, or `most` if that is a poor one."""
+    """The tile extent for an axis: the largest divisor of size up to `most`, or `most` if at least twice as large."""
     most = max(1, min(size, most))
     best = max(k for k in range(1, most + 1) if size % k == 0)
     return best if 2 * best > most else most
@@ -52,8 +52,8 @@ def aligned(shape, dtype=np.float32):
 def planes(blocks, channels, *shape):
     """Zeros (blocks, channels, *shape, LANES) whose channels are an odd number of vectors apart.
 
-    Channels 4 kB apart would share a few pointers of the first cache: the gradient of the input of a 3x3 convolution on
-    32 x 32 pixels ran at half its speed.
+    Channels 4 kB apart would compete for a few sets of the L1 cache: with them, the gradient of the input of a 3x3
+    convolution on 32 x 32 pixels ran at half its speed.
     """
     size = math.prod(shape)
     return aligned((blocks, channels, size | 1, LANES))[:, :, :size].reshape(blocks, channels, *shape, LANES)
