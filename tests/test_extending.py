@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_numba import load_dataset
+from cnn_numba import Layer, Optimizer, load_dataset
 from cnn_numba.kernels.compiled import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,9 +83,21 @@ def test_a_model_with_an_unknown_layer_says_what_is_missing(folder):
     assert done.returncode == 2 and "'GELU'" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_gelu_is_pytorchs(folder, monkeypatch):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+@pytest.fixture
+def imported(folder, monkeypatch):
+    """The folder can be imported from, and what is defined there is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(folder))
+    before = [(known, dict(known)) for known in (Layer.known, Optimizer.known)]
+    yield
+    for known, names in before:
+        known.clear()
+        known.update(names)
+    for name in "gelu", "lion":
+        sys.modules.pop(name, None)
+
+
+def test_gelu_is_pytorchs(imported):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from gelu import GELU
 
     from cnn_numba import Sequential
@@ -100,8 +112,7 @@ def test_gelu_is_pytorchs(folder, monkeypatch):
     assert np.abs(np.maximum(x, 0) - y.detach().numpy()).max() > 0.1        # negative control: ReLU is another function
 
 
-def test_lion_is_its_formula(folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(folder))
+def test_lion_is_its_formula(imported):
     from lion import Lion
 
     from cnn_numba import Linear, Sequential
