@@ -9,6 +9,7 @@ from pathlib import Path
 
 import examples
 import numpy as np
+import own_classes
 from random_numbers import lane_numbers, masks, scalar_numbers
 from trainings import dataset, trained
 
@@ -35,7 +36,13 @@ def every_layer():
     return {"losses": trainer.fit(examples.EPOCHS)["loss"], **trainer.model.state_dict()}
 
 
-PARTS = random_numbers, dropout, training, every_layer
+def own_training():
+    """A training of a user's own layer, optimizer and loss."""
+    trainer = own_classes.trainer_of()
+    return {"losses": trainer.fit(3)["loss"], **trainer.model.state_dict()}
+
+
+PARTS = random_numbers, dropout, training, every_layer, own_training
 
 if __name__ == "__main__":
     assert not JIT, "this is for interpreted kernels"
