@@ -8,36 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import CALLS, batches, network
 
-from cnn_numba import (
-    SGD,
-    BatchNorm2d,
-    Conv2d,
-    CrossEntropyLoss,
-    Flatten,
-    InputError,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    Trainer,
-    load_dataset,
-)
+from cnn_numba import SGD, CrossEntropyLoss, InputError, Trainer, load_dataset
 from cnn_numba.inference import Classifier
 from cnn_numba.kernels.compiled import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKERS, CALLS = 8, 30
-
-
-def network(seed=0):
-    return Sequential(Conv2d(1, 8, 3, padding=1), BatchNorm2d(8), ReLU(), MaxPool2d(2), Flatten(), Linear(128, 10),
-                      seed=seed)
-
-
-def batches(rng):
-    """Images of several batch sizes, more than the plans that a model keeps."""
-    return [rng.normal(size=(int(n), 1, 8, 8)).astype(np.float32) for n in rng.integers(1, 90, CALLS)]
+WORKERS = 8
 
 
 def test_a_model_gives_every_thread_its_own_answers():
@@ -104,31 +82,9 @@ def test_a_loss_of_another_threads_images_sends_no_gradient_back():
         loss.backward()
 
 
-SCRIPT = """
-import os, sys
-sys.path[:0] = {path!r}
-import numpy as np
-from concurrent.futures import ThreadPoolExecutor
-from test_threads import batches, network
-from cnn_numba import describe, set_execution
-model, inputs = network().eval(), batches(np.random.default_rng(0))[:20]
-want = [np.array(model(x)) for x in inputs]
-with ThreadPoolExecutor(4) as pool:
-    assert all(np.array_equal(a, b) for a, b in zip(pool.map(model, inputs), want, strict=True))
-child = os.fork()
-if not child:
-    set_execution("parallel")
-    same = all(np.array_equal(model(x), y) for x, y in zip(inputs, want, strict=True))
-    print("child", same, "serial" in describe(), flush=True)
-    os._exit(0)
-print("exit code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "parallel" in describe())
-"""
-
-
 @pytest.mark.skipif(not JIT or not hasattr(os, "fork"), reason="needs compiled kernels and fork")
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_threads_and_forks_on_every_threading_layer(layer):
-    script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"NUMBA_THREADING_LAYER": layer})
+    done = subprocess.run([sys.executable, ROOT / "tests" / "forking.py"], capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"NUMBA_THREADING_LAYER": layer, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout.splitlines()) == (0, ["child True True", "exit code 0 True"]), done.stderr
