@@ -1,6 +1,6 @@
-"""The layers, with PyTorch's names and arguments: each checks its arguments, knows its shapes, and its kernel calls.
+"""The layers, with PyTorch's names and arguments: each checks its arguments, and knows its shapes and kernel calls.
 
-A layer holds no arrays.  `base` has the protocol: what a plan asks of a layer, and what it gives to one.
+A layer holds no arrays.  `base` has the protocol of layers.
 """
 from cnn_numba.layers import activation, conv, dropout, linear, norm, pool, residual, shape
 from cnn_numba.layers.activation import *

@@ -30,7 +30,7 @@ class LeakyReLU(Layer):
     ----------
     negative_slope : float
 
-    Raises InputError (a ValueError) when that is no finite number.
+    Raises InputError (a ValueError) when it is not a finite number.
     """
 
     aliases = ("LReLU",)
@@ -77,19 +77,19 @@ class Sigmoid(Layer):
 class Softmax(Layer):
     """exp(x) over its sum along the features, or along the channels of each pixel, as `torch.nn.Softmax`.
 
-    For probabilities.  A `Trainer` leaves it out at the end of a network while it trains by `CrossEntropyLoss`, which
-    expects logits; a loop with `model(images)` has to do so itself.
+    It gives probabilities.  `CrossEntropyLoss` expects logits, so a `Trainer` with that loss leaves out a Softmax at
+    the end of the network; a loop with `model(images)` has to do so itself.
 
     Parameters
     ----------
     dim : 1, or -1 for features
-        The axis of the features or channels, images being axis 0.
+        The axis of the features or channels; axis 0 is that of the images.
 
     Shapes
     ------
     (K,) or (C, H, W) -> the same.
 
-    Raises InputError (a ValueError) when it is another one.
+    Raises InputError (a ValueError) for another axis.
     """
 
     takes_logits = True
@@ -114,7 +114,7 @@ class Softmax(Layer):
 
 
 class LogSoftmax(Softmax):
-    """The logarithm of `Softmax`, as `torch.nn.LogSoftmax`, also where the softmax itself is too small for a float32.
+    """The logarithm of `Softmax`, as `torch.nn.LogSoftmax`; finite also where the softmax underflows float32.
 
     Arguments, shapes and errors are those of Softmax.
     """
@@ -127,7 +127,7 @@ class LogSoftmax(Softmax):
 
 
 def _calls(wires, forward, backward):
-    """The calls of an activation whose gradient follows from its output."""
+    """Append the calls of an activation whose gradient follows from its output."""
     y = wires.y.image()
     wires.forward.append(Call(forward, wires.blocks, y=y, x=wires.x.image()))
     if wires.dx is not None:

@@ -1,4 +1,4 @@
-"""What a plan asks of every layer, and what it gives to one: the protocol of layers."""
+"""The protocol of layers: what a plan asks of a layer, and what it hands to it."""
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ Sides = tuple[int, int, int, int]
 class Calls:
     """The kernel calls of a layer, or of a network.
 
-    prepare : what the forward pass needs of the parameters; these calls do not depend on each other
+    prepare : calls that the forward pass needs, of parameters only; independent of each other
     forward, backward : in the order in which they run
-    gradients : of the parameters, where they need the backward pass of all images; independent of each other
+    gradients : gradients of parameters that need the backward pass of all images; independent of each other
     """
 
     prepare: list[Call] = field(default_factory=list)
@@ -45,9 +45,9 @@ class Setup:
 
     lanes : how many lanes of a block can hold an image
     training : whether layers behave as in training
-    textbook : whether convolutions run their plain loops, and no faster algorithm
-    batch : int64 (first, count): the batch holds `count` images, and is images first, first + 1, ... of its pass
-    draw : int64 (seed, pass), from which random numbers derive, together with a layer's index and an image's position
+    textbook : whether all convolutions run the plain loops
+    batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
+    draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
     """
 
     lanes: int
@@ -61,14 +61,15 @@ class Setup:
 class Wires(Calls):
     """What connects one layer to its network: the layer reads the buffers and appends its calls to the four lists.
 
-    Buffers (see `buffer.Buffer`): x and y; dy in a plan with a backward pass; dx where the gradient is needed below.
+    Buffers (see `buffer.Buffer`): x and y; dy in a plan with a backward pass; dx if an earlier
+    layer needs the gradient.
     Lanes without an image may hold any finite number in x and y; dx must be 0 there when dy is.
 
     parameters : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
-    index : number of the layer in the network, counted through containers
+    index : number of the layer in the network, including the layers in containers
     relu_after : the layer applies the ReLU that follows to its y
     relu_before : x comes from such a ReLU, and the layer applies its gradient to dx
-    indices : Buffer for a second output, the position of each maximum; None where nothing reads it
+    indices : Buffer for a second output, the position of each maximum; None if nothing reads it
     """
 
     x: Any
@@ -89,9 +90,9 @@ class Wires(Calls):
         return self.x.blocks
 
     def branch(self, name: str, layers: Sequence["Layer"], dx: Any) -> Any:
-        """Lay out the layers of a container's branch, from x to a new buffer of y's shape, which is returned.
+        """Lay out the layers of a container's branch from x to a new buffer of y's shape; returns that buffer.
 
-        The branch's calls are added to these wires; its output has the gradient dy, and dx gets that of its input.
+        The branch's calls are added to these wires.  The gradient of its output is dy; that of its input goes to dx.
         """
         return self.plan.lay_out_branch(self, name, layers, dx)
 
@@ -99,23 +100,23 @@ class Wires(Calls):
 class Layer:
     """Base class of all layers.
 
-    A subclass keeps the arguments of its constructor as attributes of the same names, and defines `calls` and, where
-    they differ from "the same shape, nothing trained", `output_shape` and `parameter_shapes`.  The name of the class is
-    its type in JSON and in model files.  docs/extending.md builds a layer from nothing.
+    A subclass keeps the arguments of its constructor as attributes of the same names, and defines `calls`.  It defines
+    `output_shape` if the layer changes the shape, and `parameter_shapes` if it is trained.  The name of the class is
+    its type in JSON and in model files.  docs/extending.md builds a layer from scratch.
     """
 
     applies_relu = False            # can apply a ReLU that follows to its output (`Wires.relu_after`)
     masks_relu = False              # can apply the gradient of a ReLU before it to its dx (`Wires.relu_before`)
     is_relu = False                 # max(0, x), which a neighbour may apply
-    reshapes = False                # gives the numbers of its input another shape, in the same memory
+    reshapes = False                # its output is its input in another shape, in the same memory
     takes_logits = False            # turns logits into probabilities or their logarithms
     gives_indices = False           # has a second output, the position of each maximum
-    init: str | None = None         # the initialisation of its weights, where it is not the model's
-    branch_names: ClassVar[tuple[str, ...]] = ()    # arguments of a container that are lists of layers
+    init: str | None = None         # the initialisation of its weights; None: the model's
+    branch_names: ClassVar[tuple[str, ...]] = ()    # the arguments of a container that are lists of layers
     branches: dict[str, tuple["Layer", ...]] = {}   # these lists, by the names of the arguments
 
-    aliases: ClassVar[tuple[str, ...]] = ()         # what other programs call the layer, for networks in JSON
-    written_defaults: ClassVar[dict[str, Any]] = {}     # of arguments that may be left out in such a network
+    aliases: ClassVar[tuple[str, ...]] = ()         # names of the layer in other programs, for networks in JSON
+    written_defaults: ClassVar[dict[str, Any]] = {}     # of arguments that such a network may leave out
     known: ClassVar[dict[str, type["Layer"]]] = {}  # every layer class by its name
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -125,21 +126,21 @@ class Layer:
         register(Layer.known, cls)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of one image's output for one image's input shape; InputError when the layer cannot take it."""
+        """The output shape of one image for its input shape; InputError when the layer does not accept it."""
         return shape
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """{name: shape} of what is trained."""
+        """{name: shape} of the trained parameters."""
         return {}
 
     def statistic_shapes(self) -> dict[str, Shape]:
-        """{name: shape} of what a training collects besides."""
+        """{name: shape} of the statistics that a training collects."""
         return {}
 
     def reset_parameters(self, values: dict[str, np.ndarray], initialise: Any) -> None:
         """Set the parameters and statistics, {name: array of zeros}, to their values before training.
 
-        initialise(name, array, init) : fills an array with random weights; init None: as the model says
+        initialise(name, array, init) : fills an array with random weights; init None: the model's initialisation
         """
         for name, value in values.items():
             if value.ndim > 1:
@@ -150,9 +151,9 @@ class Layer:
         return 0, 0, 0, 0
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(of dx, of dy): columns (left, right) that the backward pass needs beside them, for an input shape.
+        """(of dx, of dy): extra columns (left, right) that the backward pass needs, for an input shape.
 
-        The columns beside dy hold zeros; the layer may write those beside dx, and leaves zeros there.
+        The columns beside dy hold zeros.  The layer may write to those beside dx, but leaves zeros there.
         """
         return (0, 0), (0, 0)
 
@@ -161,15 +162,15 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__}.calls")
 
     def textbook(self, x: np.ndarray, parameters: dict[str, np.ndarray], run: Any) -> np.ndarray:
-        """The forward pass in NumPy as a textbook has it, for `check-gradients`: x (N, ...) in float64.
+        """The textbook forward pass in NumPy, for `check-gradients`: x (N, ...) in float64.
 
         parameters : {name: array}
-        run : `inspection.textbook.Run`, which knows the batches, and what a Dropout drops
+        run : `inspection.textbook.Run`, which knows the batches and the masks of Dropout
         """
         raise InputError(f"{type(self).__name__} has no textbook() method, which check-gradients needs")
 
     def multiply_adds(self, before: Shape, after: Shape) -> int:
-        """Of one image's forward pass: each weight is used once for each position of the output."""
+        """Multiply-adds of the forward pass of one image: each weight is used once for each pixel of the output."""
         return math.prod(self.parameter_shapes().get("weight", (0,))) * math.prod(after[1:])
 
     @classmethod
@@ -181,7 +182,7 @@ class Layer:
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """The arguments in the text of the layer, as `torch.nn.Module.extra_repr`."""
+        """The arguments in the layer's repr, as `torch.nn.Module.extra_repr`."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments())
 
 
@@ -192,14 +193,14 @@ def container_text(name: str, parts: Any) -> str:
 
 
 def below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
-    """{rest of the name: value} of the names that begin with a prefix."""
+    """{rest of the name: value} for the names that begin with a prefix."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def infer_shapes(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
-    """The input shape of each layer and the output shape of the last, of one image.
+    """The input shape of each layer for one image, and the output shape of the last.
 
-    Raises InputError, naming the layer, when two layers do not fit.
+    Raises InputError, which names the layer, when two layers do not fit together.
     """
     shapes = [tuple(shape)]
     for k, layer in enumerate(layers):
@@ -225,7 +226,7 @@ def pair(owner: str, name: str, value: Any, least: int = 1) -> tuple[int, int]:
 
 
 def one_or_pair(owner: str, name: str, value: Any, least: int = 1) -> int | tuple[int, int]:
-    """The number or the pair as given, which is how PyTorch keeps and prints it, checked as in `pair`."""
+    """The number or the pair unchanged, as PyTorch keeps and prints it; checked as in `pair`."""
     checked = pair(owner, name, value, least)
     return checked if isinstance(value, (tuple, list)) else checked[0]
 

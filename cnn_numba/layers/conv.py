@@ -14,9 +14,9 @@ from cnn_numba.layers.windows import windows
 
 __all__ = ["Conv2d"]
 
-# Outputs m of the Cook-Toom products F(m, taps) that pay: larger ones round more (F(8,3): 1.4e-5 with 128 channels)
+# Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
-CHUNK = 1 << 22         # numbers in the windows that the textbook's convolution multiplies at a time: 32 MB
+CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
 
 class Conv2d(Layer):
@@ -27,12 +27,12 @@ class Conv2d(Layer):
     in_channels, out_channels : int
     kernel_size, stride, dilation : int or (rows, columns)
     padding : int, (rows, columns), "same" (stride 1 only) or "valid"
-        Zeros at each side of the input; "same" keeps its size, with the odd one at the bottom and right.
+        Zeros at each side of the input; "same" keeps its size, with an odd row or column at the bottom or right.
     groups : int
-        Divides both channel counts; filter group g sees channel group g only.
+        Must divide both numbers of channels; filter group g reads channel group g only.
     bias : bool
     init : str, optional
-        How the weights start, one of `init.INITS`; default: as the model says.
+        Weight initialisation, one of `init.INITS`; default: that of the model.
 
     Shapes
     ------
@@ -90,7 +90,7 @@ class Conv2d(Layer):
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
     def toom(self, shape, setup):
-        """The Cook-Toom product for an input shape that needs the fewest multiplications, or None: direct."""
+        """The Cook-Toom product with the fewest multiplications for an input shape; None: a direct convolution."""
         plain = self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
         if setup.textbook or not plain or self.out_channels < 4:
             return None
@@ -101,7 +101,7 @@ class Conv2d(Layer):
         return Toom(min(sizes, key=lambda m: math.ceil(columns / m) * (m + taps - 1)), taps)
 
     def _input_tile(self, shape):
-        """Channels x columns for the gradient of the input, direct."""
+        """The tile, channels x columns, of the direct gradient of the input."""
         rows = fit(self.in_channels // self.groups, REGISTERS // 4 if WIDE else 6)
         cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
         return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
@@ -193,7 +193,7 @@ class Conv2d(Layer):
 
     @staticmethod
     def _per_block(wires, parameter):
-        """Room for the gradient of each block, which are added up when all are there."""
+        """A new array for the gradient of each block; a call adds them up after all blocks are done."""
         vectors, shape = parameter.grad_vectors, parameter.grad.shape
         blocks = aligned((wires.blocks, *vectors.shape))
         chunk = 32
@@ -205,9 +205,9 @@ class Conv2d(Layer):
         filters, rows, cols = self.output_shape(x.shape[1:])
         matrix = weight.reshape(groups, filters // groups, -1)
         y = np.empty((len(x), filters, rows, cols), x.dtype)
-        step = max(1, CHUNK // (rows * cols * weight[0].size * groups))
-        for first in range(0, len(x), step):
-            seen = windows(x[first:first + step], self, self.padding_sides(), rows, cols)
+        count = max(1, CHUNK // (rows * cols * weight[0].size * groups))
+        for first in range(0, len(x), count):
+            seen = windows(x[first:first + count], self, self.padding_sides(), rows, cols)
             n = len(seen)
             columns = seen.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, rows * cols)
             y[first:first + n] = (matrix @ columns).reshape(n, filters, rows, cols)

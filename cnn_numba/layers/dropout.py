@@ -10,11 +10,11 @@ __all__ = ["Dropout"]
 
 
 class Dropout(Layer):
-    """In a training, each number becomes 0 with probability p, and the others grow by 1 / (1 - p), as
-    `torch.nn.Dropout`; afterwards (`model.eval()`) nothing changes.  Srivastava et al., "Dropout" (2014).
+    """In training, each number becomes 0 with probability p, and the others are multiplied by 1 / (1 - p), as
+    `torch.nn.Dropout`; with `model.eval()`, nothing changes.  Srivastava et al., "Dropout" (2014).
 
-    What is dropped derives from the seed, the pass (the number of the epoch, in a Trainer), the place of the image in
-    it and that of the layer in the network, so that it depends neither on the batch size nor on threads.
+    The mask derives from the seed, the pass (in a Trainer, the number of the epoch), the position of the image in the
+    pass and that of the layer in the network.  It depends neither on the batch size nor on threads.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ class Linear(Layer):
     in_features, out_features : int
     bias : bool
     init : str, optional
-        How the weights start, one of `init.INITS`; default: as the model says.
+        Weight initialisation, one of `init.INITS`; default: that of the model.
 
     Shapes
     ------
@@ -49,7 +49,7 @@ class Linear(Layer):
     def calls(self, wires: Wires) -> None:
         x, y, dy = wires.x.array, wires.y.array, wires.dy
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
-        crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share their places in the cache
+        crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share cache sets
         most = 12 if WIDE and not crowded else 6
         wires.forward.append(Call(
             dense.linear_forward, wires.blocks, y=y, x=x, weight=weight.value,

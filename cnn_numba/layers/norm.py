@@ -13,12 +13,13 @@ __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
 
 class _BatchNorm(Layer):
-    """Every channel (or feature) to mean 0 and variance 1 over a batch, then weight * x + bias: Ioffe and Szegedy,
-    "Batch Normalization" (2015).
+    """Normalise every channel (or feature) to mean 0 and variance 1 over a batch, then weight * x + bias.
 
-    In a training the statistics are those of the batch, and their running averages are collected; afterwards
-    (`model.eval()`) these are used.  Of a batch that is a single value, which PyTorch refuses, the output is the bias:
-    a short last batch must not end a training.
+    Ioffe and Szegedy, "Batch Normalization" (2015).
+
+    In training, the layer uses the statistics of the batch and collects their running averages; with `model.eval()`, it
+    uses the running averages.  For a batch of a single value, which PyTorch refuses, the output is the bias: a short
+    last batch must not end a training.
 
     Parameters
     ----------
@@ -27,11 +28,11 @@ class _BatchNorm(Layer):
     eps : float
         Added to the variance.
     momentum : float from 0 to 1, or None
-        Share of a new batch in the running averages; None: their plain average over all batches.
+        Share of a new batch in the running averages; None: the plain average over all batches.
     affine : bool
-        Whether there are weight and bias.
+        Whether the layer has weight and bias.
     track_running_stats : bool
-        Whether running averages are collected; without them, the statistics are always those of the batch.
+        Whether running averages are collected; without them, the layer always uses the statistics of the batch.
 
     Raises InputError (a ValueError) when an argument is out of range.
     """
@@ -65,7 +66,7 @@ class _BatchNorm(Layer):
     def calls(self, wires: Wires) -> None:
         x, y, tensors, blocks, C = wires.x.image(), wires.y.image(), wires.parameters, wires.blocks, self.num_features
         H, W = x.shape[2:4]
-        tile = Tile(1, max(k for k in range(1, 9) if W % k == 0))       # sums: enough to hide the latency
+        tile = Tile(1, max(k for k in range(1, 9) if W % k == 0))       # enough sums to hide the latency
         ones = aligned(C)
         ones[:] = 1
         weight = tensors["weight"].value if self.affine else ones
@@ -103,7 +104,7 @@ class _BatchNorm(Layer):
                 sums=backward_sums))
 
     def textbook(self, x, parameters, run):
-        """In training: with the mean and the variance of each batch."""
+        """As in training, with the mean and the variance of each batch."""
         each = run.batches(x)
         axes = (1, *range(3, each.ndim))
         centred = each - each.mean(axis=axes, keepdims=True)

@@ -12,7 +12,7 @@ from cnn_numba.layers.windows import pool_windows, windows
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
 
-MOST_PLACES = 1 << 24           # of a channel whose places are numbered in float32
+MOST_PLACES = 1 << 24           # pixels of a channel whose indices float32 can hold
 
 
 class _Window(Layer):
@@ -38,22 +38,22 @@ class _Window(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         name = type(self).__name__
         channels, *size = image_shape(name, shape)
-        places = []
+        positions = []
         for s, (kernel, stride, padding, dilation) in zip(size, self._axes(), strict=True):
             room = s + 2 * padding - dilation * (kernel - 1) - 1
             last = room // stride
-            if self.ceil_mode:                  # a window may stick out, but not start past the image
+            if self.ceil_mode:                  # a window may extend past the image, but not start there
                 last = min(-(-room // stride), (s + padding - 1) // stride)
-            places.append(last + 1)
-        if min(places) < 1:
+            positions.append(last + 1)
+        if min(positions) < 1:
             extent = [d * (k - 1) + 1 for k, _, _, d in self._axes()]
             raise InputError(f"{name} with a {shape_text(extent)} window does not fit on an image of "
                              f"{shape_text(size)} with padding {self.padding}")
-        return channels, *places
+        return channels, *positions
 
 
 class MaxPool2d(_Window):
-    """The maximum over a window, as `torch.nn.MaxPool2d`; the gradient of a tie goes to its first place.
+    """The maximum over a window, as `torch.nn.MaxPool2d`; in a tie, the first maximum gets the gradient.
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ class MaxPool2d(_Window):
     stride : int or (rows, columns), optional
         Default: kernel_size.
     padding : int or (rows, columns)
-        Places that never win, at each side; at most half the kernel.
+        Pixels of -inf at each side; at most half the kernel size.
     dilation : int or (rows, columns)
     return_indices : bool
-        Also tell where the maxima stand: as the last layer, so that `model(images)` is (output, int64 indices), each of
-        these row * W + column; a layer between others cannot.
+        Whether `model(images)` returns (output, int64 indices), with row * W + column for each maximum.  Only the last
+        layer of a network can do this.
     ceil_mode : bool
-        Also where only a part of the window lies on the image, if it starts there or in the padding before.
+        Whether to keep windows that only partly cover the image; they must start on it or in the padding before it.
 
     Shapes
     ------
@@ -100,7 +100,7 @@ class MaxPool2d(_Window):
         wires.forward.append(Call(pool.max_pool2d_forward, x.blocks, y=y.inner, x=x.inner, **geometry))
         if self.return_indices:
             if wires.indices is None:
-                raise InputError("MaxPool2d: return_indices=True gives two results, and the next layer takes one; "
+                raise InputError("MaxPool2d: return_indices=True gives two results, but the next layer takes one; "
                                  "put it last, or use cnn_numba.functional.max_pool2d")
             wires.forward.append(Call(
                 pool.max_pool2d_indices, x.blocks, index=wires.indices.inner, x=x.inner, **geometry))
@@ -132,13 +132,13 @@ class AvgPool2d(_Window):
     stride : int or (rows, columns), optional
         Default: kernel_size.
     padding : int or (rows, columns)
-        Zeros at each side; at most half the kernel.
+        Zeros at each side; at most half the kernel size.
     ceil_mode : bool
-        Also where only a part of the window lies on the image, if it starts there or in the padding before.
+        As in MaxPool2d.
     count_include_pad : bool
         Whether the zeros count in the average.
     divisor_override : int, optional
-        What the sum is divided by instead of the size of the window.
+        Divisor of the sum, instead of the size of the window.
 
     Shapes
     ------
@@ -169,7 +169,7 @@ class AvgPool2d(_Window):
         _average_calls(wires, spans, np.broadcast_to(1 / divisor, wires.y.shape[1:]), Tile(*both(self.kernel_size)))
 
     def textbook(self, x, parameters, run):
-        """Divided by the positions of a window on the image, or on the image and its padding; never by those beyond."""
+        """The divisor counts the pixels of a window on the image, or also those on the padding, but none beyond it."""
         rows, cols = both(self.padding)
         inside = np.pad(np.ones((1, 1, *x.shape[2:])), ((0, 0), (0, 0), (rows, rows), (cols, cols)),
                         constant_values=float(self.count_include_pad))
@@ -182,13 +182,13 @@ class AvgPool2d(_Window):
 
 
 class AdaptiveAvgPool2d(Layer):
-    """Averages over windows that share out the image, as `torch.nn.AdaptiveAvgPool2d`; `AdaptiveAvgPool2d(1)`
+    """Averages over windows that divide the image, as `torch.nn.AdaptiveAvgPool2d`; `AdaptiveAvgPool2d(1)`
     averages each channel.
 
     Parameters
     ----------
     output_size : int or (rows, columns)
-        None in place of a number: that of the image.
+        None instead of a number: the size of the image.
 
     Shapes
     ------
@@ -229,7 +229,7 @@ class AdaptiveAvgPool2d(Layer):
 
 
 def _average_calls(wires, spans, scale, tile):
-    """The calls that average x over the rows and columns `spans`, and multiply by `scale`, (OH, OW)."""
+    """Append the calls that sum x over the rows and columns `spans` and multiply by `scale`, (OH, OW)."""
     windows = dict(rows=spans[0], cols=spans[1], scale=scale.astype(np.float32))
     wires.forward.append(Call(
         pool.avg_pool2d_forward, wires.blocks, y=wires.y.inner, x=wires.x.inner, **windows, T=tile))

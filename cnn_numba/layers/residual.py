@@ -1,4 +1,4 @@
-"""Layers beside a short cut."""
+"""Residual blocks."""
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming
 from cnn_numba.kernels import residual
@@ -14,18 +14,18 @@ class Residual(Layer):
     Parameters
     ----------
     body : Layer, Sequential, or list of Layer
-        What runs beside the short cut, one layer after the other.
+        The layers beside the shortcut, which run one after the other.
     shortcut : the same, optional
-        Default: the identity, x itself; else for example a 1x1 convolution that gives x the shape of body(x).
+        Default: the identity, x itself.  A 1x1 convolution, for example, can give x the shape of body(x).
 
-    Weights that a Sequential has already are not taken over: they start anew with the network around them.
+    If body or shortcut is a Sequential, its weights are not kept: the network around it initialises them again.
 
     Shapes
     ------
     body and shortcut must give the same shape.  Names in `state_dict`: "body.0.weight", "shortcut.0.weight", ...
 
-    Raises InputError (a ValueError) when something is not a layer, or stands at two places, or a branch begins or ends
-    in Flatten.
+    Raises InputError (a ValueError) when something is not a layer or occurs twice, or when a branch begins or ends in
+    Flatten.
     """
 
     applies_relu = masks_relu = True
@@ -38,7 +38,7 @@ class Residual(Layer):
         self.branches = {"body": self.body, "shortcut": self.shortcut}
 
     def _shapes(self, shape):
-        """{name of the branch: [input shape of each of its layers ..., output shape]}"""
+        """{name of the branch: [input shape of each of its layers, ..., output shape]}"""
         found = {}
         for name, layers in self.branches.items():
             with naming(name):
@@ -80,7 +80,7 @@ class Residual(Layer):
         return self.body[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
 
     def calls(self, wires: Wires) -> None:
-        """The body's gradient goes straight to dx, to which that of the shortcut is added."""
+        """The body writes its gradient to dx; a last call adds that of the shortcut."""
         body = wires.branch("body", self.body, wires.dx)
         beside, dbeside = wires.x, wires.dy
         if self.shortcut:

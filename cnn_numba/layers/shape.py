@@ -1,4 +1,4 @@
-"""Layers that change the shape of an image and not its numbers."""
+"""Layers that change the shape of an image, not its numbers."""
 import math
 
 from cnn_numba.errors import InputError, whole_number
@@ -18,7 +18,7 @@ class Flatten(Layer):
         return (math.prod(shape),)
 
     def calls(self, wires: Wires) -> None:
-        """A plan makes y a view of x.  dy is a view of dx too, unless dx has a margin: then it is copied."""
+        """A plan makes y a view of x.  dy is a view of dx, too, unless dx has a margin: then it is copied."""
         if wires.dx is not None and wires.dy.array.base is not wires.dx.array.base:
             wires.backward.append(Call(kernel.reshape, wires.blocks, y=wires.dx.image(), x=wires.dy.image()))
 
@@ -30,18 +30,18 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """Another shape for each image's numbers, in their order: `torch.reshape` without the axis of the images.
+    """The numbers of each image in another shape, in the same order: `torch.reshape` without the axis of the images.
 
     Parameters
     ----------
     shape : int, (K,) or (C, H, W)
-        One of the sizes can be -1: what the others leave.
+        One of the sizes can be -1; it follows from the others.
 
     Shapes
     ------
-    (K,) or (C, H, W) -> shape, with as many numbers.
+    (K,) or (C, H, W) -> shape, with the same number of elements.
 
-    Raises InputError (a ValueError) when the shape is none, or has other than as many numbers as an image.
+    Raises InputError (a ValueError) when the shape is invalid, or its size differs from that of an image.
     """
 
     def __init__(self, shape):

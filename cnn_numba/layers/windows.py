@@ -1,4 +1,4 @@
-"""The windows that a convolution or a pooling moves over an image, as views of NumPy arrays."""
+"""The windows of a convolution or pooling layer, as views of NumPy arrays."""
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ def windows(x: np.ndarray, layer: Any, sides: Sides, rows: int, cols: int, fill:
 
     sides : rows and columns of `fill` around x, (top, bottom, left, right)
 
-    A window can reach beyond these, where a size was rounded up; it sees `fill` there, too.
+    A window can reach beyond these when a size was rounded up; it sees `fill` there, too.
     """
     top, bottom, left, right = sides
     (kh, kw), (sh, sw), (dh, dw) = map(both, (layer.kernel_size, layer.stride, layer.dilation))
