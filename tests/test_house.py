@@ -1,4 +1,4 @@
-"""The house of docs/CONTRIBUTING.md: what the modules of each folder may import and do, read from their syntax trees."""
+"""The house of docs/CONTRIBUTING.md: what the modules of each folder may import and do, by their syntax trees."""
 import ast
 import importlib.util
 import sys
@@ -222,6 +222,16 @@ def test_the_training_loop_is_one_function_of_at_most_forty_lines():
     assert lines <= 40
     code = " ".join(ast.unparse(node) for node in fit.body[1:])
     assert "epoch" in code and "batch" in code and "validation" in code and "scheduler" in code
+
+
+# ---- the tests ------------------------------------------------------------------------------------------------------
+def test_no_test_module_imports_another():
+    """What several of them need is in files whose names do not begin with test_."""
+    for path in (ROOT / "tests").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not [name for name in names if name.split(".")[-1].startswith("test_")], path.name
 
 
 # ---- negative controls ----------------------------------------------------------------------------------------------
