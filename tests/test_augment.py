@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from batches import EPOCH, PLAIN, SEED, gathered, moved
 from random_numbers import splitmix
-from trainings import StopAfter, dataset, network, next_epoch, normalised, optimizer_of
+from trainings import StopAfter, dataset, network, normalised, optimizer_of
 
 from cnn_numba import Augment, CrossEntropyLoss, InputError, Trainer, set_execution
 from cnn_numba.init import ORDER, stream
@@ -188,7 +188,7 @@ def test_epochs_are_the_loop_of_the_library_on_moved_images(text):
     data, model, other, augment = dataset(train=70), network(), network(), Augment.parse(text)
     trainer, optimizer = trainer_of(model, data, augment), optimizer_of(other)
     for epoch in range(2):
-        next_epoch(trainer)
+        trainer.epoch()
         order = stream(SEED, ORDER, epoch).permutation(70)
         images = moved(augment, data.train_images, mean=PLAIN[0][:2], scale=PLAIN[1][:2], draw=(SEED, epoch))[:70]
         for first in range(0, 70, 16):

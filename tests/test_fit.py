@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import conv, flatten, linear, log_softmax, make, pool, relu, softmax
+from trainings import StopAfter
 
 from cnn_numba import (
     Augment,
@@ -18,7 +19,7 @@ from cnn_numba import (
     lr_scheduler,
     optim,
 )
-from cnn_numba.callbacks import Callback, Checkpoint
+from cnn_numba.callbacks import Checkpoint
 from cnn_numba.errors import Diverged
 from cnn_numba.init import ORDER, stream
 
@@ -46,23 +47,6 @@ def trainer_of(optimizer=("SGD", {"lr": 0.05, "momentum": 0.9}), scheduler=None,
     rule = getattr(optim, kind)(model, **settings)
     schedule = getattr(lr_scheduler, scheduler[0])(rule, **scheduler[1]) if scheduler else None
     return Trainer(model, data or dataset(), rule, batch_size=BATCH, seed=SEED, scheduler=schedule, **options)
-
-
-def one_epoch(trainer, *callbacks):
-    """The result of the next epoch."""
-    return trainer.fit(trainer.epochs + 1, callbacks)[-1]
-
-
-class StopAfter(Callback):
-    """Ends a training after so many steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def on_batch_end(self, trainer):
-        self.left -= 1
-        if not self.left:
-            trainer.stop()
 
 
 def batches(data, epoch):
@@ -99,7 +83,7 @@ def test_epochs_are_the_loop_of_the_library(rule, schedule, loss, max_norm):
     model, optimizer, scheduler, criterion = other.model, other.optimizer, other.scheduler, loss or CrossEntropyLoss()
     rates = []
     for epoch in range(3):
-        result, norms = one_epoch(trainer), []
+        result, norms = trainer.epoch(), []
         for images, labels in batches(data, epoch):
             criterion(model(images), labels).backward()
             norms.append(optim.clip_grad_norm_(model, math.inf if max_norm is None else max_norm))
@@ -184,7 +168,7 @@ def test_the_validation_part_is_evaluated_and_the_best_weights_are_kept():
     data = dataset(held_out=20)
     trainer, weights, results = trainer_of(("SGD", {"lr": 0.05}), data=data), [], []
     for _ in range(8):
-        results.append(one_epoch(trainer))
+        results.append(trainer.epoch())
         weights.append(trainer.model.values.copy())
         again = trainer.evaluate(data.validation_images, data.validation_labels)
         assert (again.loss, again.accuracy) == (results[-1].validation_loss, results[-1].validation_accuracy)
@@ -250,7 +234,7 @@ def test_the_epoch_and_step_of_a_divergence(lr):
     after = trainer.state()
     assert all(np.array_equal(state[name], after[name]) for name in state), "the training stands where it did"
     trainer.optimizer.lr = 0.01
-    assert math.isfinite(one_epoch(trainer).loss)
+    assert math.isfinite(trainer.epoch().loss)
 
 
 @OVERFLOWS
@@ -264,7 +248,7 @@ def test_weights_that_are_no_longer_finite_after_the_last_step():
         trainer.fit(1)
     assert np.array_equal(trainer.model.values, before), "past the ends of the parameters, too"
     del trainer.scheduler.rates
-    assert math.isfinite(one_epoch(trainer).loss)
+    assert math.isfinite(trainer.epoch().loss)
 
 
 @OVERFLOWS
@@ -330,11 +314,11 @@ def test_the_norm_may_be_measured_from_the_middle_of_an_epoch_on():
     norms.append(first.state()["norms"][1])
     second = trainer_of(measure_norm=True)
     second.load_state(stopped(False).state())
-    mean, rest = one_epoch(first).gradient_norm, one_epoch(second).gradient_norm
+    mean, rest = first.epoch().gradient_norm, second.epoch().gradient_norm
     assert 3 * mean == pytest.approx(norms[0] + 2 * rest)
     third = trainer_of()
     third.load_state(stopped(True).state())
-    assert one_epoch(third).gradient_norm is None
+    assert third.epoch().gradient_norm is None
 
 
 @pytest.mark.parametrize("change, sentence", [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import reference
 from both_ways import training
-from trainings import CLASSES, LAYERS, dataset, network, next_epoch, normalised, optimizer_of, trained
+from trainings import CLASSES, LAYERS, dataset, network, normalised, optimizer_of, trained
 
 from cnn_numba import CrossEntropyLoss, InputError, Trainer, set_execution
 from cnn_numba.callbacks import Callback
@@ -165,7 +165,7 @@ def test_evaluation_does_not_disturb_training():
     trainer = Trainer(model, data, optimizer_of(model), seed=3)
     for _ in range(2):
         trainer.evaluate(data.test_images, data.test_labels)
-        next_epoch(trainer)
+        trainer.epoch()
     assert np.array_equal(model.values, want.values)
 
 
@@ -257,7 +257,7 @@ def test_steps_allocate_nothing():
 
     def largest(spoil):
         watch = Watch(spoil)
-        next_epoch(trainer, watch)
+        trainer.fit(trainer.epochs + 1, watch)
         assert len(watch.taken) == 10
         return max(watch.taken[1:])                             # the first holds the order of the epoch
 

@@ -42,11 +42,6 @@ def normalised(data, images):
     return (images.astype(np.float32) - data.mean[:, None, None]) * scale[:, None, None]
 
 
-def next_epoch(trainer, *callbacks):
-    """The result of the next epoch."""
-    return trainer.fit(trainer.epochs + 1, callbacks)[-1]
-
-
 class StopAfter(Callback):
     """Ends a training after so many calls of `on_batch_end`; in a short epoch that is after every batch."""
 
