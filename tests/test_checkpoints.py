@@ -219,7 +219,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, whole):
     same(other, whole)
     before.write_bytes(b"")
     newest.write_bytes(b"")
-    with pytest.raises(InputError, match="no whole one before"):
+    with pytest.raises(InputError, match="no earlier checkpoint is intact"):
         newest_checkpoint(tmp_path, said.append)
 
 

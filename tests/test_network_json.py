@@ -86,7 +86,7 @@ def nested(depth):
     (residual(residual(3)), "body: layer 0: body: layer 0: expected"),
     (residual({"type": "Linear", "params": {"in_features": 3}}), "body: layer 0: Linear needs out_features"),
     (residual(*[RELU] * MOST_LAYERS), "layers: expected 1 to 1000 layers, also counting"),
-    (nested(DEEPEST + 1), f"layers: more than {DEEPEST} of them inside each other"),
+    (nested(DEEPEST + 1), f"layers: nested more than {DEEPEST} deep"),
 ])
 def test_descriptions_that_cannot_be(entry, sentence):
     with pytest.raises(InputError) as raised:
@@ -228,16 +228,16 @@ WIDE = entry("conv", filters=4, kernel_size=3)
     ([entry("residual", body=[RELU, entry("conv")]), entry("fc")], "layer 0: body: layer 1: Conv2d needs"),
     ([entry("residual"), entry("fc")], "layer 0: body: layers: expected a list"),
     ([entry("residual", body=[RELU], shortcut=0)], "layer 0: shortcut: layers: expected a list"),
-    ([nested(DEEPEST + 1), entry("fc")], f"layers: more than {DEEPEST} of them inside each other"),
+    ([nested(DEEPEST + 1), entry("fc")], f"layers: nested more than {DEEPEST} deep"),
     # too much
     ([entry("fc", units=10**17), entry("fc")], "layer 0: 784 features to 100000000000000000 features takes too much"),
     ([entry("conv", filters=1, kernel_size=1, padding=10**17)], "layer 0: 1x28x28 to 1x2000"),
     ([entry("fc", units=2**20), entry("fc")], "the network has 833,617,930 parameters, expected at most 268,435,456"),
     ([entry("residual", body=[RELU] * 500), entry("residual", body=[RELU] * 500), entry("fc")], "also counting"),
     # the loss
-    ([entry("cross_entropy"), entry("fc")], "layer 0: cross_entropy is the loss, which can only be the last entry"),
+    ([entry("cross_entropy"), entry("fc")], "layer 0: cross_entropy is the loss, which must be the last entry"),
     ([entry("cross_entropy")], "layer 0: cross_entropy is the loss"),
-    ([entry("fc"), entry("CrossEntropyLoss", weight=[1])], "layer 1: CrossEntropyLoss is the loss, which can only"),
+    ([entry("fc"), entry("CrossEntropyLoss", weight=[1])], "layer 1: CrossEntropyLoss is the loss, which must be"),
 ])
 def test_what_is_wrong_is_said_in_one_sentence(written, sentence, tmp_path):
     path = tmp_path / "net.json"
@@ -257,7 +257,7 @@ def test_what_is_wrong_is_said_in_one_sentence(written, sentence, tmp_path):
     (b'[{"type": "bn", "params": {"eps": -Infinity}}]', "-Infinity is not a number in JSON"),
     (b'[{"type": "bn", "params": {"eps": 1e999}}]', "the number 1e999 is too large"),
     (b"[" + b"9" * 5000 + b"]", "has more than 18 digits"),
-    (b"[" * 100_000, "has too many brackets inside each other"),
+    (b"[" * 100_000, "has brackets nested too deeply"),
     (b"\xff\xfe[]", "is not text in UTF-8"), (b" " * (1 << 20) + b"[]", "is longer than the 1,048,576 bytes"),
     (b'["\\ud800"]', "layer 0: expected"),
 ])

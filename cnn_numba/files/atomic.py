@@ -11,16 +11,16 @@ from typing import BinaryIO
 
 from cnn_numba.errors import InputError
 
-STALE = 24 * 3600           # seconds after which nothing writes to a part any more
+STALE = 24 * 3600           # seconds; a part that is older has no writer any more
 PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file object whose bytes are at `path` when the block ends; whatever fails, the file there stays as it was.
+    """A file object whose bytes replace the file at `path` when the block ends, unless something fails.
 
-    The bytes go to a file beside with a name of its own, then to the disk, and then get the name.  A file that exists
-    keeps its mode.  Raises InputError when it cannot be written.
+    The bytes go to a file under another name in the same folder, are flushed to the disk, and the file is renamed.  An
+    existing file keeps its mode.  Raises InputError when the file cannot be written.
     """
     path = Path(os.path.realpath(path))
     part = _part_of(path)
@@ -42,7 +42,7 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write(path: str | os.PathLike, content: bytes) -> None:
-    """Make a file hold these bytes; whatever fails, it holds all of them, or what it held before.
+    """Replace a file by these bytes: after a failure, it holds all of them, or what it held before.
 
     Raises InputError when it cannot be written.
     """
@@ -51,7 +51,7 @@ def write(path: str | os.PathLike, content: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise the InputError of `write` at once when nothing can be written there, and change nothing."""
+    """Raise the InputError of `write` now if a file cannot be written there; changes nothing."""
     path = Path(os.path.realpath(path))
     part = _part_of(path)
     try:
@@ -63,7 +63,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def delete_stale_parts(folder: Path, seconds: float = STALE) -> None:
-    """Delete the files that killed processes were writing in a folder, when they are older than some seconds."""
+    """Delete the parts that killed processes left in a folder, if older than `seconds`."""
     with suppress(OSError):
         for entry in os.scandir(folder):
             if PART.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > seconds:
@@ -71,7 +71,7 @@ def delete_stale_parts(folder: Path, seconds: float = STALE) -> None:
 
 
 def _part_of(path):
-    """A name beside a file that no other writer has, and that is short enough for every file system."""
+    """A name in the same folder that no other writer uses, short enough for every file system."""
     return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:150])}.{secrets.token_hex(8)}.part")
 
 
@@ -81,7 +81,7 @@ def _refuse_other_things(path):
 
 
 def _sync_folder(folder):
-    """Bring the new name to the disk, where folders can be opened (not on Windows)."""
+    """Flush the new name to the disk, where folders can be opened (not on Windows)."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: a folder with its last two states, from which it goes on to the same bits."""
+"""Checkpoints of a training: a folder with its last two states, from which it continues to the same bits."""
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -17,18 +17,18 @@ from cnn_numba.files.atomic import delete_stale_parts, write
 FORMAT = "cnn-numba checkpoint"
 VERSION = 3             # 1: before schedules, validation and best weights; 2: before the history and the recipe
 KIND = "checkpoint"
-NAME = re.compile(r"checkpoint-(\d{1,18})-(\d{1,18})\.npz")       # epochs, steps of the one after
+NAME = re.compile(r"checkpoint-(\d{1,18})-(\d{1,18})\.npz")       # epochs done, steps done of the next epoch
 
 
 @dataclass(frozen=True)
 class SavedTraining:
     """What a checkpoint holds.
 
-    recipe : what the command line was asked to train, as JSON values; empty for a training of a program's own
+    recipe : the recipe of the command line, as JSON values; empty for a training by another program
     data : fingerprint of the data set
-    layers : as `describe_layers` gives them
-    state : as `Trainer.state` gives it
-    path : of the file it was read from
+    layers : as from `describe_layers`
+    state : as from `Trainer.state`
+    path : the file that it was read from
     """
 
     recipe: dict[str, Any]
@@ -39,7 +39,7 @@ class SavedTraining:
 
 
 def read_checkpoint(path: str | Path) -> SavedTraining:
-    """Read one file; InputError when it is damaged or not a checkpoint.  Nothing in it is ever executed."""
+    """Read one file; InputError when it is damaged or not a checkpoint.  Code in it is never executed."""
     description, arrays = container.read(path, KIND)
     version = description.get("version")
     if description.get("format") != FORMAT:
@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> SavedTraining:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoint files of a folder, the newest last; InputError when it cannot be read."""
+    """The checkpoint files of a folder, newest last; InputError when it cannot be read."""
     try:
         names = [NAME.fullmatch(name) for name in os.listdir(folder)]
     except OSError as error:
@@ -64,13 +64,13 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path, report: Callable[[str], object]) -> SavedTraining:
-    """The newest checkpoint of a folder that is whole.
+    """The newest intact checkpoint of a folder.
 
     Parameters
     ----------
     folder : path
     report : callable
-        Gets a line for each damaged file.
+        Called with a line of text for each damaged file.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def newest_checkpoint(folder: str | Path, report: Callable[[str], object]) -> Sa
             why = error
             if path != paths[0]:
                 report(f"{error}; trying the one before")
-    raise InputError(f"{why}, and there is no whole one before")
+    raise InputError(f"{why}, and no earlier checkpoint is intact")
 
 
 def checkpoint_name(state: dict[str, Any]) -> str:
@@ -97,10 +97,10 @@ def checkpoint_name(state: dict[str, Any]) -> str:
 
 
 def write_checkpoint(folder: Path, training: SavedTraining, keep: Iterable[Path] = ()) -> Path | None:
-    """Write a state to a folder, and delete all older files but those to `keep`.
+    """Write a state to a folder, and delete all older files except those in `keep`.
 
-    Returns the path of the file; None for a state that is not finite, which nothing could go on from.
-    Raises InputError when the file cannot be written; those that exist then stay.
+    Returns the path of the file; None for a state that is not finite, from which no training could continue.
+    Raises InputError when the file cannot be written; existing files are then kept.
     """
     state = training.state
     path = folder / checkpoint_name(state)

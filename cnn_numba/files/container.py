@@ -1,7 +1,7 @@
 """Files of arrays with a description: an .npz that NumPy opens, with a JSON text in it and a checksum at its end.
 
-Reading trusts nothing: members are stored as they are, so that a file takes no more memory than its own size; a header
-is matched with a pattern and never evaluated; and there is no pickle.
+Reading trusts nothing: members are not compressed, so that a file takes no more memory than its own size; headers are
+matched with a pattern and never evaluated; nothing is unpickled.
 """
 import hashlib
 import io
@@ -22,7 +22,7 @@ from cnn_numba.files import strict_json
 
 TEXT = "description.json"
 LONGEST_TEXT = 1 << 20
-SEAL = 64                   # hexadecimal digits of SHA-256 over all bytes before; the comment of the zip archive
+SEAL = 64                   # hexadecimal digits of SHA-256 over all bytes before them; the comment of the zip archive
 HEADER = re.compile(rb"\{'descr': '<f4', 'fortran_order': False, 'shape': \((([0-9]{1,18}, ?)*[0-9]{0,18})\), ?\} *\n")
 
 
@@ -45,12 +45,12 @@ def sealed(content: bytes) -> bytes:
 
 
 def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description and the arrays of a file that `pack` made.
+    """The description and the arrays of a file that `pack` wrote.
 
     Parameters
     ----------
     path : path of the file
-    kind : what the file should be, for the sentence that says that it is not
+    kind : what the file should be, for the error message
 
     Returns
     -------
@@ -58,7 +58,7 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, 
 
     Raises
     ------
-    InputError : the file cannot be read, is damaged, or is something else.
+    InputError : the file cannot be read, is damaged, or is of another kind.
     """
     try:
         content = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) else None   # a pipe would wait
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, 
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = _members(archive, len(content))
-    # What zipfile raises on bad archives, and _members, _array and json on bad members.
+    # zipfile raises these on bad archives; _members, _array and json on bad members.
     except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError,
             IndexError, OSError) as error:
         raise InputError(f"{path} is not a cnn-numba {kind} ({_first_line(error)})") from None
@@ -85,17 +85,17 @@ def _members(archive, size):
     for info in archive.infolist():
         name, size = info.filename, size - info.file_size
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or size < 0:
-            raise ValueError("packed, which it never is")
+            raise ValueError("a compressed member")
         if name in members:
-            raise ValueError("a name twice")
+            raise ValueError("a name that occurs twice")
         if name == TEXT:
             if info.file_size > LONGEST_TEXT:
-                raise ValueError("too long a description")
+                raise ValueError("a description that is too long")
             members[name] = _description(archive.read(info))
         elif name.endswith(".npy"):
             members[name.removesuffix(".npy")] = _array(archive.read(info))
         else:
-            raise ValueError("a member that is no array")
+            raise ValueError("a member that is not an array")
     if TEXT not in members:
         raise ValueError("no description")
     return members
@@ -115,7 +115,7 @@ def _array(content):
         raise ValueError("an array that is not float32")
     shape = tuple(int(n) for n in header[1].decode().split(",") if n.strip())
     if math.prod(shape) * 4 != len(content) - 10 - length or len(shape) > 32:
-        raise ValueError("an array that promises other than it holds")
+        raise ValueError("an array whose size differs from its header")
     return np.frombuffer(content, "<f4", offset=10 + length).reshape(shape).astype(np.float32)
 
 

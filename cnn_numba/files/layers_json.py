@@ -1,7 +1,7 @@
 """Layers as JSON values, [{"type": "Conv2d", "params": {"in_channels": 1, ...}}, ...], and layers from such values.
 
 The parameters are the arguments of the layer's constructor, which also checks them; those that are lists of layers are
-described in the same way.  This is the form in files of this program; `network_json` reads what people write.
+described in the same way.  This is the form in files of this program; `network_json` reads files that people write.
 """
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ import numpy as np
 from cnn_numba.errors import InputError, naming, shortened
 from cnn_numba.layers import Layer, every_layer, shape_text
 
-MOST_LAYERS = 1000              # in all, also of those inside others
-DEEPEST = 8                     # layers in layers in ...
-MOST_VALUES = 1 << 26           # of one image between two layers
+MOST_LAYERS = 1000              # in all, including those inside others
+DEEPEST = 8                     # levels of layers inside layers
+MOST_VALUES = 1 << 26           # numbers of one image between two layers
 
 
 def describe_layers(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """The layers as a list of {"type": name, "params": {argument: value}}; arguments are kept as attributes.
 
-    Raises InputError for a layer that a file could not bring back.
+    Raises InputError for a layer that cannot be restored from a file.
     """
     description = []
     for k, layer in enumerate(layers):
@@ -51,9 +51,9 @@ def _described(layer, argument):
 
 
 def build_layers(description: Any) -> list[Layer]:
-    """New layers from what `describe_layers` gave, or what somebody sent.
+    """New layers from a description that `describe_layers` made, or from an untrusted one.
 
-    Raises InputError, naming the layer, for unknown types and parameters and for values that a layer refuses.
+    Raises InputError, which names the layer, for unknown types and parameters and for values that a layer refuses.
     """
     try:
         layers = _build(description, 0)
@@ -81,11 +81,11 @@ def _build(description, depth):
 
 
 def checked_list(description: Any, depth: int) -> list:
-    """A list of layers inside so many others; InputError unless it is one, of a sensible length and depth."""
+    """The list of layers at a depth of nesting; InputError unless it is a list within MOST_LAYERS and DEEPEST."""
     if not isinstance(description, list) or not 1 <= len(description) <= MOST_LAYERS:
         raise InputError(f"layers: expected a list of 1 to {MOST_LAYERS} layers")
     if depth > DEEPEST:
-        raise InputError(f"layers: more than {DEEPEST} of them inside each other")
+        raise InputError(f"layers: nested more than {DEEPEST} deep")
     return description
 
 
@@ -101,7 +101,7 @@ def checked_entry(entry: Any) -> tuple[str, dict[str, Any]]:
 
 
 def construct(kind: type[Layer], params: dict[str, Any]) -> Layer:
-    """A layer of a class; InputError for parameters that it does not have, or lacks."""
+    """A layer of a class; InputError for unknown and for missing parameters."""
     name, allowed = kind.__name__, kind.arguments()
     for param in params:
         if param not in allowed:
@@ -113,13 +113,13 @@ def construct(kind: type[Layer], params: dict[str, Any]) -> Layer:
 
 
 def check_count(layers: Sequence[Layer]) -> None:
-    """InputError when these layers are too many."""
+    """InputError when there are too many layers."""
     if sum(1 for _ in every_layer(layers)) > MOST_LAYERS:
         raise InputError(f"layers: expected 1 to {MOST_LAYERS} layers, also counting those inside others")
 
 
 def check_image_shape(layers: Sequence[Layer], shape: tuple[int, ...]) -> int:
-    """The number of outputs for images of a shape, (C, H, W) or (K,); InputError unless they fit, and memory too."""
+    """The number of outputs for images of a shape, (C, H, W) or (K,); InputError unless layers and memory fit."""
     for k, layer in enumerate(layers):
         with naming(f"layer {k}"):
             shape = checked_output_shape(layer, shape)
@@ -129,7 +129,7 @@ def check_image_shape(layers: Sequence[Layer], shape: tuple[int, ...]) -> int:
 
 
 def checked_output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The layer's output shape; InputError also when it takes too much memory, or a layer inside of it does."""
+    """The layer's output shape; InputError also when it, or a layer inside it, takes too much memory."""
     after = tuple(layer.output_shape(shape))
     for name, inside in layer.branches.items():
         between = shape

@@ -1,4 +1,4 @@
-"""Model files: the layers, the parameters, and what a model has to know about images to be used again."""
+"""Model files: the layers, the parameters, and the facts about images that a model needs for its use."""
 import math
 import numbers
 import os
@@ -38,7 +38,7 @@ def save(model: Sequential, path: str | os.PathLike, **facts: Any) -> None:
 
 
 def load(path: str | os.PathLike) -> Sequential:
-    """Read a model that `model.save` wrote.  No code in the file is ever executed.
+    """Read a model that `model.save` wrote.  Code in the file is never executed.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ def load(path: str | os.PathLike) -> Sequential:
     Returns
     -------
     Sequential
-        In the mode of `model.eval()`.  Its logits are those of the saved model, to the bit; `input_shape`, `mean`,
-        `std`, `classes` and `accuracy` are what was saved with it.
+        In the mode of `model.eval()`.  Its logits equal those of the saved model bit for bit; `input_shape`, `mean`,
+        `std`, `classes` and `accuracy` are those saved with it.
 
     Raises
     ------
@@ -70,15 +70,15 @@ def load(path: str | os.PathLike) -> Sequential:
 
 
 def check_format(description: dict[str, Any], name: str, version: int) -> None:
-    """InputError unless a description says that it is of this format, and of a version that can be read."""
+    """InputError unless a description names this format and a version that can be read."""
     if description.get("format") != name:
         raise InputError(f"this is not a {name}")
     if description.get("version") != version or isinstance(description["version"], bool):
-        raise InputError(f"the format has another version than {version}, written by another version of the library")
+        raise InputError(f"the version of the format is not {version}: another version of the library wrote it")
 
 
 def _check_sizes(layers, state):
-    """Before memory is taken for the parameters: the file must hold all of them."""
+    """Check, before memory is taken for the parameters, that the file holds all of them."""
     for k, layer in enumerate(layers):
         for name, shape in (layer.parameter_shapes() | layer.statistic_shapes()).items():
             there = state.get(f"{k}.{name}")
@@ -95,7 +95,7 @@ def _check_finite(name, values):
 
 
 def _checked_facts(layers, facts):
-    """{name: value or None} of FACTS, with the types that a model has them in."""
+    """{name: value or None} of FACTS, with the types of the attributes of a model."""
     shape, mean, std, classes, accuracy = (facts.get(name) for name in FACTS)
     outputs = None
     if shape is not None:
@@ -122,7 +122,7 @@ def _checked_facts(layers, facts):
 
 
 def _statistic(name, values, shape):
-    """The mean or deviation of each channel as float32 (C,); None where there is none."""
+    """The mean or standard deviation of each channel as float32 (C,); None if not given."""
     if values is None:
         return None
     if isinstance(values, np.ndarray):

@@ -2,9 +2,9 @@
 
 {"layers": [{"type": "conv2d", "params": {"out_channels": 16, "kernel_size": 3, "padding": 1}}, ...]}
 
-or the list alone.  Types and parameters are those of the layers, in any case and with or without underscores, or what
-other programs call them.  Sizes that follow from the layer before may be left out, and those of the last dense layer
-that follow from the classes.  A dense layer flattens images.
+or the list alone.  Types and parameters are those of the layers, in any case and with or without underscores, or the
+names of other programs.  Sizes that follow from the layer before may be left out; so may the size of the last dense
+layer, which follows from the classes.  A dense layer flattens images.
 """
 import inspect
 import math
@@ -32,8 +32,8 @@ __all__ = ["read_network"]
 
 LONGEST_FILE = 1 << 20
 MOST_PARAMETERS = 1 << 28   # a gigabyte, and as much for the gradients
-LOSS = "crossentropy", "crossentropyloss"       # the last entry of some programs; a Trainer brings its own
-SIZES = "in_channels", "in_features", "num_features"            # that follow from the layer before
+LOSS = "crossentropy", "crossentropyloss"       # the last entry in files of some programs; a Trainer has its own loss
+SIZES = "in_channels", "in_features", "num_features"            # follow from the layer before
 OTHER_PARAMETERS = {
     "in_channels": "in_ch_size in_ch input_channels",
     "out_channels": "out_ch_size out_ch output_channels filters num_filters",
@@ -57,7 +57,7 @@ PARAMETERS = {plain(other): name for name, others in OTHER_PARAMETERS.items() fo
 
 
 def spellings() -> dict[str, list[type[Layer]]]:
-    """{what a layer is called: the classes that this can mean}, without case and underscores."""
+    """{name of a layer, without case and underscores: the classes that it can mean}"""
     found: dict[str, list[type[Layer]]] = {}
     for name, kind in Layer.known.items():
         for spelling in (name, *kind.aliases):
@@ -93,7 +93,7 @@ def read_network(path: str | os.PathLike, image_shape: tuple[int, ...], num_clas
     num_classes : number of outputs
     **options : of `Sequential`
 
-    Raises InputError, naming the layer, when the file cannot be read, is no JSON, a type or parameter is unknown, a
+    Raises InputError, naming the layer, when the file cannot be read, is not JSON, a type or parameter is unknown, a
     value is out of range, or layers do not fit each other, the images, or the classes.
     """
     return Sequential(*read_layers(path, image_shape, num_classes), **options)
@@ -124,10 +124,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def build_written(description: Any, image_shape: tuple[int, ...], num_classes: int) -> list[Layer]:
-    """The layers of a JSON value that somebody wrote, for images of a shape; InputError as `read_network`."""
+    """The layers of an untrusted JSON value, for images of a shape; InputError as in `read_network`."""
     if isinstance(description, dict):
         if set(description) != {"layers"}:
-            raise InputError('expected {"layers": [...]} and nothing beside it, or a list of layers')
+            raise InputError('expected {"layers": [...]} without other keys, or a list of layers')
         description = description["layers"]
     entries = list(checked_list(description, 0))
     if len(entries) > 1 and _is_loss(entries[-1]):
@@ -142,7 +142,7 @@ def build_written(description: Any, image_shape: tuple[int, ...], num_classes: i
 
 
 def _check_parameters(layers):
-    """Before memory is taken for them."""
+    """Check the number of parameters before memory is taken for them."""
     parameters = sum(math.prod(shape) for layer in layers for shape in layer.parameter_shapes().values())
     if parameters > MOST_PARAMETERS:
         raise InputError(f"the network has {parameters:,} parameters, expected at most {MOST_PARAMETERS:,}")
@@ -154,7 +154,7 @@ def _is_loss(entry):
 
 
 def _build(entries, shape, depth, num_classes=None):
-    """The layers of a list of entries for an input shape, and the shape that they give."""
+    """The layers of a list of entries for an input shape, and their output shape."""
     parsed = []
     for k, entry in enumerate(checked_list(entries, depth)):
         with naming(f"layer {k}"):
@@ -178,7 +178,7 @@ def _parsed(entry):
     """(the classes that an entry can mean, {argument: value})"""
     written, given = checked_entry(entry)
     if plain(written) in LOSS:
-        raise InputError(f"{written} is the loss, which can only be the last entry, and has no parameters here")
+        raise InputError(f"{written} is the loss, which must be the last entry and has no parameters here")
     names = spellings()
     kinds = names.get(plain(written))
     if kinds is None:
@@ -205,7 +205,7 @@ def _near(name, names):
 
 
 def _layer(kind, params, shape, depth):
-    """A layer with the sizes that an input shape gives it."""
+    """A layer with the sizes that follow from an input shape."""
     for branch in kind.branch_names:
         inside = params.get(branch)
         with naming(branch):
@@ -221,7 +221,7 @@ def _layer(kind, params, shape, depth):
 
 
 def _with_size(kind, params, shape):
-    """The parameters, with the size that follows from an input shape where it is left out."""
+    """The parameters; a size that is left out follows from the input shape."""
     size = next((name for name in SIZES if name in kind.arguments()), None)
     return params | {size: shape[0]} if size and params.get(size) is None else params
 
@@ -235,7 +235,7 @@ def _fits(kind, params, shape):
 
 
 def rebuild_network(description: Any, image_shape: tuple[int, ...], num_classes: int, **options: Any) -> Sequential:
-    """A new network from what `describe_layers` gave; InputError when it does not fit the images or the classes."""
+    """A new network from the output of `describe_layers`; InputError unless it fits the images and the classes."""
     layers = build_layers(description)
     _check_parameters(layers)
     outputs = check_image_shape(layers, image_shape)

@@ -12,14 +12,14 @@ class RunLog:
 
     Parameters
     ----------
-    path : path of the file; one that is there, as of a training that is resumed, keeps its lines
+    path : path of the file; an existing file, such as that of a resumed training, keeps its lines
 
-    Raises InputError, at once and from `write`, when the file cannot be written.
+    Raises InputError, here and in `write`, when the file cannot be written.
     """
 
     def __init__(self, path):
         self.path = path
-        self._append(b"")                       # before the work, not after it
+        self._append(b"")                       # fail before the training, not after it
 
     def write(self, **fields):
         """Append {"time": local time with its offset from UTC, **fields}, and hand it to the operating system.
@@ -32,7 +32,7 @@ class RunLog:
     def _append(self, line):
         try:
             if line and os.path.isfile(self.path) and not _ends_in_newline(self.path):
-                line = b"\n" + line             # after what a killed process, or a full disk, left of a line
+                line = b"\n" + line             # a killed process or a full disk left part of a line
             with open(self.path, "ab") as file:
                 file.write(line)
         except OSError as error:
@@ -40,7 +40,7 @@ class RunLog:
 
 
 def _ends_in_newline(path):
-    """Whether the next line starts on a line of its own."""
+    """Whether the file is empty or its last line is complete."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
@@ -48,7 +48,7 @@ def _ends_in_newline(path):
 
 
 def _strict(value):
-    """The value as JSON can say it."""
+    """The value in a form that JSON can express."""
     if isinstance(value, dict):
         return {name: _strict(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

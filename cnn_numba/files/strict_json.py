@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for: read within limits, and refused in a sentence."""
+"""Untrusted JSON: read within limits, or refused in a sentence."""
 import json
 import math
 from collections import Counter
@@ -6,14 +6,14 @@ from typing import Any
 
 from cnn_numba.errors import InputError, shortened
 
-MOST_DIGITS = 18            # of a whole number
+MOST_DIGITS = 18            # of an integer
 
 
 def loads(content: bytes | str) -> Any:
     """The value of a JSON text.
 
     Raises InputError for text that is not JSON or not UTF-8, for NaN and infinity, numbers too large, keys that occur
-    twice, and too many brackets inside each other.
+    twice, and brackets nested too deeply.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -24,7 +24,7 @@ def loads(content: bytes | str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"line {error.lineno}, column {error.colno} is not JSON: {error.msg}") from None
     except RecursionError:
-        raise InputError("has too many brackets inside each other") from None
+        raise InputError("has brackets nested too deeply") from None
 
 
 def _object(pairs):
