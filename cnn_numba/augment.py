@@ -1,4 +1,4 @@
-"""Images that are moved at random while they are trained on."""
+"""Random augmentation of training images."""
 import math
 from dataclasses import dataclass, fields
 
@@ -11,21 +11,21 @@ __all__ = ["Augment"]
 
 @dataclass(frozen=True)
 class Augment:
-    """How images are moved, anew in each epoch: flipped, then rotated and scaled about the centre, then shifted.
+    """Random changes of images, new in each epoch: flip, then rotate and scale about the centre, then shift.
 
     Parameters
     ----------
     shift : int
-        At most so many whole pixels up or down, and left or right.
+        Largest shift in whole pixels, up or down, and left or right.
     rotate : float
-        At most so many degrees, either way.
+        Largest rotation in degrees, either way.
     scale : float, below 1
-        By a factor from 1 - scale to 1 + scale.
+        Images are scaled by a factor from 1 - scale to 1 + scale.
     flip : bool
-        Left and right change places in half of the images, as in `torchvision.transforms.RandomHorizontalFlip`.
+        Mirror half of the images left to right, as `torchvision.transforms.RandomHorizontalFlip`.
 
-    All are uniform, and derive from the seed, the epoch and the place of the image in the data set.  Nothing wraps
-    around: what comes in from beyond an edge has the pixel value 0.  Rotated and scaled images are interpolated between
+    All are uniform, and derive from the seed, the epoch and the index of the image in the data set.  Nothing wraps
+    around: pixels from beyond an edge have the value 0.  Rotated and scaled images are interpolated between
     four pixels; otherwise pixels are copied.
 
     Raises InputError (a ValueError) when an argument is out of range.
@@ -44,9 +44,9 @@ class Augment:
 
     @classmethod
     def parse(cls, text):
-        """The Augment that a text such as "shift=2,rotate=10,scale=0.1,flip" describes; "none" moves nothing.
+        """The Augment that a text such as "shift=2,rotate=10,scale=0.1,flip" describes; "none" changes nothing.
 
-        Raises InputError when a name is unknown or comes twice, or a number is none or out of range.
+        Raises InputError when a name is unknown or occurs twice, or a value is not a number or out of range.
         """
         options, names = {}, [field.name for field in fields(cls)]
         for part in text.split(",") if text != "none" else ():
@@ -54,7 +54,7 @@ class Augment:
             if name not in names:
                 raise InputError(f"augment: {name!r} is not one of {', '.join(names)}")
             if name in options:
-                raise InputError(f"augment: {name} comes twice in {text!r}")
+                raise InputError(f"augment: {name} occurs twice in {text!r}")
             if name == "flip" and equals:
                 raise InputError(f"augment: flip takes no value, got {part.strip()!r}")
             try:
@@ -66,21 +66,21 @@ class Augment:
         return cls(**options)
 
     def __str__(self):
-        """What `parse` reads."""
+        """The text that `parse` reads."""
         given = {field.name: float(getattr(self, field.name)) for field in fields(self) if getattr(self, field.name)}
         return ",".join(name if name == "flip" else f"{name}={value}".removesuffix(".0")
                         for name, value in given.items()) or "none"
 
     def __bool__(self):
-        """Whether it moves anything."""
+        """Whether it changes images."""
         return str(self) != "none"
 
     def calls(self, blocks, x, images, order, batch, draw, mean, scale, lanes):
         """The kernel calls instead of `kernels.batch.gather`; draw is int64 (seed, epoch).
 
-        Raises InputError when a shift could leave nothing of an image.
+        Raises InputError when a shift could move an image out of its frame.
         """
-        # Imported here, because it needs Numba, which recipes do without.
+        # Imported here, because it needs Numba and recipes do not.
         from cnn_numba.kernels import augment as kernels
         from cnn_numba.kernels.lanes import LANES
         from cnn_numba.kernels.program import Call

@@ -1,4 +1,4 @@
-"""A value of a network for all images of a batch, sixteen images to a vector."""
+"""A value of a network for all images of a batch, sixteen images per vector."""
 import math
 
 import numpy as np
@@ -7,8 +7,8 @@ from cnn_numba.kernels.lanes import LANES, aligned, planes
 
 
 class Buffer:
-    """A value of the network for all images of a plan: (blocks, C, H, W, LANES) inside a border of zeros, or
-    (blocks, K, LANES).  `dense`: without gaps between the channels, so that `flat` is possible."""
+    """A value of the network for all images of a plan: (blocks, C, H, W, LANES) with a border of zeros, or
+    (blocks, K, LANES).  `dense`: without gaps between the channels, as `flat` needs it."""
 
     def __init__(self, blocks, shape, border=(0, 0, 0, 0), dense=False, array=None):
         self.blocks, self.shape, self.border = blocks, tuple(shape), border
@@ -41,11 +41,11 @@ class Buffer:
         return Buffer(self.blocks, (size,), array=self.array.reshape(self.blocks, size, LANES))
 
     def put(self, images):
-        """Spread (n, ...) ordinary images over the lanes, zeros in the lanes past n."""
+        """Copy ordinary images (n, ...) to the lanes, with zeros in the lanes past n."""
         full = np.zeros((self.blocks * LANES, *self.shape), np.float32)
         full[:len(images)] = images
         self.inner[...] = np.moveaxis(full.reshape(self.blocks, LANES, *self.shape), 1, -1)
 
     def get(self, n):
-        """The first n images, as an ordinary array (n, ...)."""
+        """A copy of the first n images as an ordinary array (n, ...)."""
         return np.moveaxis(self.inner, -1, 1).reshape(self.blocks * LANES, *self.shape)[:n].copy()

@@ -1,4 +1,4 @@
-"""The exceptions, and the checks that several modules make."""
+"""The exceptions, and checks of arguments that several modules share."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -10,12 +10,12 @@ MOST = 3.4028234663852886e38            # the largest float32 number
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is the sentence that says what came and what was expected."""
+    """An input of the user cannot be used; the message is one sentence: what was given, and what was expected."""
 
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Put words in front of the sentence of an InputError that say where it comes from."""
+    """Put `where`, the source of an InputError, in front of its sentence."""
     try:
         yield
     except InputError as error:
@@ -23,9 +23,9 @@ def naming(where: str) -> Iterator[None]:
 
 
 class Diverged(ArithmeticError):
-    """The loss, a gradient or a weight is no longer finite; the training stands where `Trainer.epoch` was called.
+    """The loss, a gradient or a weight is no longer finite; the trainer has an earlier state again (`Trainer.fit`).
 
-    epoch, step : from 1; the step of the epoch at which it was noticed
+    epoch, step : from 1; the step of the epoch in which it was noticed
     """
 
     def __init__(self, epoch: int, step: int, what: str):
@@ -73,7 +73,7 @@ def truth_value(owner: str, name: str, value: Any) -> bool:
 
 
 def register(known: dict[str, type], cls: type) -> None:
-    """Put a class into {name: class}; InputError when another module has one of that name, which files could mean."""
+    """Put a class into {name: class}; InputError when another module has one of that name: files would be ambiguous."""
     other = known.get(cls.__name__)
     if other is not None and other.__module__ != cls.__module__:
         raise InputError(f"{other.__module__} has a class {cls.__name__} already: choose another name")
@@ -81,5 +81,5 @@ def register(known: dict[str, type], cls: type) -> None:
 
 
 def shortened(sentence: str, longest: int = 300) -> str:
-    """The sentence without the end of what a file made it quote."""
+    """The sentence, cut off after `longest` characters: it may quote an untrusted file."""
     return sentence if len(sentence) <= longest else f"{sentence[:longest]}..."

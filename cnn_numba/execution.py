@@ -1,4 +1,4 @@
-"""How the kernels run: interpreted, serially or in parallel, and which algorithms."""
+"""How the kernels run: interpreted, serially or in parallel, and with which algorithms."""
 import os
 import sys
 
@@ -17,15 +17,15 @@ def set_execution(mode: str, threads: int | None = None) -> None:
     Parameters
     ----------
     mode : "interpreted", "serial" or "parallel"
-        "interpreted" runs the kernels as plain Python, for a debugger, and hundreds of times slower.  It has to be
-        chosen before anything else of this library is used (or with NUMBA_DISABLE_JIT=1 in the environment), because
-        kernels are compiled from the moment they are imported.
+        "interpreted" runs the kernels as plain Python, for a debugger: hundreds of times slower.  Choose it before
+        anything else of this library is used (or set NUMBA_DISABLE_JIT=1 in the environment): the import of the kernels
+        decides whether they are compiled.
     threads : int, optional
-        For "parallel": 1 to the number of processors (or NUMBA_NUM_THREADS), which is the default.
+        For "parallel": 1 to the number of processors (or NUMBA_NUM_THREADS); default: all of them.
 
     Raises InputError (a ValueError) for another mode, for a number of threads that the machine does not offer, when the
-    kernels have been imported already in the other way, or when the environment asks for a threading layer that does
-    not exist.
+    kernels are already imported for compilation, or when NUMBA_THREADING_LAYER names a threading layer that cannot be
+    loaded.
     """
     if mode not in MODES:
         raise InputError(f"set_execution: the mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
@@ -57,7 +57,8 @@ def set_textbook(textbook: bool) -> None:
     """Choose the algorithm of convolutions for all models: True runs the plain loops of `kernels/conv.py` everywhere.
 
     By default, convolutions with stride 1 and three or five columns run as Cook-Toom products, with half the
-    multiplications; results agree up to float32 rounding.  It concerns trainers made, and models called, from now on.
+    multiplications; results agree up to float32 rounding.  The choice affects trainers made, and models called,
+    from now on.
     """
     global _textbook
     _textbook = bool(textbook)
@@ -69,7 +70,7 @@ def textbook() -> bool:
 
 
 def describe() -> str:
-    """What runs, in one line: compiled or not, on how many threads, which convolutions, versions and vector lanes."""
+    """One line of text: compiled or not, threads, algorithm of convolutions, versions and images per vector."""
     import numba
 
     from cnn_numba.kernels import compiled, driver, program
@@ -86,5 +87,5 @@ def describe() -> str:
         layer = f", {name}" + (", slow: omp or tbb would be faster" if name == "workqueue" else "")
         how = f"compiled, parallel on {threads} thread{'s' * (threads > 1)}"
     convolutions = "convolutions by the textbook" if _textbook else "convolutions by Cook-Toom"
-    cache = "" if compiled.FOLDER or not compiled.JIT else "; no cache folder can be written: every start compiles anew"
+    cache = "" if compiled.FOLDER or not compiled.JIT else "; no cache folder can be written: each start compiles again"
     return f"Kernels {how}, {convolutions} (numba {numba.__version__}{layer}, {LANES} images per vector){cache}"

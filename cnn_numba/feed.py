@@ -1,4 +1,4 @@
-"""Batches of a set of images: what a table of kernel calls reads and writes besides the network."""
+"""Feeds: images, their labels and order, and the sums over them, as arrays that kernel calls read and write."""
 import math
 import time
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from cnn_numba.kernels.program import Call, Program
 from cnn_numba.losses import ClassLoss, checked_labels
 from cnn_numba.plan import Plan
 
-REPORTS = 50                # how often an epoch reports, at least
-REPLAYS = 64                # the most steps of one call of the driver
-CALL_SECONDS = 0.05         # which should not take longer, for Ctrl-C and the progress bar
+REPORTS = 50                # least number of reports per epoch
+REPLAYS = 64                # largest number of batches per call of the driver
+CALL_SECONDS = 0.05         # longest duration of such a call, for Ctrl-C and the progress bar
 
 
 class Feed:
@@ -26,14 +26,12 @@ class Feed:
     ----------
     images : array (N, C, H, W) of numbers
     labels : int array (N,)
-    shape : (C, H, W), that images must have
+    shape : (C, H, W), the required shape of an image
     classes : int
     batch_size : int
     mean, std : float arrays (C,), which normalise the images
     batch : int64 (2,)
-        first, count: the batch is the images order[first : first + count].
-    draw : int64 (2,), optional
-        (seed, epoch), from which augmentation and dropout derive.
+        first, count: the batch holds the images order[first : first + count].
 
     Raises InputError when images or labels are not such arrays, or contain NaN, infinity or labels out of range.
     """
@@ -58,23 +56,23 @@ class Feed:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return math.ceil(len(self.images) / self.batch_size)
 
     @property
     def done(self) -> int:
-        """How many images of the epoch the batches have covered."""
+        """Number of images of the epoch that are done."""
         return int(self.batch.sum())
 
     def start(self) -> None:
-        """Go back to the first batch, and empty the sums."""
+        """Go back to before the first batch, and reset the sums."""
         self.batch[:] = 0
         self.sums[:] = 0
 
     def replay(self, program: Program) -> Iterator[int]:
-        """Replay a program that begins with `next_batch` until all images are done, several batches at a call.
+        """Replay a program that begins with `next_batch` until all images are done, several batches per call.
 
-        Yields the number of images that each call covered.
+        Yields the number of images of each call.
         """
         images, repeats = len(self.images), 1
         most = min(REPLAYS, math.ceil(self.steps / REPORTS))
@@ -90,7 +88,7 @@ class Feed:
         return Call(batch.next_batch, 1, batch=self.batch, size=self.batch_size, images=len(self.images))
 
     def gather(self, plan: Plan, augment: Augment | None = None) -> list[Call]:
-        """Lay the batch out for a plan: pick, augment and normalise its images."""
+        """The calls that fill the input of a plan: pick, augment and normalise the images of the batch."""
         arrays = dict(x=plan.x.inner, images=self.images, order=self.order, batch=self.batch, mean=self.mean,
                       scale=self.scale, lanes=self.lanes)
         if augment:
@@ -101,6 +99,6 @@ class Feed:
         return loss.call(dz, self.losses, self.predictions, plan.z, self.labels, self.order, self.batch)
 
     def tally(self) -> Call:
-        """Add the batch's losses and right answers to the sums."""
+        """The call that adds the losses and correct predictions of the batch to the sums."""
         return Call(loss.tally, 1, sums=self.sums, losses=self.losses, predictions=self.predictions,
                     labels=self.labels, order=self.order, batch=self.batch)

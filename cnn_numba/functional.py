@@ -19,7 +19,7 @@ def max_pool2d(images: Any, kernel_size: Any, stride: Any = None, padding: Any =
     ----------
     images : array (N, C, H, W), taken as float32
     return_indices : bool
-    others : as in `MaxPool2d`
+    kernel_size, stride, padding, dilation, ceil_mode : as in `MaxPool2d`
 
     Returns
     -------

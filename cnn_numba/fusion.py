@@ -1,4 +1,4 @@
-"""Which layers apply the ReLU that follows them, and which its gradient: a pass over a list of layers."""
+"""Fusion of ReLUs: which layers apply the ReLU after them, and which apply its gradient."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from cnn_numba.layers import Layer
 
 @dataclass
 class Stage:
-    """A layer that runs, with what it does for its neighbours.
+    """A layer that runs, with the work that it does for neighbouring ReLUs.
 
     position : of the layer in the list
     relu_after : the layer applies the ReLU that follows
     relu_before : the layer applies the gradient of the ReLU before it
-    mask : the layer's backward pass begins with the gradient of the ReLU that it applied: no later layer does that
+    mask : the layer's backward pass begins with the gradient of the ReLU that it applied, as no later layer applies it
     """
 
     position: int
@@ -23,15 +23,15 @@ class Stage:
 
 
 def fuse(layers: Sequence[Layer], shared_gradient: bool = False) -> list[Stage]:
-    """The stages of layers that run one after the other: every layer but the ReLUs that a neighbour applies.
+    """The stages of layers that run one after the other: every layer except the ReLUs that a neighbour applies.
 
-    A ReLU disappears into the layer before it where that can apply one.  Its gradient is applied by the next layer that
-    runs, where that can; a layer that only reshapes passes it on.
+    A ReLU is fused into the layer before it if that layer can apply one.  The next layer that runs applies its gradient
+    if it can; a layer that only reshapes is skipped.
 
     shared_gradient : the gradient of the output has other readers, so the last layer must not change it
     """
     stages: list[Stage] = []
-    relu: Stage | None = None               # has applied a ReLU whose gradient nothing applies yet
+    relu: Stage | None = None               # has applied a ReLU; no stage applies its gradient yet
     for k, layer in enumerate(layers):
         kept = shared_gradient and k == len(layers) - 1
         if layer.is_relu and k > 0 and layers[k - 1].applies_relu and not kept:

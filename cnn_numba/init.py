@@ -1,11 +1,11 @@
-"""Initial weights, and the one way in which random numbers are derived from a seed."""
+"""Weight initialisation, and the random streams that derive from a seed."""
 import math
 
 import numpy as np
 
 from cnn_numba.errors import InputError
 
-WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # what a stream of random numbers is for
+WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # purposes of a stream of random numbers
 
 
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
@@ -13,8 +13,8 @@ def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, index])
 
 
-# shape : (out, in) or (filters, channels of a group, rows, columns); index : which parameter of the model this is.
-# fan_in and fan_out, how many numbers an output and an input meet, are as PyTorch counts them: without the groups.
+# shape : (out, in) or (filters, channels of a group, rows, columns); index : number of the parameter in the model.
+# fan_in and fan_out are counted as in PyTorch, from the shape of the weight alone, without the number of groups.
 
 def xavier_uniform(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     """Uniform in +-sqrt(6 / (fan_in + fan_out)): Glorot and Bengio, "Understanding the difficulty of training deep
@@ -24,7 +24,7 @@ def xavier_uniform(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
 
 
 def xavier_normal(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
-    """Normal with variance 2 / (fan_in + fan_out), of the same source."""
+    """Normal with variance 2 / (fan_in + fan_out), from the same source."""
     return stream(seed, WEIGHTS, index).normal(0, math.sqrt(2 / (_fan_in(shape) + _fan_out(shape))), shape)
 
 
@@ -35,7 +35,7 @@ def kaiming_uniform(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray
 
 
 def kaiming_normal(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
-    """Normal with variance 2 / fan_in, of the same source."""
+    """Normal with variance 2 / fan_in, from the same source."""
     return stream(seed, WEIGHTS, index).normal(0, math.sqrt(2 / _fan_in(shape)), shape)
 
 

@@ -26,11 +26,11 @@ def checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     if count and not (0 <= labels.min() and labels.max() < classes):
         worst = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(f"labels: {worst} is out of range, expected 0 to {classes - 1}")
-    return np.array(labels, np.int64)               # a copy: kernels use labels as indices, and do not check them
+    return np.array(labels, np.int64)               # a copy: kernels index with labels, unchecked
 
 
 class ClassLoss:
-    """What the losses of class scores have in common: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
+    """Base class of losses of class scores: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
 
     kernel: Callable
     known: ClassVar[dict[str, type["ClassLoss"]]] = {}      # every loss class by its name
@@ -72,7 +72,7 @@ class ClassLoss:
              order: np.ndarray, batch: np.ndarray) -> Call:
         """The kernel call for buffers z, dz (see `kernels.loss`).
 
-        The mean of all `losses`, in the order of all `labels`, is the loss of all these images.
+        The mean of `losses`, one for each of `labels`, is the loss of all images.
         """
         return Call(self.kernel, z.blocks, dz=dz.array, losses=losses, predictions=predictions, z=z.array,
                     labels=labels, order=order, batch=batch)
@@ -84,10 +84,11 @@ class CrossEntropyLoss(ClassLoss):
     Parameters
     ----------
     weight : array (classes,), optional
-        How much an image of each class counts; the mean is then divided by the sum of the labels' weights.  A trainer
-        divides each batch's gradient by that sum over the batch, and the loss that it reports by that over all images.
+        Weight of an image of each class; the loss is then the weighted mean, divided by the sum of the labels' weights.
+        A trainer divides the gradient of a batch by the sum over the batch, and the loss that it reports by the sum
+        over all images.
     label_smoothing : float, 0 to 1
-        This part of the target is spread evenly over all classes: Szegedy et al., "Rethinking the Inception
+        This share of the target is spread evenly over all classes: Szegedy et al., "Rethinking the Inception
         architecture for computer vision" (2016).
 
     Raises InputError (a ValueError) when an argument is out of range.
@@ -142,13 +143,14 @@ class Loss(float):
         return loss
 
     def backward(self) -> None:
-        """Compute the gradients of all parameters of the model that gave the logits (they overwrite what was there).
+        """Compute the gradients of all parameters of the model that gave the logits; overwrites them.
 
-        Raises InputError when the logits are not what `model(images)` returned, or the model has run again since.
+        Raises InputError when the logits are not the array that `model(images)` returned, or the model has run since.
         """
         model = self._logits.model if isinstance(self._logits, Output) else None
         if model is None:
-            raise InputError("loss.backward needs a loss of the very array that model(images) returned")
+            raise InputError("loss.backward needs a loss of the array that model(images) returned, "
+                             "not of one computed from it")
         with driver.exclusive:
             if not model.ran_last(self._logits.forward_pass):
                 raise InputError("loss.backward: the model has run on other images since; call it again first")

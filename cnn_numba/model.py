@@ -17,17 +17,17 @@ from cnn_numba.plan import Plan
 
 __all__ = ["Parameter", "Sequential"]
 
-PLANS_KEPT = 3          # buffers of that many batch sizes stay alive in a model
+PLANS_KEPT = 3          # number of batch sizes whose buffers a model keeps
 
 
 class Parameter:
-    """One weight or bias, or a statistic that is collected: views of the model's flat vectors.
+    """A weight, a bias or a statistic, as views of the model's flat vectors.
 
     name : as in `state_dict`, "0.weight"
-    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient.  What is assigned to them is copied
+    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient.  Assigned values are copied
         into the model's vectors; InputError when the shape differs.
     grad_vectors : float32 (vectors, LANES)
-        The memory of the gradient up to where the next parameter starts; the numbers past its end are always 0.
+        The memory of the gradient up to the start of the next parameter; numbers past its end are always 0.
     """
 
     def __init__(self, name: str, value: np.ndarray, grad: np.ndarray | None = None,
@@ -71,9 +71,11 @@ def _numbers(owner, value):
 
 
 class Output(np.ndarray):
-    """What `model(x)` returns: an ordinary array that also knows which forward pass it came from, so that a loss can
-    send its gradient back.  Read-only, because the gradient belongs to these very numbers; anything computed from it is
-    a plain result without that knowledge."""
+    """What `model(x)` returns: an array that knows its forward pass, so that a loss can send its gradient back.
+
+    It is read-only, because the gradient belongs to these values.  Arrays computed from it do not know the forward
+    pass.
+    """
 
     model: "Sequential | None" = None
     forward_pass: object = None
@@ -86,24 +88,23 @@ class Sequential:
     ----------
     *layers : Layer
     seed : int
-        Weights derive from this seed; dropout does so too.
+        Weights and the masks of dropout derive from this seed.
     init : str
-        How weights start, one of `init.INITS`; biases start as zero.
+        Weight initialisation, one of `init.INITS`; biases start at zero.
 
     Attributes
     ----------
     values, grads : float32 (total,)
         All parameters and all gradients; each parameter starts on a 64-byte boundary.
     statistics : float32 (total,)
-        What batch normalisation collects.
+        The statistics that batch normalisation collects.
     training : bool
-        Whether `model(images)` treats them as a batch of the training; see `train` and `eval`.
+        Whether `model(images)` treats the images as a batch of a training; see `train` and `eval`.
     input_shape, mean, std, classes, accuracy
-        The images of the training: the shape of one, float32 (C,) statistics in raw pixel units, the names of the
-        classes, and the per cent of test images that it got right.  None where not known; a Trainer tells all but the
-        last.
+        Facts about the training: the shape of an image, float32 (C,) statistics in raw pixel units, the names of the
+        classes, and the accuracy on test images in per cent.  None if unknown; a Trainer sets all but the last.
 
-    Raises InputError (a ValueError) when something is not a layer, or the same layer stands twice.
+    Raises InputError (a ValueError) when an argument is not a layer, or a layer occurs twice.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -120,17 +121,17 @@ class Sequential:
         everyone = list(every_layer(layers))
         for k, layer in enumerate(everyone):
             if any(layer is other for other in everyone[:k]):
-                raise InputError(f"Sequential: the layer {layer!r} stands at two places; weights cannot be shared")
+                raise InputError(f"Sequential: the layer {layer!r} occurs twice; weights cannot be shared")
         if not layers:
             raise InputError("Sequential needs at least one layer, got none")
         self.seed, self.init = seed_number("Sequential", seed), init_name("Sequential", init)
         self._build(layers)
 
     def add(self, layer: Layer) -> "Sequential":
-        """Append a layer; all parameters start anew, so that the result is that of `Sequential(*layers, layer)`, and
-        optimizers that were made before know nothing of them.
+        """Append a layer and initialise all parameters again, as `Sequential(*layers, layer)` does.
 
-        Returns the model.  Raises InputError when it is not a layer, or stands in the model already.
+        Optimizers made before do not know the new parameters.  Returns the model.  Raises InputError when the argument
+        is not a layer, or is already in the model.
         """
         Sequential.__init__(self, *self.layers, layer, seed=self.seed, init=self.init)
         return self
@@ -155,17 +156,17 @@ class Sequential:
         self._plans, self._last, self._passes = OrderedDict(), None, 0
 
     def _tensors(self):
-        """Of each layer: {name: Parameter}, what is trained and what is collected."""
+        """{name: Parameter} of each layer: its parameters and statistics."""
         return [of_layer | more for of_layer, more in zip(self._parameters, self._statistics, strict=True)]
 
     def train(self, mode: bool = True) -> "Sequential":
-        """From now on, `model(images)` treats them as a batch of the training: batch normalisation uses and collects
-        its statistics, and dropout drops.  So it is from the start.  Returns the model."""
+        """Switch to training mode, the mode of a new model: batch normalisation uses and collects the statistics of the
+        batch, and dropout is active.  Returns the model."""
         self.training = bool(mode)
         return self
 
     def eval(self) -> "Sequential":
-        """From now on, `model(images)` uses what the training collected, and drops nothing.  Returns the model."""
+        """Switch to evaluation: the collected statistics are used, and dropout is off.  Returns the model."""
         return self.train(False)
 
     def parameters(self) -> list[Parameter]:
@@ -177,7 +178,7 @@ class Sequential:
         return {p.name: p.value.copy() for of_layer in self._tensors() for p in of_layer.values()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over values with the names and shapes of `state_dict`; InputError, and no change, when they differ."""
+        """Copy values with the names and shapes of `state_dict`; InputError, and no change, when these differ."""
         mine = {p.name: p for of_layer in self._tensors() for p in of_layer.values()}
         if not isinstance(state, dict):
             raise InputError(f"load_state_dict: expected a dict of arrays, got {type(state).__name__}")
@@ -190,18 +191,18 @@ class Sequential:
             if value.shape != mine[name].value.shape:
                 raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "
                                  f"expected {mine[name].value.shape}")
-        self.values[:] = 0          # also past the ends, where a step with an infinite rate leaves NaN
+        self.values[:] = 0          # also past the ends, where a step with an infinite learning rate leaves NaN
         for name, value in new.items():
             mine[name].value[...] = value
 
     def save(self, path: str | os.PathLike, **facts: Any) -> None:
-        """Write the model to an .npz file, for `cnn_numba.load`; a failure leaves the file as it was.
+        """Write the model to an .npz file, for `cnn_numba.load`; a failure leaves the file unchanged.
 
         Parameters
         ----------
         path : path of the file
         input_shape, mean, std, classes, accuracy : optional
-            Instead of the model's attributes of the same name.
+            Values instead of the model's attributes of these names.
 
         Raises InputError when the file cannot be written, a layer is not of this library, or a number is not finite.
         """
@@ -210,7 +211,7 @@ class Sequential:
         save(self, path, **facts)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The output shape of one image for its input shape; InputError, naming the layer, when layers cannot meet."""
+        """The output shape of one image for its input shape; InputError, naming the layer, when layers do not fit."""
         return infer_shapes(self.layers, shape)[-1]
 
     def plan(self, shape: tuple[int, ...], blocks: int, logits: bool = False, **options: Any) -> Plan:
@@ -232,9 +233,9 @@ class Sequential:
 
         Returns
         -------
-        Output : float32 (N, classes); with where its maxima stand, when the last layer is a MaxPool2d that tells them
+        Output : float32 (N, classes); if the last layer is a MaxPool2d with return_indices, (Output, int64 indices)
 
-        Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not meet.
+        Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not fit.
         """
         images = _numbers("model: the images", images)
         if images.ndim not in (2, 4) or not len(images):
@@ -291,11 +292,11 @@ class Sequential:
             return plan.dx.get(n)
 
     def ran_last(self, forward_pass: object) -> bool:
-        """Whether that forward pass is the last one, whose values a backward pass needs."""
+        """Whether this forward pass is the last one, whose values a backward pass needs."""
         return self._last is not None and self._last[0] is forward_pass
 
     def __reduce__(self):
-        """Copies and pickles are built anew, so that their parameters are views of their own vectors."""
+        """Rebuild copies and pickles, so that their parameters are views of their own vectors."""
         facts = {name: vars(self)[name] for name in (
             "input_shape", "mean", "std", "classes", "accuracy", "training", "_passes") if name in vars(self)}
         return _restored, (self.layers, self.seed, self.init, self.values.copy(), self.statistics.copy()), facts
@@ -307,7 +308,7 @@ class Sequential:
         return len(self.layers)
 
     def summary(self, shape: tuple[int, ...]) -> str:
-        """One line of text: the shapes that an image goes through and the number of parameters."""
+        """One line of text: the shapes of an image on its way through the layers, and the number of parameters."""
         shapes = infer_shapes(self.layers, shape)
         path = [shapes[0]] + [b for a, b in zip(shapes, shapes[1:], strict=False) if a != b]
         count = sum(p.value.size for p in self.parameters())
@@ -316,7 +317,7 @@ class Sequential:
 
 @dataclass(frozen=True)
 class _Slice:
-    """The part of a flat vector that holds a tensor: from start on; the next one starts at end."""
+    """The part of a flat vector that holds a tensor: it begins at start; the next one begins at end."""
 
     start: int
     end: int
@@ -324,7 +325,7 @@ class _Slice:
 
 
 def _flat(shapes):
-    """[{name: _Slice}] for [{name: shape}], and the vector with room for all of them."""
+    """[{name: _Slice}] for [{name: shape}], and a vector of zeros for all of them."""
     slices, end = [], 0
     for of_layer in shapes:
         slices.append({})

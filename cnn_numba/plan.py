@@ -1,4 +1,4 @@
-"""The buffers of a network for a number of image blocks, and the kernel calls that run on them."""
+"""Plans: the buffers of a network for a number of image blocks, and the kernel calls that run on them."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import Calls, Layer, Setup, Wires, below, every_layer, infer_shapes
 
-MOST_BYTES = 1 << 28        # of the buffers of images that are evaluated together
+MOST_BYTES = 1 << 28        # of the buffers for images that are evaluated together
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What the layer that reads a value needs of its buffers.
+    """Requirements of a layer for the buffers of its input.
 
-    border : rows and columns of zeros around it, (top, bottom, left, right)
-    beside : columns beside its gradient, (left, right)
-    dense : no gaps between the channels, so that the memory has a second shape
+    border : rows and columns of zeros around the value, (top, bottom, left, right)
+    beside : columns beside the gradient, (left, right)
+    dense : no gaps between the channels, so that the memory can be reshaped
     """
 
     border: tuple[int, ...] = (0, 0, 0, 0)
@@ -31,29 +31,29 @@ class Needs:
 
 
 def blocks_for(shapes: Sequence[tuple[int, ...]], images: int, most_images: int) -> int:
-    """How many blocks to evaluate at a time: no more than the images fill, and within MOST_BYTES.
+    """The number of blocks to evaluate at a time: no more than the images fill, and within MOST_BYTES.
 
-    shapes : of one image, between the layers; buffers take about three times that, with borders and transforms
+    shapes : of one image between the layers; buffers take about three times that memory, with borders and transforms
     """
     bytes_of_block = 3 * 4 * LANES * sum(math.prod(shape) for shape in shapes)
     return max(1, min(math.ceil(min(images, most_images) / LANES), MOST_BYTES // bytes_of_block))
 
 
 class Plan:
-    """A network laid out for a number of blocks: x -> z, and dz -> dx where there is a backward pass.
+    """A network laid out for a number of blocks: x -> z and, in a plan with a backward pass, dz -> dx.
 
     Parameters
     ----------
     layers : list of Layer
     tensors : list of dict
-        {name: Parameter} of each layer: what is trained and what is collected.
+        {name: Parameter} of each layer: its parameters and statistics.
     shapes : list of tuple
         The input shape of each layer for one image, and the output shape of the last.
     blocks : int
     backward, input_gradient : bool
-        Whether gradients are computed, and whether down to the images.
+        Whether gradients are computed, and whether that of the images is, too.
     lanes : int
-        How many lanes of each block can hold an image: fewer than LANES when there are fewer images.
+        The number of lanes per block that can hold an image: below LANES when there are fewer images.
     training, textbook, batch, draw : see `layers.Setup`; arrays are made when missing
 
     Attributes
@@ -61,9 +61,9 @@ class Plan:
     x, dx, z, dz : Buffer
     calls : Calls
     stages : list of (name, Layer, Wires)
-        Every layer that runs, also those inside containers, with its own calls; the name is that in `state_dict`.
+        Every layer that runs, including those in containers, with its own calls; the name is that in `state_dict`.
     indices : Buffer or None
-        The position of each maximum of z, where the last layer gives it.
+        The position of each maximum of z, if the last layer gives it.
     """
 
     def __init__(self, layers: Sequence[Layer], tensors: Sequence[dict[str, Any]], shapes: Sequence[tuple[int, ...]],
@@ -89,7 +89,7 @@ class Plan:
                  end: tuple[Buffer, Buffer | None] | None = None) -> tuple[Calls, Buffer, Buffer | None]:
         """Lay out layers that run one after the other; returns their calls, their output and its gradient.
 
-        end : output and gradient, where they exist already and the gradient has other readers
+        end : output and gradient, if they exist already and the gradient has other readers
         """
         calls, stages = Calls(), fuse(layers, shared_gradient=end is not None)
         for stage, reader in zip(stages, [*stages[1:], None], strict=True):
@@ -115,7 +115,7 @@ class Plan:
 
     def _add_outputs(self, wires: Wires, layer: Layer, shape: tuple[int, ...], own: tuple[int, int],
                      needs: Needs) -> None:
-        """Make y with the border that the next layer reads, and dy with the columns beside it that either needs."""
+        """Make y with the border that the next layer reads, and dy with the columns that either layer needs."""
         if layer.reshapes:
             wires.y = wires.x.flat()
             if self.backward:

@@ -267,7 +267,7 @@ def test_spaces_and_any_order_are_fine():
     ("shift=1.5", "shift must be a whole number, as in shift=2, got 'shift=1.5'"),
     ("rotate=much", "rotate must be a number, as in rotate=10, got 'rotate=much'"),
     ("flip=1", "flip takes no value, got 'flip=1'"),
-    ("shift=1,shift=2", "shift comes twice in 'shift=1,shift=2'"),
+    ("shift=1,shift=2", "shift occurs twice in 'shift=1,shift=2'"),
     ("shift=-1", "shift must be a whole number of at least 0, got -1"),
     ("rotate=181", "rotate must be a number from 0 to 180, got 181"),
     ("rotate=nan", "rotate must be a number from 0 to 180, got nan"),

@@ -171,7 +171,7 @@ def test_bad_arguments(make, sentence):
 
 def test_a_layer_inside_of_a_residual_cannot_stand_elsewhere():
     layer = Conv2d(2, 2, 1)
-    with pytest.raises(InputError, match="stands at two places"):
+    with pytest.raises(InputError, match="occurs twice"):
         Sequential(layer, Residual(layer))
 
 
