@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_numba import Layer, Optimizer, load_dataset
+from cnn_numba import load_dataset
 from cnn_numba.kernels.compiled import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,14 +84,10 @@ def test_a_model_with_an_unknown_layer_says_what_is_missing(folder):
 
 
 @pytest.fixture
-def imported(folder, monkeypatch):
+def imported(folder, monkeypatch, library_classes):
     """The folder can be imported from, and what is defined there is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(folder))
-    before = [(known, dict(known)) for known in (Layer.known, Optimizer.known)]
     yield
-    for known, names in before:
-        known.clear()
-        known.update(names)
     for name in "gelu", "lion":
         sys.modules.pop(name, None)
 

@@ -16,8 +16,6 @@ from cnn_numba.commands import main as cli
 from cnn_numba.extensions import load_extension
 from cnn_numba.files import container
 from cnn_numba.files.checkpoints import newest_checkpoint
-from cnn_numba.losses import ClassLoss
-from cnn_numba.optim import Optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = "--dataset", "digits", "--serial", "--quiet", "--train-size", "200", "--test-size", "32"
@@ -35,12 +33,10 @@ class OneHotLoss(MSELoss):
 
 
 @pytest.fixture
-def lion(tmp_path):
+def lion(tmp_path, library_classes):
     """The path of an extension with the optimizer Tiger and the loss OneHotLoss, which are gone after the test."""
     (tmp_path / "lion.py").write_text(LION)
-    yield str(tmp_path / "lion.py")
-    Optimizer.known.pop("Tiger", None)
-    ClassLoss.known.pop("OneHotLoss", None)
+    return str(tmp_path / "lion.py")
 
 
 def arrays(path):
