@@ -1,4 +1,4 @@
-"""What happens at certain moments of a training: progress, log, checkpoints, early stopping."""
+"""Callbacks of a training: progress bar, log, checkpoints, early stopping."""
 from __future__ import annotations
 
 import hashlib
@@ -35,26 +35,26 @@ __all__ = ["Callback", "Checkpoint", "EarlyStopping", "Log", "ProgressBar"]
 
 
 class Callback:
-    """Base class of callbacks for `Trainer.fit`: override what you need.
+    """Base class of callbacks for `Trainer.fit`: override the methods that you need.
 
-    A callback may read everything of the trainer, and end the training with `trainer.stop()`.
+    A callback may read all of the trainer, and ends the training with `trainer.stop()`.
     """
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Before the first batch of a call of `fit`."""
 
     def on_batch_end(self, trainer: Trainer) -> None:
-        """After every few batches: dozens of short ones run at a time in compiled code."""
+        """After every few batches: compiled code runs dozens of short ones at a time."""
 
     def on_epoch_end(self, trainer: Trainer, result: EpochResult) -> None:
-        """After every epoch, when its result is part of `trainer.history`."""
+        """After every epoch; its result is already part of `trainer.history`."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """When `fit` ends, however it ends."""
+        """When `fit` ends, also by an exception."""
 
 
 class Notifier:
-    """Calls one hook of all callbacks, in their order; a function is a callback with `on_epoch_end` only."""
+    """Calls one hook of all callbacks, in their order; a function is called as `on_epoch_end`."""
 
     def __init__(self, trainer: Trainer, callbacks: Callback | Callable | Iterable):
         several = list(callbacks) if isinstance(callbacks, Iterable) and not callable(callbacks) else [callbacks]
@@ -118,7 +118,7 @@ class ProgressBar(Callback):
 
     def _close(self):
         if self._bar is not None:
-            sys.stderr.write("\r\x1b[K")       # what is printed next replaces it
+            sys.stderr.write("\r\x1b[K")       # the next line of output replaces the bar
             sys.stderr.flush()
             self._bar = None
 
@@ -128,15 +128,15 @@ def _duration(seconds: float) -> str:
 
 
 class Log(Callback):
-    """Appends the numbers of every epoch to a file, one JSON object a line.
+    """Appends the numbers of every epoch to a file, one JSON object per line.
 
     Parameters
     ----------
-    path : path of the file; one that exists keeps its lines
+    path : path of the file; an existing file keeps its lines
     report : callable, optional
-        Gets a sentence when a line cannot be written, and training goes on; default: a warning.
+        Called with a sentence when a line cannot be written; the training continues.  Default: a warning.
 
-    Raises InputError when the file cannot be written to begin with.
+    Raises InputError when the file cannot be written at the start.
     """
 
     def __init__(self, path: str | Path, report: Callable[[str], object] = warnings.warn):
@@ -152,21 +152,21 @@ class Log(Callback):
 
 
 class Checkpoint(Callback):
-    """Keeps the last two states of a training in a folder, so that it can go on after whatever happens.
+    """Keeps the last two states of a training in a folder, so that it can continue after any failure.
 
     Parameters
     ----------
-    folder : path, made when it is missing
+    folder : path; made if missing
     recipe : dict of JSON values, optional
-        Stored in every file, for whoever starts the program again.
+        Stored in every file, for a program that resumes the training.
     minutes, steps : number, optional
-        A state is written when one of them has passed since the last one, besides after every epoch.
+        A state is written after every epoch, and when so many minutes or steps have passed since the last one.
     report : callable, optional
-        Gets a sentence when a file cannot be written, and training goes on; default: a warning.
+        Called with a sentence when a file cannot be written; the training continues.  Default: a warning.
 
     Attributes
     ----------
-    last : Path of the last file that is whole, or None
+    last : Path of the last file that was completely written, or None
 
     Raises InputError when the folder cannot be made, and from `fit` when the folder holds another training.
     """
@@ -182,9 +182,9 @@ class Checkpoint(Callback):
             raise InputError(f"{self.folder} cannot be made ({error.strerror})") from None
 
     def resume(self, trainer: Trainer, saved: SavedTraining | None = None) -> None:
-        """Set a trainer to the newest state in the folder (or to `saved`), from which `fit` goes on.
+        """Set a trainer to the newest state in the folder (or to `saved`); `fit` then continues from it.
 
-        Raises InputError when there is none, or it is of another network, other images, batch size or seed.
+        Raises InputError when there is none, or when its network, images, batch size or seed differ.
         """
         saved = saved or newest_checkpoint(self.folder, self._report)
         _check_same_training(trainer, saved)
@@ -195,13 +195,13 @@ class Checkpoint(Callback):
         self.last, self._saved_steps, self._saved_at = saved.path, _steps_done(trainer), time.monotonic()
 
     def check_unused(self) -> None:
-        """InputError when the folder holds checkpoints, which a new training must not mix with its own."""
+        """InputError when the folder holds checkpoints: a new training must not mix them with its own."""
         if found := list_checkpoints(self.folder):
             raise InputError(f"{self.folder} holds the checkpoint {found[-1].name} of another training: resume "
                              "that, or choose another folder")
 
     def on_train_begin(self, trainer):
-        self._handled = sys.exception()     # `fit` may be called where an exception is handled
+        self._handled = sys.exception()     # `fit` may run while an exception is handled
         if self.last is None:
             self.check_unused()
             self.save(trainer)
@@ -216,7 +216,7 @@ class Checkpoint(Callback):
         self._try_to_save(trainer)
 
     def on_train_end(self, trainer):
-        if sys.exception() is self._handled:        # else the state may be that of half a step
+        if sys.exception() is self._handled:        # after an exception, the state may be that of half a step
             self._try_to_save(trainer)
 
     def _try_to_save(self, trainer):
@@ -226,11 +226,11 @@ class Checkpoint(Callback):
             self._report(f"{error}; training goes on without this checkpoint")
 
     def save(self, trainer: Trainer) -> None:
-        """Write the state of a trainer, unless it is no longer finite, and delete all but the last two files.
+        """Write the state of a trainer if it is finite, and delete all files but the last two.
 
-        Raises InputError when it cannot be written; the files that exist then stay.
+        Raises InputError when it cannot be written; existing files are then kept.
         """
-        self._saved_steps, self._saved_at = _steps_done(trainer), time.monotonic()      # after a failure, too
+        self._saved_steps, self._saved_at = _steps_done(trainer), time.monotonic()      # also after a failure
         state = trainer.state()
         if self.last is not None and self.last.name == checkpoint_name(state):
             return
@@ -245,7 +245,7 @@ def _steps_done(trainer):
 class EarlyStopping(Callback):
     """Ends a training after `patience` epochs without improvement over `trainer.best`.
 
-    With a validation part that is measured by the accuracy on it, else by the training loss.
+    With a validation part, the measure is the accuracy on it, otherwise the training loss.
     Raises InputError unless patience is a whole number of at least 1.
     """
 
@@ -264,21 +264,21 @@ class EarlyStopping(Callback):
 
 
 def _check_same_training(trainer, saved):
-    """InputError, naming what differs, when a checkpoint is of another network or of other images."""
+    """InputError, which names the difference, when a checkpoint has another network or other images."""
     try:
-        others = describe_layers(build_layers(saved.layers))        # with the arguments that are new since then
+        others = describe_layers(build_layers(saved.layers))        # adds arguments that are newer than the file
     except InputError as error:
         raise InputError(f"{saved.path}: {error}") from None
     for k, (mine, other) in enumerate(zip_longest(describe_layers(trainer.model.layers), others)):
         if mine != other:
-            raise InputError(shortened(f"{saved.path} is of another network: its layer {k} is "
+            raise InputError(shortened(f"{saved.path} is a checkpoint of another network: its layer {k} is "
                                        f"{_difference(other, mine)}, expected {_difference(mine, other)}"))
     if saved.data != fingerprint(trainer.data):
-        raise InputError(f"{saved.path} is of other training images than those of {trainer.data.name}")
+        raise InputError(f"{saved.path} is a checkpoint of other training images than those of {trainer.data.name}")
 
 
 def _difference(layer, other):
-    """A layer's type, and those of its parameters that another one does not have."""
+    """A layer's type, and those of its parameters that differ from another layer's."""
     params, others = (entry.get("params") if isinstance(entry, dict) else None for entry in (layer, other))
     if not isinstance(params, dict):
         return "none" if layer is None else repr(layer)

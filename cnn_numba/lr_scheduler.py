@@ -1,7 +1,7 @@
-"""Learning rates that change during a training, with PyTorch's names, arguments and defaults.
+"""Learning-rate schedules, with PyTorch's names, arguments and defaults.
 
-The rate is a function of the number of steps and of the rate at the start, so that a table of the next steps' rates can
-be handed to the kernels (`LRScheduler.rates`); two schedulers of one optimizer therefore do not multiply.
+The rate is a function of the number of steps and the rate at the start, so that kernels can read a table of the next
+rates (`LRScheduler.rates`).  Therefore the factors of two schedulers of one optimizer do not multiply.
 """
 import math
 from bisect import bisect_right
@@ -42,20 +42,20 @@ def _set_momentum(optimizer, value):
 
 
 class LRScheduler:
-    """A schedule whose rate follows from the number of steps.  Making one sets the optimizer's rate to the first.
+    """A schedule whose rate follows from the number of steps.  The constructor sets the optimizer to the first rate.
 
     Attributes
     ----------
     per : "epoch" or "step"
-        What `step` is to be called after: an epoch, or every update.
+        When to call `step`: after every epoch, or after every update.
     last_epoch : int
-        How often `step` was called.
+        Number of calls of `step`.
     base_lr : float
         The optimizer's rate when the scheduler was made.
     total_steps : int or infinity
-        How many steps there are.
+        Number of steps of the schedule.
 
-    Raises InputError (a ValueError) for anything that is no optimizer, and for arguments that are out of range.
+    Raises InputError (a ValueError) when `optimizer` is not an optimizer, or an argument is out of range.
     """
 
     per = "epoch"
@@ -70,11 +70,11 @@ class LRScheduler:
     _owner = property(lambda self: type(self).__name__)
 
     def lr(self, step: int) -> float:
-        """The rate after so many steps."""
+        """The learning rate after `step` steps."""
         raise NotImplementedError
 
     def momentum(self, step: int) -> float:
-        """The momentum, or Adam's first beta, after so many steps: here, what it is."""
+        """The momentum, or Adam's first beta, after `step` steps; here it does not change."""
         return _get_momentum(self.optimizer)
 
     def _set(self):
@@ -96,7 +96,7 @@ class LRScheduler:
         return step
 
     def rates(self, count: int) -> np.ndarray:
-        """The rates of the next updates, for `Optimizer.rate_call`; no step is taken.
+        """The rates of the next updates, for `Optimizer.rate_call`; the scheduler does not advance.
 
         Parameters
         ----------
@@ -117,11 +117,11 @@ class LRScheduler:
         return [self.lr(self.last_epoch)]
 
     def state_dict(self) -> dict[str, float | None]:
-        """{name: number or None}: what the schedule has come to."""
+        """{name: number or None}: the state of the schedule."""
         return {name: getattr(self, name) for name in self.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
+        """Restore a `state_dict`; the learning rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
         """
@@ -184,7 +184,7 @@ class MultiStepLR(LRScheduler):
     ----------
     optimizer : Optimizer
     milestones : list of int, at least 0
-        Numbers of steps, in any order; one that stands twice counts twice.
+        Numbers of steps, in any order; a repeated one counts twice.
     gamma : float, at least 0
     """
 
@@ -217,8 +217,9 @@ class ExponentialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """Half a wave from the optimizer's rate down to eta_min in T_max steps, then up again (Loshchilov and Hutter,
-    arXiv:1608.03983, 2016).
+    """Half a cosine wave from the optimizer's rate down to eta_min in T_max steps, then up again.
+
+    Loshchilov and Hutter, arXiv:1608.03983, 2016.
 
     Parameters
     ----------
@@ -245,11 +246,13 @@ def _linear(start, end, share):
 
 
 class OneCycleLR(LRScheduler):
-    """Up from max_lr / div_factor to max_lr and down to that start / final_div_factor, once per training, while the
-    momentum goes down and up (Smith and Topin, arXiv:1708.07120, 2017).  `step` is for every update.
+    """Once per training, the rate rises from start = max_lr / div_factor to max_lr and falls to start /
+    final_div_factor, while the momentum falls and rises: Smith and Topin, arXiv:1708.07120 (2017).
+    Call `step` after every update.
 
-    PyTorch's numbers, but for two cases: where its rate is 0 / 0 because a phase lasts no step (total_steps=10,
-    pct_start=0.1), this is the phase's end; and after the last update, where it runs on to rates below 0, this stays.
+    The rates are PyTorch's, with two exceptions.  If a phase has no steps (total_steps=10, pct_start=0.1), PyTorch's
+    rate is 0 / 0; here it is that of the phase's end.  After the last update, PyTorch's rates fall below 0; here the
+    rate stays.
 
     Parameters
     ----------
@@ -257,14 +260,14 @@ class OneCycleLR(LRScheduler):
     max_lr : float, at least 0
     total_steps, or epochs and steps_per_epoch : int, at least 1
     pct_start : float, 0 to 1
-        The share of the steps that the rate goes up.
+        The share of the steps in which the rate rises.
     anneal_strategy : "cos" or "linear"
     cycle_momentum : bool
-        Whether the momentum (Adam: the first beta) goes from max_momentum to base_momentum and back.
+        Whether the momentum (Adam: the first beta) changes from max_momentum to base_momentum and back.
     base_momentum, max_momentum : float, 0 to less than 1
     div_factor, final_div_factor : float, more than 0
     three_phase : bool
-        Down to the start in as many steps as up, and further in the rest.
+        Whether the rate falls to the start in as many steps as it rises, and further in the remaining steps.
     """
 
     per = "step"
@@ -303,7 +306,7 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer)
 
     def _place(self, step):
-        """The phase of a step, and how much of it is through."""
+        """The phase of a step, and the share of the phase that is done."""
         step, begin = min(step, self.total_steps - 1), 0.0
         for phase in self._phases:
             end = phase[0]
@@ -327,7 +330,7 @@ class OneCycleLR(LRScheduler):
 
 
 class ReduceLROnPlateau:
-    """The rate times factor when a metric has not become better for more than `patience` epochs.
+    """The rate times factor when a metric has not improved for more than `patience` epochs.
 
     Parameters
     ----------
@@ -337,15 +340,15 @@ class ReduceLROnPlateau:
     factor : float, 0 to less than 1
     patience : int, at least 0
     threshold : float, at least 0
-        How much better counts: by this share of the best ("rel"), or by this much ("abs").
+        Smallest improvement that counts: relative to the best metric ("rel") or absolute ("abs").
     threshold_mode : "rel" or "abs"
     cooldown : int, at least 0
-        Epochs after a reduction that are not judged.
+        Number of epochs after a reduction that do not count.
     min_lr : float, at least 0
     eps : float, at least 0
-        A smaller change of the rate is not made.
+        Smallest change of the rate; smaller ones are not made.
 
-    Raises InputError (a ValueError) for anything that is no optimizer, and for arguments that are out of range.
+    Raises InputError (a ValueError) when `optimizer` is not an optimizer, or an argument is out of range.
     """
 
     per = "epoch"
@@ -366,7 +369,7 @@ class ReduceLROnPlateau:
         self.cooldown = whole_number(owner, "cooldown", cooldown, 0)
         self.min_lr, self.eps = number(owner, "min_lr", min_lr), number(owner, "eps", eps)
         self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
-        self.best: float | None = None          # as long as no metric was finite
+        self.best: float | None = None          # None: no metric was finite yet
 
     def _better(self, metric):
         if self.best is None:
@@ -377,7 +380,7 @@ class ReduceLROnPlateau:
         return metric > (self.best * (1 + self.threshold) if relative else self.best + self.threshold)
 
     def step(self, metric: float) -> None:
-        """Judge the metric of an epoch, and set the optimizer's rate; InputError unless it is a number (NaN is one)."""
+        """Take the metric of an epoch and set the optimizer's rate; InputError unless it is a number (NaN is one)."""
         if isinstance(metric, bool) or not isinstance(metric, (int, float, np.number)):
             raise InputError(f"ReduceLROnPlateau: the metric must be a number, got {metric!r}")
         self.last_epoch += 1
@@ -402,11 +405,11 @@ class ReduceLROnPlateau:
         return [self.optimizer.lr]
 
     def state_dict(self) -> dict[str, float | None]:
-        """{name: number or None}: what the schedule has come to."""
+        """{name: number or None}: the state of the schedule."""
         return {name: getattr(self, name) for name in self.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the optimizer's rate is part of the optimizer's own state.
+        """Restore a `state_dict`; the learning rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
         """

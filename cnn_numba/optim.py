@@ -1,4 +1,4 @@
-"""Optimizers: PyTorch's update rules, one kernel each over the model's flat vectors; and the norm of the gradients."""
+"""Optimizers, as in PyTorch, each a kernel over the model's flat vectors; and the norm of the gradients."""
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from cnn_numba.model import Sequential
 
 __all__ = ["Adam", "AdamW", "GradientNorm", "Optimizer", "RMSprop", "SGD", "clip_grad_norm_"]
 
-CHUNK = 256             # vectors that one item of an update covers
+CHUNK = 256             # vectors per item of an update
 
 
 def _checked_model(owner: str, model: Any) -> Sequential:
@@ -22,7 +22,7 @@ def _checked_model(owner: str, model: Any) -> Sequential:
     return model
 
 
-# ---- checks of settings: check(owner, name, value) gives the value, or raises InputError ----------------------------
+# ---- checks of settings: check(owner, name, value) returns the value or raises InputError ---------------------------
 def fraction(owner: str, name: str, value: Any) -> float:
     """A number from 0 to 1."""
     return number(owner, name, value, 0, 1)
@@ -46,7 +46,7 @@ def _count(owner, name, value):
 
 
 def hyperparameter(name: str, first: int, count: int = 1, doc: str = "") -> property:
-    """A property for a setting that kernels read from `Optimizer.hyper` whenever they run.
+    """A property for a setting that kernels read from `Optimizer.hyper` at every run.
 
     first, count : its elements there; a setting of several elements is a tuple
     """
@@ -61,24 +61,24 @@ def hyperparameter(name: str, first: int, count: int = 1, doc: str = "") -> prop
 
 
 class Optimizer:
-    """Base class of all optimizers.  Settings can be changed between steps, and between replays of a table of calls.
+    """Base class of all optimizers.  Settings can be changed between steps, and between replays of a program.
 
-    A subclass names its settings and their checks, declares them with `hyperparameter`, gives `__init__` the names of
-    the vectors that it keeps between steps, and defines `calls`.  docs/extending.md builds one from nothing.
+    A subclass names its settings and their checks, declares them with `hyperparameter`, passes `__init__` the names of
+    the vectors that it keeps between steps, and defines `calls`.  docs/extending.md builds one from scratch.
 
     Parameters
     ----------
     model : Sequential
-    arrays : names of vectors like the parameters, which start as zeros and become attributes
+    arrays : names of vectors of the size of the parameters, which start as zeros and become attributes
     decay_weights_only : bool
-        Weight decay leaves out all parameters of one axis: biases, and the scales and shifts of batch norms.
+        Exempt all parameters of one axis from weight decay: biases, and scales and shifts of batch normalisation.
     **settings : the values of `settings`
 
     Attributes
     ----------
     settings : {name: its check}, the numbers that `state_dict` holds
-    flags : names of what is chosen when the optimizer is made, and stays
-    hyper : float64 (4,), the learning rate, the momentum or first beta where there is one, and two more
+    flags : names of options that cannot change after the optimizer is made
+    hyper : float64 (4,), the learning rate, the momentum or first beta if there is one, and two more
     """
 
     settings: ClassVar[dict[str, Callable]] = {}
@@ -99,7 +99,7 @@ class Optimizer:
             self._decays = np.zeros(count, np.float32)
             self._decayed = np.repeat(np.array([p.value.ndim > 1 for p in parameters], bool),
                                       [math.ceil(p.value.size / LANES) for p in parameters])
-        else:                                       # a single number, all vectors': it costs no memory traffic
+        else:                                       # one number for all vectors costs no memory traffic
             self._decays = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (count,), (0,))
         self._arrays = {name: aligned(model.values.shape) for name in arrays}
         for name, value in (self._arrays | settings).items():
@@ -107,7 +107,7 @@ class Optimizer:
         self._step = Program(in_order(self.calls()))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Copy what is assigned to one of the vectors that kernels read; InputError when the shape differs."""
+        """Copy values that are assigned to a vector that kernels read; InputError when the shape differs."""
         array = vars(self).get("_arrays", {}).get(name)
         if array is None or name not in vars(self):
             object.__setattr__(self, name, value)
@@ -117,7 +117,7 @@ class Optimizer:
             array[...] = value
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy is made of: all but the program, which holds addresses of this optimizer's arrays."""
+        """The state for a copy: all except the program, which holds addresses of this optimizer's arrays."""
         return {name: value for name, value in vars(self).items() if name != "_step"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Optimizer:
 
     @property
     def weight_decay(self) -> float:
-        """The factor of the L2 penalty, or, in AdamW, of the decay."""
+        """The factor of the L2 penalty or, in AdamW, of the decay."""
         return self._weight_decay
 
     @weight_decay.setter
@@ -140,28 +140,28 @@ class Optimizer:
         self._decays[self._decayed] = value
 
     def calls(self) -> list[Call]:
-        """The kernel calls of one update, in order; all gradients are known before them."""
+        """The kernel calls of one update, in order; they run when all gradients are known."""
         raise NotImplementedError(f"{type(self).__name__}.calls")
 
     def vectors(self, **arrays: np.ndarray) -> tuple[int, dict[str, Any]]:
-        """How many items cover the parameters, and the arguments that the kernels of all optimizers have.
+        """The number of items that cover the parameters, and the arguments that all optimizer kernels have in common.
 
-        These are value, grad and the given arrays as (vectors, LANES), decays (vectors,), the weight decay of each
-        vector, and chunk, the vectors of an item.
+        These are value, grad and the given arrays as (vectors, LANES); decays (vectors,), the weight decay of each
+        vector; and chunk, the number of vectors per item.
         """
         arrays |= {"value": self.model.values, "grad": self.model.grads}
         shaped = {name: array.reshape(-1, LANES) for name, array in arrays.items()}
         return math.ceil(len(shaped["value"]) / CHUNK), {**shaped, "decays": self._decays, "chunk": CHUNK}
 
     def rate_call(self, rates: np.ndarray, batch: np.ndarray, batch_size: int) -> Call:
-        """A kernel call, to run before those of `calls`, that sets the rates of one step.
+        """A kernel call that sets the rates of a step; it runs before those of `calls`.
 
         Parameters
         ----------
         rates : float64 (steps, 2)
             Learning rate and momentum (Adam: first beta) of every step; see `lr_scheduler.LRScheduler.rates`.
         batch : int64 (2,)
-            first, count: the images of this step, which is number first // batch_size.
+            first, count: the images of the step, whose number is first // batch_size.
         batch_size : int
         """
         return Call(kernels.set_rates, 1, hyper=self.hyper, rates=rates, batch=batch, batch_size=batch_size)
@@ -179,12 +179,12 @@ class Optimizer:
         self.model.grads[:] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """{name: number, bool, tuple of numbers, or copy of a float32 array}: settings and what the past has left."""
+        """{name: number, bool, tuple of numbers, or copy of a float32 array}: settings and vectors."""
         return ({name: getattr(self, name) for name in (*self.settings, *self.flags)}
                 | {name: array.copy() for name, array in self._arrays.items()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; the next steps are then the same to the bit.
+        """Restore a `state_dict`; the next steps are then the same to the bit.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, a value does not fit, or the
         optimizer was made with other flags.
@@ -215,9 +215,9 @@ class SGD(Optimizer):
     model : Sequential
     lr, momentum, weight_decay : float, at least 0
     nesterov : bool
-        value -= lr * (g + momentum * velocity) instead.
+        Whether value -= lr * (g + momentum * velocity) instead.
     decay_weights_only : bool
-        Weight decay leaves out all parameters of one axis: biases, and the scales and shifts of batch norms.
+        Exempt all parameters of one axis from weight decay: biases, and scales and shifts of batch normalisation.
 
     Raises InputError (a ValueError) when a number is negative, infinite or NaN, or for nesterov without momentum.
     """
@@ -241,7 +241,7 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """Gradients divided by the root of their mean square, as `torch.optim.RMSprop` (Hinton, Coursera lecture 6e, 2012):
+    """Gradients divided by their root mean square, as `torch.optim.RMSprop` (Hinton, Coursera lecture 6e, 2012):
 
         g = grad + weight_decay * value;  square_avg = alpha * square_avg + (1 - alpha) * g**2
         velocity = momentum * velocity + g / (sqrt(square_avg) + eps);  value -= lr * velocity
@@ -311,12 +311,12 @@ class Adam(Optimizer):
         super().__init__(model, ["exp_avg", "exp_avg_sq"], decay_weights_only,
                          lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    betas = hyperparameter("betas", 1, 2, "The fractions of the two means, of gradient and square, that a step keeps.")
+    betas = hyperparameter("betas", 1, 2, "The fractions of the mean gradient and the mean square that a step keeps.")
     eps = hyperparameter("eps", 3, doc="Added to the root.")
 
     @property
     def steps(self) -> int:
-        """How many updates there were."""
+        """Number of updates so far."""
         return int(self._count[0])
 
     @steps.setter
@@ -344,19 +344,18 @@ class AdamW(Adam):
 
 
 class GradientNorm:
-    """The 2-norm of all gradients together, as kernel calls; with max_norm, gradients longer than that are scaled down.
+    """The 2-norm of all gradients together, as kernel calls; with max_norm, larger gradients are scaled down to it.
 
     Parameters
     ----------
     model : Sequential
-    max_norm : float, at least 0 (infinity too), optional
+    max_norm : float, at least 0, or infinity, optional
         All gradients are multiplied by min(1, max_norm / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_` does.
 
     Attributes
     ----------
     norms : float64 (4,)
-        Of the gradients before any scaling: the last norm, the sum over the steps since `reset`, the largest of them,
-        and how many these are.
+        Of the gradients before scaling: the last norm; since `reset`, the sum, the largest and the number of norms.
 
     Raises InputError (a ValueError) for a max_norm that is negative or NaN.
     """
@@ -367,7 +366,7 @@ class GradientNorm:
         self.norms = np.zeros(4)
 
     def calls(self) -> list[Call]:
-        """The kernel calls, in order: for `in_order`, between the gradients and the update."""
+        """The kernel calls, for `in_order`, between the gradients and the update."""
         grad = self.model.grads.reshape(-1, LANES)
         items = math.ceil(len(grad) / CHUNK)
         sums, factor = np.zeros(items), np.ones(1, np.float32)
@@ -379,7 +378,7 @@ class GradientNorm:
         return calls
 
     def reset(self) -> None:
-        """Forget the steps so far."""
+        """Start new sums."""
         self.norms[:] = 0
 
 
@@ -393,9 +392,9 @@ def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
 
     Returns
     -------
-    float : the norm that they had
+    float : the norm before scaling
 
-    Raises InputError (a ValueError) for a max_norm that is negative, NaN or no number.
+    Raises InputError (a ValueError) when max_norm is negative, NaN or not a number.
     """
     norm = GradientNorm(model, number("clip_grad_norm_", "max_norm", max_norm, most=math.inf))
     Program(in_order(norm.calls()))()

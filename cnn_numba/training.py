@@ -1,4 +1,4 @@
-"""Training and evaluation over a data set: every step is one replay of one table, from the pixels to the update."""
+"""Training and evaluation on a data set: a step is one replay of a table, from the pixels to the update."""
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -46,7 +46,7 @@ def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, up
     rates : calls that set the learning rate of the step
     """
     calls, phases = plan.calls, in_order(update)
-    phases[-1] += at_once([feed.tally()])[0]        # among the gradients it made two-conv 5 % slower on 2 threads
+    phases[-1] += at_once([feed.tally()])[0]        # beside the gradients, it made two-conv 5 % slower on 2 threads
     return (at_once([*before, *calls.prepare])
             + in_order([*gather, *calls.forward, loss, *calls.backward])
             + at_once([*calls.gradients, *rates])
@@ -54,44 +54,44 @@ def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, up
 
 
 class Trainer:
-    """Trains a model on a data set and measures it.  Making one compiles every kernel that it needs.
+    """Trains a model on a data set and evaluates it.  The constructor compiles every kernel that it needs.
 
     Parameters
     ----------
     model : Sequential
-        A Softmax or LogSoftmax at its end is left out when the loss is the cross-entropy, which has its own.
+        A Softmax or LogSoftmax at its end is left out with the cross-entropy loss, which contains it.
     data : Dataset
-        Its training part is shuffled for every epoch; its mean and standard deviation normalise all images.  Where it
-        has a validation part, every epoch is judged by it, and the best weights are kept (`restore_best`).
+        Its training part is shuffled for every epoch; its mean and standard deviation normalise all images.  If it has
+        a validation part, every epoch is evaluated on it, and the best weights are kept (`restore_best`).
     optimizer : Optimizer
-        Of this model.
+        An optimizer of this model.
     batch_size : int
-        Images per update; a last short batch is trained on too.
+        Images per step; a short last batch is used, too.
     seed : int
-        The order of the images derives from it and the number of the epoch.
+        The order of the images derives from the seed and the number of the epoch.
     loss : CrossEntropyLoss, MSELoss or another ClassLoss, optional
-        CrossEntropyLoss() unless given.
+        Default: CrossEntropyLoss().
     scheduler : of `lr_scheduler`, optional
-        Of this optimizer; changes the learning rate after every epoch or, where it is made for that, every step.
+        A scheduler of this optimizer; changes the learning rate after every epoch, or after every step (OneCycleLR).
     max_norm : float, optional
-        Gradients longer than this (2-norm over all parameters) are scaled down to it.
+        Gradients whose 2-norm over all parameters exceeds this are scaled down to it.
     measure_norm : bool
-        Whether the norm of the gradient is measured for the results of the epochs.
+        Whether the results of the epochs include the norm of the gradient.
     augment : Augment, optional
-        Random changes of the training images; images that are evaluated are not changed.
+        Random changes of the training images, not of those for evaluation.
 
     Attributes
     ----------
     epochs : int
-        How many are done.
+        Number of epochs done.
     history : History
-        The results of these epochs.
+        Their results.
     best : dict or None
-        {"epoch", "loss", "accuracy"} of the best epoch so far: the one of the highest accuracy on the validation part
-        (of the least loss, among equals) or, without such a part, of the least loss in training.
+        {"epoch", "loss", "accuracy"} of the best epoch so far: that with the highest validation accuracy (and among
+        equals the lowest loss) or, without a validation part, with the lowest training loss.
 
-    Raises InputError (a ValueError) when the batch size is less than 1, labels are out of range, images hold NaN, or
-    the network does not fit the images.
+    Raises InputError (a ValueError) when the batch size is below 1, labels are out of range, images contain NaN, or the
+    network does not fit the images.
     """
 
     def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
@@ -150,7 +150,7 @@ class Trainer:
                              + at_once([feed.tally()]), REPLAYS)
 
     def fit(self, epochs: int, callbacks: Callback | Callable | Iterable = ()) -> History:
-        """Train until `epochs` epochs are done, or a callback calls `stop`; a later call goes on from there.
+        """Train until `epochs` epochs are done, or a callback calls `stop`; a later call continues from there.
 
         Parameters
         ----------
@@ -163,8 +163,8 @@ class Trainer:
         -------
         History : of all epochs so far
 
-        Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the training then has
-        the state from before the epoch, or from before this call where that began within the epoch.
+        Raises Diverged when the loss, the norm of the gradient or a weight is no longer finite; the trainer then has
+        the state before the epoch, or before this call if the call began within the epoch.
         """
         epochs = whole_number("fit", "epochs", epochs, 0)
         notify, self._stopping = Notifier(self, callbacks), False
@@ -196,39 +196,39 @@ class Trainer:
         return self.history
 
     def epoch(self) -> EpochResult:
-        """Train one epoch more: `fit(epochs + 1)[-1]`.  Raises Diverged, as `fit` does."""
+        """Train one more epoch: `fit(epochs + 1)[-1]`.  Raises Diverged, as `fit` does."""
         return self.fit(self.epochs + 1)[-1]
 
     def __reduce__(self) -> tuple:
-        """Copies and pickles are trainers of their own, in the same state."""
+        """Rebuild copies and pickles as independent trainers in the same state."""
         return _rebuilt, (type(self), self._arguments, self.state())
 
     def stop(self) -> None:
-        """End `fit` after the batches that are running: for callbacks."""
+        """End `fit` after the batches that are running; for callbacks."""
         self._stopping = True
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return self._feed.steps
 
     @property
     def step(self) -> int:
-        """How many batches of the current epoch are done; all of them in the last `on_batch_end` of an epoch."""
+        """Number of batches done in the current epoch; equals `steps` in the last `on_batch_end` of an epoch."""
         return math.ceil(self._feed.done / self.batch_size)
 
     @property
     def images_done(self) -> int:
-        """How many images of the current epoch are done."""
+        """Number of images done in the current epoch."""
         return self._feed.done
 
     @property
     def running_loss(self) -> float:
-        """Mean loss of the images of the current epoch that are done; NaN before the first batch."""
+        """Mean loss of the images done in the current epoch; NaN before the first batch."""
         return float(self._feed.sums[0] / self._feed.done) if self._feed.done else math.nan
 
     def _begin_epoch(self):
-        """Shuffle, and set what changes from epoch to epoch; the same again for an epoch that was stopped within."""
+        """Shuffle, and set what changes from epoch to epoch; an epoch that was interrupted gets the same again."""
         feed = self._feed
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(len(feed.images))
         feed.draw[:] = self.seed, self.epochs
@@ -251,7 +251,7 @@ class Trainer:
             validation_accuracy=validation.accuracy if validation else None)
 
     def _check_finite(self, before):
-        """Diverged, and back to the state before, unless loss, gradients and weights are finite."""
+        """Unless loss, gradients and weights are finite, restore the state `before` and raise Diverged."""
         feed = self._feed
         step = self.step
         if not math.isfinite(feed.sums[0]):
@@ -292,12 +292,12 @@ class Trainer:
             self.scheduler.advance(self._feed.steps if self.scheduler.per == "step" else 1)
 
     def restore_best(self):
-        """Give the model the weights that were best on the validation part; without one, it keeps those it has."""
+        """Load the weights with the best validation result into the model; without a validation part, do nothing."""
         if self._best_tensors is not None:
             self.model.load_state_dict(self._best_tensors)
 
     def state(self):
-        """{name: array, number, or list or dict of them}: all that the rest of the training depends on, but the data.
+        """{name: array, number, or list or dict of them}: all that the further training depends on, except the data.
 
         The order of the images derives from the seed and the number of the epoch.
         """
@@ -311,13 +311,13 @@ class Trainer:
                 **{f"{part}.{name}": value for part, state in tensors.items() for name, value in state.items()}}
 
     def load_state(self, state):
-        """Go on where another trainer that was made with the same arguments gave its `state`, to the same bits.
+        """Restore the `state` of another trainer with the same arguments; training continues to the same bits.
 
-        Only `measure_norm` may be another.  Raises InputError when the state is not of such a trainer.
+        Only `measure_norm` may differ.  Raises InputError when the state is not that of such a trainer.
         """
         for name in "batch_size", "seed":
             if state.get(name) != getattr(self, name):
-                raise InputError(f"the training was one with {name} {state.get(name)!r}, not {getattr(self, name)}")
+                raise InputError(f"the training had {name} {state.get(name)!r}, not {getattr(self, name)}")
         epochs = whole_number("the state", "epochs", state.get("epochs"), 0)
         step = whole_number("the state", "step", state.get("step"), 0)
         if step > self.steps:
@@ -334,9 +334,9 @@ class Trainer:
         if best is not None:
             numbers += [best.get(name) for name in ("epoch", "loss", "accuracy")] if isinstance(best, dict) else [None]
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
-            raise InputError("the sums, the norms, the seconds or the best epoch are no finite numbers")
+            raise InputError("the sums, the norms, the seconds or the best epoch are not finite numbers")
         if (state["scheduler"] is None) != (self.scheduler is None):
-            raise InputError(f"the training was one with{'out' if self.scheduler else ''} a schedule")
+            raise InputError(f"the training had {'no' if self.scheduler else 'a'} schedule")
         parts = {part: below(f"{part}.", state) for part in ("model", "optimizer", "best")}
         if bool(parts["best"]) != (best is not None and self._validation is not None):
             raise InputError("the best weights and the best epoch do not belong together")
@@ -355,7 +355,7 @@ class Trainer:
         self._feed.sums[:] = state["sums"]
 
     def evaluate(self, images, labels):
-        """Loss and accuracy on other images (N, C, H, W), normalised as those of the training part.
+        """Loss and accuracy on other images (N, C, H, W), normalised like the training images.
 
         Raises InputError when labels or images are out of range.
         """

@@ -322,7 +322,7 @@ def test_the_norm_may_be_measured_from_the_middle_of_an_epoch_on():
 
 
 @pytest.mark.parametrize("change, sentence", [
-    ({"scheduler": None}, "without a schedule"), ({"norms": [1.0, 2.0]}, "norms"), ({"norms": "1"}, "norms"),
+    ({"scheduler": None}, "the training had no schedule"), ({"norms": [1.0, 2.0]}, "norms"), ({"norms": "1"}, "norms"),
     ({"norms": [math.nan] * 4}, "norms"), ({"best": None}, "do not belong together"),
     ({"scheduler": {"last_epoch": 99, "base_lr": 0.1}}, "6 steps, got a state of 99")])
 def test_states_of_other_trainings(change, sentence):
@@ -341,5 +341,5 @@ def test_a_state_without_its_best_weights():
 
 
 def test_a_state_with_a_schedule_is_not_for_a_trainer_without():
-    with pytest.raises(InputError, match="with a schedule"):
+    with pytest.raises(InputError, match="the training had a schedule"):
         trainer_of().load_state(trainer_of(scheduler=("StepLR", {"step_size": 1})).state())
