@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import reference
 from comparing import NETWORK, ROUNDING, TOOM, both, check, is_toom, named, outputs_and_gradients, rejected, same
-from networks import build, build_normal, conv, decided, flatten, linear, pool, relu
+from networks import build, build_normal, conv, decided, flatten, linear, pool, relu, whole
 
 from cnn_numba import SGD, CrossEntropyLoss, Sequential
 from cnn_numba.kernels import batch
+from cnn_numba.kernels.conv import conv2d_plain
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.program import Call, Program, in_order
 from cnn_numba.layers import Conv2d, Linear, MaxPool2d, ReLU
@@ -100,6 +101,22 @@ def test_conv2d_rounds_as_float32_does(layer, shape, images):
     for g, w, p, n in zip(got, wanted, products, (weight[:, 0].size, outputs, outputs), strict=True):
         same(g, w, "gradient", bound(p, n))
         rejected(g, 1.001 * w, bound(p, n))
+
+
+@pytest.mark.parametrize("stride, dilation", ((1, 1), (2, 1), (1, 2), (3, 2)))
+def test_the_plain_loops_that_readers_begin_with(stride, dilation):
+    """`conv2d_plain` overwrites y with what the reference and the kernels compute."""
+    rng, options = np.random.default_rng(6), dict(stride=stride, dilation=dilation)
+    model = build([conv(2, 3, (2, 3), **options)], rng)
+    weight, bias = (p.value for p in model.parameters())
+    x = whole(rng, (2, 2, 6, 8))
+    want = reference.conv2d(x, weight, bias, **options)
+    y = np.full(want.shape, np.nan, np.float32)
+    conv2d_plain(y, x, weight, bias, **options)
+    same(y, want, "plain loops")
+    same(np.asarray(model(x)), want, "kernels", is_toom(model.layers[0], x.shape[1:]) * TOOM * np.abs(want).max())
+    rejected(y, reference.conv2d(x, weight, **options))
+    rejected(y, reference.conv2d(x, weight[..., ::-1], bias, **options))
 
 
 def test_conv2d_negative_controls():
