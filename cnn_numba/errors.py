@@ -23,7 +23,7 @@ def naming(where: str) -> Iterator[None]:
 
 
 class Diverged(ArithmeticError):
-    """The loss, a gradient or a weight is no longer finite; the trainer has an earlier state again (`Trainer.fit`).
+    """The loss, a gradient or a weight is no longer finite; `Trainer.fit` restores an earlier state.
 
     epoch, step : from 1; the step of the epoch in which it was noticed
     """

@@ -9,7 +9,7 @@ WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # purposes of a stream of random number
 
 
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """A generator that depends on the seed, the purpose and a counter, and on nothing that ran before."""
+    """A generator that depends on the seed, the purpose and a counter, not on what ran before."""
     return np.random.default_rng([seed, purpose, index])
 
 

@@ -199,7 +199,7 @@ def _parsed(entry):
 
 
 def _near(name, names):
-    """"did you mean ...?", or "" when nothing is near."""
+    """"did you mean ...?", or "" when no name is similar."""
     found = nearest(name, names)
     return f"did you mean {found!r}?" if found else ""
 

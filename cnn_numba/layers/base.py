@@ -43,8 +43,8 @@ class Calls:
 class Setup:
     """What all layers of a plan share.
 
-    lanes : how many lanes of a block can hold an image
-    training : whether layers behave as in training
+    lanes : number of lanes per block that can hold an image
+    training : whether layers are in training mode
     textbook : whether all convolutions run the plain loops
     batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
     draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
