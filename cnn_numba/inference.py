@@ -126,7 +126,7 @@ def image_paths(places: Iterable[str]) -> Iterator[str]:
 
     Raises InputError for a path that does not exist, a folder that cannot be read, or one without images.
     """
-    from cnn_numba.data.folder import ENDINGS
+    from cnn_numba.data.image import ENDINGS
 
     def refuse(error):
         raise InputError(f"{error.filename} cannot be read ({error.strerror})")

@@ -36,8 +36,8 @@ from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Se
 from cnn_numba.callbacks import Checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
-from cnn_numba.data.folder import read_image  # noqa: E402
 from cnn_numba.data.idx import read_idx  # noqa: E402
+from cnn_numba.data.image import read_image  # noqa: E402
 from cnn_numba.data.npz import read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
 from cnn_numba.files.checkpoints import read_checkpoint  # noqa: E402

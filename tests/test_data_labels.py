@@ -75,7 +75,7 @@ def test_the_label_may_be_text(tmp_path):
     refused(lambda: read_csv(table(tmp_path / "f.csv", [FLAT, [*WORDS[:-1], ""]], [*PIXELS, "label"])),
             "line 61, has no label in column 17")
     data = load_dataset(tmp_path / "a.csv", data_dir=tmp_path / "data", report=pytest.fail)
-    assert data.classes == tuple(NAMES) and data.notes == ("CSV, label in column 17 of 17, 'label'",)
+    assert data.classes == tuple(NAMES) and data.notes[0] == "CSV, label in column 17 of 17, 'label'"
 
 
 def test_quick_and_slow_parsing_agree(tmp_path):

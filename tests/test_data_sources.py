@@ -66,10 +66,10 @@ def load(tmp_path):
         load.reads.append(name)
         yield lambda amount: None
 
-    def load(*paths, test_data=None, **options):
+    def load(*paths, test_data=None, report=pytest.fail, **options):
         name = paths[0] if len(paths) == 1 else paths
-        return load_dataset(name, test_data=test_data, data_dir=tmp_path / "data", report=pytest.fail,
-                            progress=noting, **options)
+        return load_dataset(name, test_data=test_data, data_dir=tmp_path / "data", report=report, progress=noting,
+                            **options)
     load.reads = []
     return load
 
@@ -218,7 +218,7 @@ def test_the_image_shape_of_an_npz_file(tmp_path, given, image_shape, expected, 
     assert np.array_equal(read.ravel(), moved.ravel()) and labels.tolist() == list(range(6))
 
 
-X, Y = np.ones((6, 4, 4), np.uint8), np.arange(6)
+X, Y = np.arange(96, dtype=np.uint8).reshape(6, 4, 4), np.arange(6)
 BAD_NPZ = {
     "no labels": ({"x_train": X}, "holds x_train: x_train has no labels, which are called y_train"),
     "no images": ({"y_train": Y}, "y_train has no images, which are called x_train or train_images"),
@@ -364,7 +364,9 @@ def test_a_folder_gives_every_image_with_its_class(tmp_path, load, picture):
     (tmp_path / "animals" / "notes.txt").write_text("not an image")
     (tmp_path / "animals" / ".hidden").mkdir()
     (tmp_path / "animals" / "ant" / "Thumbs.db").write_text("not an image")
-    data = load(tmp_path / "animals")
+    said = []
+    data = load(tmp_path / "animals", report=said.append)
+    assert said == [f"{tmp_path / 'animals'}: left out 1 file beside the class folders (notes.txt)"]
     assert data.name == "animals" and data.classes == ("ant", "bee", "cat", "dog") and data.num_classes == 4
     assert data.train_images.shape == (125, 1, 7, 5) and data.test_images.shape == (25, 1, 7, 5)
     expected = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
@@ -372,7 +374,7 @@ def test_a_folder_gives_every_image_with_its_class(tmp_path, load, picture):
         assert all(expected.pop(image.tobytes()) == label for image, label in zip(*part, strict=True))
     assert not expected
     assert len(set(data.train_labels[:12])) == 4            # the first ones are some of every class
-    assert np.array_equal(load(tmp_path / "animals").train_images, data.train_images)
+    assert np.array_equal(load(tmp_path / "animals", report=said.append).train_images, data.train_images)
 
 
 def test_train_and_test_folders(tmp_path, load, picture):
@@ -409,13 +411,15 @@ def test_grey_and_colour_are_kept(tmp_path, load, picture):
     assert sum(kinds) == 2
     assert all(kind or (image == grey).all() for kind, image in zip(kinds, (*mixed.train_images, *mixed.test_images),
                                                                     strict=True))
-    fitted = load(tmp_path / "colour", test_data=tmp_path / "grey")
+    said = []
+    fitted = load(tmp_path / "colour", test_data=tmp_path / "grey", report=said.append)
+    assert said == ["grey: 12 of 12 images were brought to 3x8x8 pixels"]
     assert np.array_equal(fitted.test_images[0], np.stack([grey] * 3))
 
 
 def test_every_kind_of_image_file(tmp_path, picture):
     image = pytest.importorskip("PIL.Image")
-    from cnn_numba.data.folder import read_image
+    from cnn_numba.data.image import read_image
 
     grey = np.repeat(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4, 1)
     grey = grey.reshape(8, 8)
@@ -447,25 +451,27 @@ def test_every_kind_of_image_file(tmp_path, picture):
 def test_images_of_different_sizes_need_an_image_size(tmp_path, load, picture):
     for label in "ab":
         for number in range(6):
-            picture(tmp_path / "some" / label / f"{number}.png", np.full((8, 6 + number % 2), 40 * number, np.uint8))
+            picture(tmp_path / "some" / label / f"{number}.png", np.full((8, 6 + number % 2), 40 * number, np.uint8)
+                    + np.arange(8, dtype=np.uint8)[:, None] // 4 * 50)
     text = refused(lambda: load(tmp_path / "some"), ".png has 8 x ", " pixels, but ", "--image-size")
     assert text.count(".png") == 2 and {"8 x 6", "8 x 7"} <= set(re.findall("8 x .", text))
     data = load(tmp_path / "some", image_size=(4, 5))
-    assert data.train_images.shape == (10, 1, 4, 5) and set(data.train_images.ravel()) <= set(range(0, 201, 40))
+    assert data.train_images.shape == (10, 1, 4, 5) and data.train_images.max() <= 250
 
 
 @pytest.mark.parametrize("content, sentence", [
-    (b"", "unknown format"), (b"some text", "unknown format"),
+    (b"some text", "unknown format"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format"),
     (b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60000, 60000, 8, 0, 0, 0, 0), "3600000000 pixels"),
     (b"P5 65500 65500 255\n" + bytes(1000), "4290250000 pixels"),
     (b"P5 12000 12000 255\n" + bytes(1000), "12000 x 12000 pixels in 1019 bytes")],
-    ids=["empty", "text", "a program", "huge PNG", "huge PGM", "large PGM"])
+    ids=["text", "a program", "huge PNG", "huge PGM", "large PGM"])
 def test_a_file_that_is_no_image_is_named(tmp_path, load, picture, content, sentence):
     if content[:4] == b"\x89PNG":
         content += struct.pack(">I", zlib.crc32(content[12:])) + struct.pack(">I4s", 0, b"IDAT") + bytes(100)
     for label in "ab":
         picture(tmp_path / "some" / label / "1.png", np.zeros((4, 4), np.uint8))
+        picture(tmp_path / "some" / label / "3.png", np.zeros((4, 4), np.uint8))
     (tmp_path / "some" / "b" / "2.png").write_bytes(content)
     read, memory = peak(lambda: load(tmp_path / "some"))
     assert read is None and memory < 8e6
@@ -483,11 +489,9 @@ def test_folders_without_classes_or_images_are_refused(tmp_path, load, picture):
     (tmp_path / "some" / "a").mkdir(parents=True)
     refused(lambda: load(tmp_path), "some", "holds no images")
     refused(lambda: load(tmp_path / "some" / "a"), "a holds 0 folders, expected one for each class, 10000 at most")
-    picture(tmp_path / "some" / "a" / "1.png", np.zeros((4, 4), np.uint8))
+    for name in "1.png", "2.png":
+        picture(tmp_path / "some" / "a" / name, np.zeros((4, 4), np.uint8))
     refused(lambda: load(tmp_path / "some"), "the number of classes in", "some (train part) is 1, expected 2 to 10000")
-    (tmp_path / "some" / "b").mkdir()
-    picture(tmp_path / "some" / "a" / "1.png", np.zeros((4, 4), np.uint8))
-    refused(lambda: load(tmp_path / "some"), str(tmp_path / "some" / "b"), "holds no images (.png, ")
 
 
 def test_without_pillow_one_sentence_says_so(tmp_path, load, monkeypatch):
@@ -563,10 +567,9 @@ def test_a_pair_of_idx_files(tmp_path, load):
 
 
 def test_parts_that_do_not_match_are_refused(tmp_path, load, table, picture):
-    train = table("train.csv")
-    larger, more = table("larger.csv", shape=(1, 6, 6)), table("more.csv", 3, labels=[0, 1, 4])
-    refused(lambda: load(train, test_data=larger), "larger.csv (test part) holds images of 1x6x6, but",
-            "train.csv (train part) images of 1x5x5")
+    train, more = table("train.csv"), table("more.csv", 3, labels=[0, 1, 4])
+    colours = npz(tmp_path / "colours.npz", x_test=np.zeros((2, 4, 5, 5)), y_test=Y[:2])
+    refused(lambda: load(train, test_data=colours), "colours.npz (test part) holds images of 4x5x5, expected 1x5x5")
     refused(lambda: load(train, test_data=more), "more.csv (test part) holds the label 4, but the training part only",
             "0 to 3")
     refused(lambda: load(table("one.csv", 9, labels=[0] * 9)), "classes in", "one.csv (train part) is 1, exp")
@@ -844,7 +847,7 @@ sys.exit(fuzz.main(["csv", "--count", "3", "--seconds", "0.5"]))
 
 @pytest.mark.parametrize("reader, why", [
     ("{}['key']", "KeyError"), ("[0 for _ in iter(int, 1)]", "no end within"),
-    ("len(b'x' * 200_000_000)", "MB of memory")],
+    ("len(b'x' * 100_000_000)", "MB of memory")],
     ids=["an exception", "a hang", "memory"])
 def test_the_fuzzer_notices(tmp_path, reader, why):
     pytest.importorskip("PIL")

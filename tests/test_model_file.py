@@ -515,7 +515,7 @@ def test_predict(trained, pictures, capsys):
         assert cli.main(["predict", "--load", str(path), "--serial", str(pictures), *flags]) == 0
         return capsys.readouterr().out.splitlines()
 
-    from cnn_numba.data.folder import read_image
+    from cnn_numba.data.image import read_image
 
     files = [str(pictures / "deep" / f"{k}.png") for k in range(3)]
     images = np.stack([read_image(file, 1, (8, 8)) for file in files])

@@ -30,7 +30,7 @@ def run_predict(args: argparse.Namespace, _started: float) -> int:
     choose_execution(args)
     import numpy as np
 
-    from cnn_numba.data.folder import pillow, read_image
+    from cnn_numba.data.image import pillow, read_image
     from cnn_numba.inference import BATCH, Classifier, image_paths
 
     pillow()

@@ -115,6 +115,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
                  test_data: StrPath | Sequence[StrPath] | None = None,
                  image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
                  image_size: tuple[int, int] | None = None, label_column: str | int | None = None,
+                 skip_broken: bool | None = None,
                  data_dir: StrPath | None = None, mirror: str | None = None,
                  train_size: int | None = None, test_size: int | None = None,
                  report: Callable[[str], object] | None = None, progress: Progress | None = None) -> Dataset:
@@ -128,8 +129,8 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
         docs/data.md says how each is read.
         None is MNIST or, when it is not in the data folder and cannot be downloaded, "digits".
     test_data : path or two paths, optional
-        The test part, when `name` is the path of a training part.  By default every sixth image of each class,
-        always the same ones.
+        The test part, when `name` is the path of a training part.  By default that in `name`, else every sixth image
+        of each class, always the same ones.
     image_shape : (C, H, W) or (H, W, C), optional
         Shape of the lines of a CSV file or of flat images in other files; by default one channel and a square.
     image_layout : "CHW" or "HWC", optional
@@ -138,13 +139,15 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
         The column of labels in a CSV file: its name, or its number from 1.
     image_size : (rows, columns), optional
         Resizes image files; by default all must have one size.
+    skip_broken : bool, optional
+        Leave broken image files out, instead of refusing them.
     data_dir : path, optional
         The data folder.  It holds a folder for each named data set, and in `arrays` what took longer than a second to
         read from a path.  See `data_folder` for the default.
     mirror : str, optional
         http or https URL of a folder to download from before the public mirrors.
     train_size, test_size : int, optional
-        Keep only the first images of a part.
+        Keep only so many images of a part: see `Dataset.head`.
     report : callable, optional
         Called with one sentence for everything that was left out or may be a mistake, and when "digits" replaces
         MNIST; by default a UserWarning.
@@ -166,7 +169,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     report = report or partial(warnings.warn, stacklevel=3)
     image_shape, image_layout = _channels_first(image_shape, image_layout)
     choices = {"image_shape": image_shape, "image_layout": image_layout, "image_size": image_size,
-               "label_column": label_column}
+               "label_column": label_column, "skip_broken": skip_broken or None}
     paths, test_paths = _paths(name), _paths(test_data)
     if name is None or isinstance(name, str) and name in NAMES:
         for option in (option for option, value in ({"test_data": test_data} | choices).items() if value is not None):

@@ -62,8 +62,8 @@ class TableReading:
     """Finds out what the columns of a file are."""
 
     def __init__(self, path: Path, image_shape: tuple[int, int, int] | None, label_column: str | int | None,
-                 labelled: bool):
-        self.path, self.image_shape, self.labelled = path, image_shape, labelled
+                 labelled: bool, like: tuple[int, ...] | None = None):
+        self.path, self.image_shape, self.labelled, self.like = path, image_shape, labelled, like
         self.label_column = label_column
 
     def table(self, lines: list[tuple[int, bytes]]) -> Table:
@@ -100,10 +100,12 @@ class TableReading:
             names = f" ({', '.join(self.names[:4])})" if self.names else ""
             raise InputError(f"{self.where} has {len(self.example)} columns{names} and none of pixels: expected "
                              "images, not a list of them")
-        return shape_of_image(count, self.image_shape, self.where)
+        return shape_of_image(count, self.image_shape, self.where, self.like)
 
     def _fits(self, count: int) -> bool:
-        return count == math.prod(self.image_shape) if self.image_shape else is_square(count)
+        if self.image_shape:
+            return count == math.prod(self.image_shape)
+        return is_square(count) or self.like is not None and count == math.prod(self.like)
 
     def _called(self, column: int) -> str:
         return f" ({self.names[column]!r})" if self.names else ""

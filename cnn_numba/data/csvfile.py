@@ -36,8 +36,8 @@ FEW = 100                   # more different values than these are no classes, w
 
 
 def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
-             label_column: str | int | None = None, labelled: bool = True, keep: Keep = keep_nothing,
-             progress: Progress = no_progress, report: Say = say_nothing,
+             label_column: str | int | None = None, labelled: bool = True, like: tuple[int, int, int] | None = None,
+             keep: Keep = keep_nothing, progress: Progress = no_progress, report: Say = say_nothing,
              note: Say = say_nothing) -> Content:
     """Read the images and labels of a CSV file.
 
@@ -51,6 +51,7 @@ def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
     image_shape, image_layout : see `in_channels`
     label_column : name of the column of labels, or its number from 1
     labelled : whether labels are required; without them the result is (images, None)
+    like : (C, H, W) that the images probably have
     keep, progress, report, note : see `Format`
 
     Returns
@@ -66,7 +67,7 @@ def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
     """
     path = Path(path)
     state = file_state(path)
-    table = TableReading(path, image_shape, label_column, labelled).table(_first_lines(path))
+    table = TableReading(path, image_shape, label_column, labelled, like).table(_first_lines(path))
     if table.left_out:
         report(f"{path}: left out {table.left_out}")
     note(table.description)
@@ -76,7 +77,7 @@ def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
         return in_channels(images, table.shape, image_layout, str(path)), labels
     if table.label is None:
         return in_channels(_read(table, progress)[0], table.shape, image_layout, str(path)), None
-    return keep(path, state, (image_shape, image_layout, table.label, table.skipped), read)
+    return keep(path, state, (image_shape, image_layout, table.shape, table.label, table.skipped), read)
 
 
 # ---- lines ----------------------------------------------------------------------------------------------------------

@@ -2,38 +2,33 @@
 
 import itertools
 import os
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from cnn_numba.data.image import ENDINGS, BrokenImages, pillow, read_images
+from cnn_numba.data.parts import part_of
 from cnn_numba.data.reading import (
     MAX_LABEL,
     Arrays,
     Keep,
     Progress,
+    Say,
     StrPath,
     class_order,
-    first_line,
     keep_nothing,
     no_progress,
+    say_nothing,
 )
 from cnn_numba.errors import InputError
 
-# Pillow's names of image formats, and their endings.  Pillow tries no others: EPS would start a program.
-IMAGE_FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "GIF": (".gif",),
-                 "WEBP": (".webp",), "PPM": (".pgm", ".ppm", ".pnm"), "TIFF": (".tif", ".tiff")}
-ENDINGS = tuple(itertools.chain(*IMAGE_FORMATS.values()))
-LARGEST_FILE = 1 << 28      # bytes
-PIXELS = 1 << 22            # pixels that every file may promise;
-PIXELS_PER_BYTE = 2000      # a larger image may have this many for each byte of its file: a PNG of one colour has 1000
-TASK = 64                   # files that a thread reads in a row
+JUNK = "thumbs.db", "desktop.ini"       # which file managers write
+PACKER = "__macosx"                     # a folder that an archive from a Mac has beside its content
+SHOWN = 3                               # names in a sentence
 
 
 class ImageFile(NamedTuple):
@@ -49,53 +44,92 @@ class ImageFile(NamedTuple):
     changed: int
 
 
+class LeftOut:
+    """What a folder holds and is not read: names by reason."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self.names.setdefault(reason, []).append(name)
+
+    def __str__(self) -> str:
+        """Such as "2 files with other endings than images (a.txt, b.txt), 1 empty file (c.png)"."""
+        return ", ".join(f"{counted(len(names), reason)} ({', '.join(sorted(names)[:SHOWN])}"
+                         f"{', ...' * (len(names) > SHOWN)})" for reason, names in self.names.items())
+
+
+def counted(number: int, words: str) -> str:
+    """The number and the words, whose plural becomes a singular for 1."""
+    if number == 1:
+        words = re.sub(r"\b(file|folder|link|class)(e?s)\b", r"\1", words, count=1)
+    return f"{number} {words}"
+
+
 def read_folder(path: StrPath, image_size: tuple[int, int] | None = None, like: tuple[int, int, int] | None = None,
-                keep: Keep = keep_nothing, progress: Progress = no_progress) -> Arrays | dict[str, Arrays]:
-    """Read a folder with a folder of images for each class, or with two of those, `train` and `test`.
+                skip_broken: bool | None = None, keep: Keep = keep_nothing, progress: Progress = no_progress,
+                report: Say = say_nothing, note: Say = say_nothing) -> Arrays | dict[str, Arrays]:
+    """Read a folder with a folder of images for each class, or with a folder of those for each part.
+
+    Parts have names such as train, Training, val, test (see `data.parts`).  A folder that holds nothing but another
+    folder stands for that one.
 
     Parameters
     ----------
     path : path of the folder
-    image_size : (rows, columns) to which images are resized; by default all images must have one size
-    like : (C, H, W) of the training part when `path` is its test part
-    keep, progress : see `Format`
+    image_size : (rows, columns) to which images are resized; by default all must have one size
+    like : (C, H, W) that all images get
+    skip_broken : whether broken image files are left out, or refused
+    keep, progress, report, note : see `Format`
 
     Returns
     -------
-    uint8 images (N, C, H, W) and the names of their classes (N,), or {"train": the same, "test": the same}.  Images
-    are shuffled, always in the same order, so that the first ones are of all classes.
+    uint8 images (N, C, H, W) and the names of their classes (N,), or such pairs for "train", "validation", "test".
+    Images are shuffled, always in the same order, so that the first ones are of all classes.
 
     Raises
     ------
-    InputError : Pillow is missing, a bad image file, images of different sizes, a class without images.
+    InputError : Pillow is missing, bad image files, images of different sizes, no images.
     """
-    folders = [Path(path) / part for part in ("train", "test")]
-    if not all(folder.is_dir() for folder in folders):
-        return _read_classes(Path(path), image_size, like, keep, progress)
-    train = _read_classes(folders[0], image_size, like, keep, progress)
-    return {"train": train, "test": _read_classes(folders[1], image_size, train[0].shape[1:], keep, progress)}
+    path = Path(path)
+    left_out = LeftOut()
+    folders = subfolders(path, left_out)
+    while len(folders) == 1 and not _has_images(path / folders[0]) and _has_folders(path / folders[0]):
+        path /= folders[0]
+        folders = subfolders(path, left_out)
+    parts = parts_of_folders(path, folders, left_out)
+    if not parts:
+        note(f"image folder, a class for each of {len(folders)} folders")
+        return _read_classes(path, folders, image_size, like, skip_broken, keep, progress, report, left_out)
+    note("image folder, " + ", ".join(f"{name} as the {part} part" for part, name in parts.items()))
+    if left_out.names:
+        report(f"{path}: left out {left_out}")
+    read: dict[str, Arrays] = {}
+    for part, name in parts.items():
+        inner = LeftOut()
+        classes = subfolders(path / name, inner)
+        read[part] = _read_classes(path / name, classes, image_size, like, skip_broken, keep, progress, report, inner)
+        like = like or read[part][0].shape[1:]
+    return read
 
 
-def _read_classes(folder: Path, image_size: tuple[int, int] | None, like: tuple[int, ...] | None, keep: Keep,
-                  progress: Progress) -> Arrays:
-    files = list_images(folder, class_names(folder))
-
-    def read() -> Arrays:
-        channels, size = (like[0], like[1:]) if like else (None, image_size)
-        shuffled = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
-        images = read_images(folder, shuffled, channels, size, resize=image_size is not None, progress=progress)
-        return images, np.array([file.name.partition("/")[0] for file in shuffled])
-    return keep(folder, [tuple(file) for file in files], (image_size, like), read)
-
-
-def class_names(folder: StrPath) -> tuple[str, ...]:
+def subfolders(folder: Path, left_out: LeftOut) -> tuple[str, ...]:
     """Names of the folders in `folder`, sorted, numbers by value.
 
     Raises InputError when `folder` cannot be read, holds no folder or holds more than 10,000.
     """
+    names = []
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            for entry in entries:
+                if entry.name.lower() == PACKER:
+                    left_out.add("folders of an archive program", entry.name)
+                elif entry.name.startswith(".") or entry.name.lower() in JUNK:
+                    continue
+                elif entry.is_dir():
+                    names.append(entry.name)
+                else:
+                    left_out.add("files beside the class folders", entry.name)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror})") from None
     if not 1 <= len(names) <= MAX_LABEL + 1:
@@ -103,152 +137,108 @@ def class_names(folder: StrPath) -> tuple[str, ...]:
     return tuple(sorted(names, key=class_order))
 
 
-def list_images(folder: StrPath, classes: tuple[str, ...]) -> list[ImageFile]:
+def parts_of_folders(path: Path, folders: tuple[str, ...], left_out: LeftOut) -> dict[str, str]:
+    """{part: folder} when folders are called after different parts, else nothing, and all folders are classes.
+
+    Raises InputError when two folders can be the same part.
+    """
+    parts: dict[str, str] = {}
+    others = []
+    for name in folders:
+        part = part_of(name)
+        if part is None:
+            others.append(name)
+        elif part in parts:
+            raise InputError(f"{path} holds both {parts[part]} and {name}, which can be the {part} part: keep one of "
+                             "them")
+        else:
+            parts[part] = name
+    if len(parts) < 2 and (others or not parts or _has_images(path / folders[0])):
+        return {}
+    for name in others:
+        left_out.add("folders beside the parts", name)
+    return {part: parts[part] for part in ("train", "validation", "test") if part in parts}
+
+
+def _has_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(ENDINGS) for entry in _entries(folder))
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in _entries(folder) if not entry.name.startswith("."))
+
+
+def _entries(folder: Path) -> "list[os.DirEntry[str]]":
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror})") from None
+
+
+def _read_classes(folder: Path, classes: tuple[str, ...], image_size: tuple[int, int] | None,
+                  like: tuple[int, ...] | None, skip_broken: bool | None, keep: Keep, progress: Progress, report: Say,
+                  left_out: LeftOut) -> Arrays:
+    pillow()
+    files = list_images(folder, classes, left_out)
+    if left_out.names:
+        report(f"{folder}: left out {left_out}")
+    counts = Counter(file.name.partition("/")[0] for file in files)
+    if like is None and (single := [name for name in classes if counts[name] == 1]):
+        report(f"{folder}: {len(single)} {'classes have' if len(single) > 1 else 'class has'} a single image "
+               f"({', '.join(single[:SHOWN])}{', ...' * (len(single) > SHOWN)})")
+    shuffled = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
+    names = np.array([file.name.partition("/")[0] for file in shuffled])
+
+    def read() -> Arrays:
+        paths = [os.path.join(folder, file.name) for file in shuffled]
+        return read_images(paths, folder.name, image_size, like, progress, report), names
+    try:
+        return keep(folder, [tuple(file) for file in files], (image_size, like), read)
+    except BrokenImages as broken:
+        if not skip_broken or not len(broken.images):
+            raise
+        report(f"{folder}: left out {len(broken.sentences)} broken image files of {len(files)}: {broken.listing}")
+        return broken.images, names[broken.whole]
+
+
+def list_images(folder: StrPath, classes: tuple[str, ...], left_out: LeftOut) -> list[ImageFile]:
     """The image files in and below the class folders of `folder`, class by class.
 
-    Raises InputError when a class folder cannot be read, or holds no image.
+    Raises InputError when a class folder cannot be read, or when there is no image at all.
     """
     files = []
     for name in classes:
         try:
-            found = sorted(_walk(os.path.join(folder, name), name))
+            found = sorted(_walk(os.path.join(folder, name), name, left_out))
         except OSError as error:
             raise InputError(f"{Path(folder) / name} cannot be read ({error.strerror})") from None
         if not found:
-            raise InputError(f"{Path(folder) / name} holds no images ({', '.join(ENDINGS)})")
+            left_out.add("classes without images", name)
         files += found
+    if not files:
+        raise InputError(f"{folder} holds no images ({', '.join(ENDINGS)}) in its folders "
+                         f"{', '.join(itertools.islice(classes, SHOWN))}{', ...' * (len(classes) > SHOWN)}")
     return files
 
 
-def _walk(folder: str, name: str) -> Iterator[ImageFile]:
+def _walk(folder: str, name: str, left_out: LeftOut) -> Iterator[ImageFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            inner, ending = f"{name}/{entry.name}", entry.name.lower()
+            if entry.name.startswith(".") or ending in JUNK:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{name}/{entry.name}")
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
-                status = entry.stat()
-                yield ImageFile(f"{name}/{entry.name}", status.st_size, status.st_mtime_ns)
-
-
-def read_images(folder: StrPath, files: list[ImageFile], channels: int | None = None,
-                size: tuple[int, ...] | None = None, resize: bool = False,
-                progress: Progress = no_progress) -> np.ndarray:
-    """Read image files, in parallel.
-
-    Parameters
-    ----------
-    folder : path to which the names of the files are relative
-    files : list of ImageFile
-    channels : 1 or 3; by default 3 when any image has colours, else 1
-    size : (rows, columns); by default the size of the first image
-    resize : whether images of another size are resized or refused
-
-    Returns
-    -------
-    uint8 array (N, C, H, W)
-
-    Raises
-    ------
-    InputError : Pillow is missing, a file is not an image, or an image has another size.
-    """
-    pillow()
-    paths = [os.path.join(folder, file.name) for file in files]
-    images, done, target = np.empty((0, 0, 0, 0), np.uint8), 0, size if resize else None
-    with warnings.catch_warnings(action="ignore"), progress(Path(folder).name, len(files)) as advance:
-        for image in _in_parallel(lambda path: read_image(path, channels, target), paths):
-            if not done:
-                images = np.empty((len(files), image.shape[0], *(size or image.shape[1:])), np.uint8)
-            rows, columns = images.shape[2:]
-            if image.shape[1:] != (rows, columns):
-                expected = f"but {paths[0]} has" if done else "expected"
-                raise InputError(f"{paths[done]} has {image.shape[1]} x {image.shape[2]} pixels, "
-                                 f"{expected} {rows} x {columns}: give the image size (--image-size)")
-            if image.shape[0] > images.shape[1]:
-                images = np.repeat(images, 3, axis=1)
-            images[done] = image
-            done += 1
-            advance(1)
-    return images
-
-
-def read_image(path: StrPath, channels: int | None = None, size: tuple[int, ...] | None = None) -> np.ndarray:
-    """Read one image file as uint8 (C, H, W), upright by its Exif data, and white where it is transparent.
-
-    Parameters
-    ----------
-    path : path of the file
-    channels : 1 or 3; by default 3 when the image has colours, else 1
-    size : (rows, columns) to which it is resized; by default it keeps its size
-
-    Raises
-    ------
-    InputError : Pillow is missing, or the file is not an image that it can read.
-    """
-    PIL = pillow()
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-                raise InputError(f"{path} is too large for an image, expected at most {LARGEST_FILE >> 20} MB")
-            content = file.read()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    try:
-        with PIL.Image.open(BytesIO(content), formats=tuple(IMAGE_FORMATS)) as image:
-            width, height = image.size
-            if width * height <= max(PIXELS, PIXELS_PER_BYTE * len(content)):
-                return _pixels(PIL, image, channels, size)
-    # Pillow's decoders raise anything for a bad file: SyntaxError, struct.error, IndexError, MemoryError, ...
-    except Exception as error:
-        reason = "unknown format" if isinstance(error, PIL.UnidentifiedImageError) else first_line(error)
-        raise InputError(f"{path} cannot be read as an image ({reason})") from None
-    raise InputError(f"{path} promises {width} x {height} pixels in {len(content)} bytes")
-
-
-def _pixels(PIL: ModuleType, image: Any, channels: int | None, size: tuple[int, ...] | None) -> np.ndarray:
-    if "exif" in image.info:
-        image = PIL.ImageOps.exif_transpose(image)
-    sixteen_bits, palette = image.mode == "I" or image.mode.startswith("I;"), image.mode == "P"
-    colours = not sixteen_bits and image.mode not in ("1", "L", "LA", "F")
-    if sixteen_bits:            # Pillow would clip them at 255
-        high = np.asarray(image).astype(np.int64) >> 8
-        image = PIL.Image.fromarray(high.clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if palette:
-        image = image.convert("RGB")
-        red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
-        colours = not (np.array_equal(red, green) and np.array_equal(green, blue))
-    mode = "RGB" if (channels or (3 if colours else 1)) == 3 else "L"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
-    pixels = np.array(image)
-    return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _in_parallel(read: Callable[[str], np.ndarray], paths: list[str]) -> Iterator[np.ndarray]:
-    """read(path) for every path, in order; in threads, because Pillow releases the interpreter lock to decode."""
-    workers = os.cpu_count() or 1
-    tasks = (paths[start:start + TASK] for start in range(0, len(paths), TASK))
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(list, map(read, task)) for task in itertools.islice(tasks, 2 * workers))
-        try:
-            while ahead:
-                yield from ahead.popleft().result()
-                ahead.extend(pool.submit(list, map(read, task)) for task in itertools.islice(tasks, 1))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def pillow() -> ModuleType:
-    """The package that reads image files; raises InputError when it is missing."""
-    try:
-        import PIL.Image
-        import PIL.ImageOps
-    except ImportError:
-        raise InputError("image files are read by Pillow, which is missing: pip install pillow") from None
-    return PIL
+            if ending == PACKER:
+                left_out.add("folders of an archive program", inner)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, inner, left_out)
+            elif entry.is_dir():
+                left_out.add("linked folders", inner)
+            elif not ending.endswith(ENDINGS):
+                left_out.add("files with other endings than images", inner)
+            elif not entry.is_file():
+                left_out.add("dead links", inner)
+            elif (status := entry.stat()).st_size == 0:
+                left_out.add("empty files", inner)
+            else:
+                yield ImageFile(inner, status.st_size, status.st_mtime_ns)

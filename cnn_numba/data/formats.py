@@ -83,14 +83,17 @@ class Format:
             raise InputError(f"Format {self.name}: options must be some of {', '.join(OPTIONS)}, got {unknown[0]!r}")
 
 
+ARRAYS = "image_shape", "image_layout", "labelled", "like"
 IDX = Format("IDX", ("*idx[1-9]*", "*.idx", "*.idx.gz", "*-ubyte", "*-ubyte.gz"), read_idx_files,
-             ("image_shape", "image_layout", "labels_path", "labelled"))
-NPY = Format("NPY", ("*.npy",), read_npy, ("image_shape", "image_layout", "labels_path", "labelled", "progress"))
+             (*ARRAYS, "labels_path"))
+NPY = Format("NPY", ("*.npy",), read_npy, (*ARRAYS, "labels_path", "progress"))
+FOLDER = Format("image folder", ("*/",), read_folder, (
+    "image_size", "like", "skip_broken", "keep", "progress", "report", "note"))
 FORMATS = [
-    Format("image folder", ("*/",), read_folder, ("image_size", "like", "keep", "progress")),
+    FOLDER,
     Format("CSV", ("*.csv", "*.csv.gz", "*.tsv", "*.tsv.gz"), read_csv, (
-        "image_shape", "image_layout", "label_column", "labelled", "keep", "progress", "report", "note")),
-    Format("NPZ", ("*.npz",), read_npz, ("image_shape", "image_layout", "labelled", "keep", "progress", "note")),
+        *ARRAYS, "label_column", "keep", "progress", "report", "note")),
+    Format("NPZ", ("*.npz",), read_npz, (*ARRAYS, "keep", "progress", "note")),
     NPY,
     IDX,
 ]

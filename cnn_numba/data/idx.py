@@ -68,7 +68,8 @@ def read_idx(path: StrPath, *ndim: int) -> np.ndarray:
 
 
 def read_idx_pair(images_path: StrPath, labels_path: StrPath | None = None, num_classes: int = MAX_LABEL + 1,
-                  image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None) -> Arrays:
+                  image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
+                  like: tuple[int, int, int] | None = None) -> Arrays:
     """Read a pair of IDX files: images (N, C, H, W), uint8 or float32, and their int64 labels (N,).
 
     Parameters
@@ -76,13 +77,13 @@ def read_idx_pair(images_path: StrPath, labels_path: StrPath | None = None, num_
     images_path : path of the images: (N, H, W), (N, pixels), (N, C, H, W) or (N, H, W, C)
     labels_path : by default the images' name with "labels" for "images" and "idx1" for "idx3"
     num_classes : labels are 0 to num_classes - 1
-    image_shape, image_layout : see `in_channels`
+    image_shape, image_layout, like : see `in_channels`
 
     Raises InputError when a file is bad, when the counts differ, or when a label is out of range.
     """
     if labels_path is None:
         labels_path = labels_beside(Path(images_path))
-    images, labels = read_idx_images(images_path, image_shape, image_layout), as_labels(
+    images, labels = read_idx_images(images_path, image_shape, image_layout, like), as_labels(
         read_idx(labels_path, 1, 2), str(labels_path))
     if len(images) != len(labels):
         raise InputError(f"{labels_path} holds {len(labels)} labels, but {images_path} holds {len(images)} images")
@@ -92,20 +93,20 @@ def read_idx_pair(images_path: StrPath, labels_path: StrPath | None = None, num_
 
 
 def read_idx_images(path: StrPath, image_shape: tuple[int, int, int] | None = None,
-                    image_layout: str | None = None) -> np.ndarray:
+                    image_layout: str | None = None, like: tuple[int, int, int] | None = None) -> np.ndarray:
     """Read the images of an IDX file as in `read_idx_pair`."""
     values = read_idx(path, 3, 2, 4)
     return in_channels(values if values.dtype == np.uint8 else finite_pixels(values, str(path)), image_shape,
-                       image_layout, str(path))
+                       image_layout, str(path), like)
 
 
 def read_idx_files(path: StrPath, labels_path: StrPath | None = None,
                    image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
-                   labelled: bool = True) -> Content:
+                   labelled: bool = True, like: tuple[int, int, int] | None = None) -> Content:
     """Read IDX images and their labels, or (images, None) when labels are not required and not there."""
     if labels_path is None and not labelled and not labels_beside(Path(path)).exists():
-        return read_idx_images(path, image_shape, image_layout), None
-    return read_idx_pair(path, labels_path, image_shape=image_shape, image_layout=image_layout)
+        return read_idx_images(path, image_shape, image_layout, like), None
+    return read_idx_pair(path, labels_path, image_shape=image_shape, image_layout=image_layout, like=like)
 
 
 def labels_beside(path: Path) -> Path:

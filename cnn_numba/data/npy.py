@@ -19,7 +19,7 @@ LAYOUT = re.compile(rb"\{'descr': '(?P<dtype>[<>|=](b1|[iu][1248]|f[248]|c8|c16|
 
 
 def read_npy(path: StrPath, labels_path: StrPath | None = None, image_shape: tuple[int, int, int] | None = None,
-             image_layout: str | None = None, labelled: bool = True,
+             image_layout: str | None = None, labelled: bool = True, like: tuple[int, int, int] | None = None,
              progress: Progress = no_progress) -> Content:
     """Read a .npy file of images, shaped as in an .npz file, and another one of their labels.
 
@@ -28,6 +28,7 @@ def read_npy(path: StrPath, labels_path: StrPath | None = None, image_shape: tup
     path, labels_path : paths of the files
     image_shape, image_layout : see `in_channels`
     labelled : whether labels are required; without them the result is (images, None)
+    like : (C, H, W) that the images probably have
     progress : see `Format`
 
     Raises
@@ -39,7 +40,7 @@ def read_npy(path: StrPath, labels_path: StrPath | None = None, image_shape: tup
     images = read_array(Path(path), progress)
     if images.dtype.kind not in "buif":
         raise InputError(f"{path} holds {images.dtype.name}, expected numbers")
-    pixels = in_channels(finite_pixels(images, str(path)), image_shape, image_layout, str(path))
+    pixels = in_channels(finite_pixels(images, str(path)), image_shape, image_layout, str(path), like)
     if labels_path is None:
         return pixels, None
     labels = as_labels(read_array(Path(labels_path), progress), str(labels_path))

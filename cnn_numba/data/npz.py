@@ -40,8 +40,8 @@ RATIO = 200                 # a larger result may have this many times the membe
 
 
 def read_npz(path: StrPath, image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
-             labelled: bool = True, keep: Keep = keep_nothing, progress: Progress = no_progress,
-             note: Say = say_nothing) -> dict[str, Arrays]:
+             labelled: bool = True, like: tuple[int, int, int] | None = None,
+             keep: Keep = keep_nothing, progress: Progress = no_progress, note: Say = say_nothing) -> dict[str, Arrays]:
     """Read the images and labels of an .npz file, of all parts that it has; arrays are never unpickled.
 
     The arrays are called as in `data.parts`: x_train and y_train, train_images and train_labels, images and labels, ...
@@ -52,6 +52,7 @@ def read_npz(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
     path : path of the file
     image_shape, image_layout : see `in_channels`
     labelled : whether labels are required; without them, a part is (images, None)
+    like : (C, H, W) that the images probably have
     keep, progress, note : see `Format`
 
     Returns
@@ -75,10 +76,10 @@ def read_npz(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
                                  f"{'y_train or train_labels' if images_name else 'x_train or train_images'}, say")
             images = _Member(path, *members[images_name], images_name)
             labels = _Member(path, *members[labels_name], labels_name) if labels_name else None
-            read = partial(_read, images, labels, image_shape, image_layout, progress)
+            read = partial(_read, images, labels, image_shape, image_layout, like, progress)
             note(f"images {images_name} {shape_text(images.shape)} of {images.dtype}"
                  + (f", labels {labels_name} {shape_text(labels.shape)} of {labels.dtype}" if labels else ""))
-            options = part, image_shape, image_layout
+            options = part, image_shape, image_layout, like
             parts[part or "train"] = keep(path, file_state(path), options, read) if labels else read()
         if not parts:
             raise InputError(f"{path} holds {_list(members)}, expected x_train, y_train, x_test and y_test, or "
@@ -103,7 +104,7 @@ def _opened(path: Path) -> Iterator[dict[str, tuple[ZipFile, ZipInfo]]]:
 
 
 def _read(images: "_Member", labels: "_Member | None", image_shape: tuple[int, int, int] | None,
-          image_layout: str | None, progress: Progress) -> Any:
+          image_layout: str | None, like: tuple[int, int, int] | None, progress: Progress) -> Any:
     if images.dtype.kind not in "buif":
         raise InputError(f"{images.where} holds {images.kind}, expected numbers")
     if labels and labels.dtype.kind not in "buifSU":
@@ -117,7 +118,7 @@ def _read(images: "_Member", labels: "_Member | None", image_shape: tuple[int, i
     pixels = images.array(as_pixels, progress)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"{images.where} holds NaN or infinity, expected finite numbers")
-    pixels = in_channels(pixels, image_shape, image_layout, images.where)
+    pixels = in_channels(pixels, image_shape, image_layout, images.where, like)
     return pixels, as_labels(labels.array(np.copy, progress), labels.where) if labels else None
 
 

@@ -60,8 +60,11 @@ def as_pixels(values: np.ndarray) -> np.ndarray:
         return small if np.array_equal(small, values) else values.astype(np.float32, copy=False)
 
 
-def shape_of_image(pixels: int, image_shape: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
+def shape_of_image(pixels: int, image_shape: tuple[int, ...] | None, where: str,
+                   like: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """(C, H, W) of images with this number of pixels: `image_shape` when it is given, else one channel and a square.
+
+    `like` comes before a square when it has this number of pixels.
 
     Raises InputError when the number of pixels does not match; `where` names the file.
     """
@@ -70,6 +73,8 @@ def shape_of_image(pixels: int, image_shape: tuple[int, ...] | None, where: str)
             raise InputError(f"{where} holds images of {pixels} pixels, but the image shape {shape_text(image_shape)} "
                              f"has {math.prod(image_shape)}")
         return tuple(image_shape)
+    if like is not None and math.prod(like) == pixels:
+        return tuple(like)
     if not is_square(pixels):
         third = math.isqrt(pixels // 3)
         colours = (f": give the image shape 3x{third}x{third} if they are channel by channel, and {third}x{third}x3 if "
@@ -88,7 +93,8 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def in_channels(pixels: np.ndarray, image_shape: tuple[int, ...] | None, layout: str | None, where: str) -> np.ndarray:
+def in_channels(pixels: np.ndarray, image_shape: tuple[int, ...] | None, layout: str | None, where: str,
+                like: tuple[int, ...] | None = None) -> np.ndarray:
     """Images as (N, C, H, W), of an array (N, pixels), (N, H, W), (N, C, H, W) or (N, H, W, C).
 
     Parameters
@@ -96,6 +102,7 @@ def in_channels(pixels: np.ndarray, image_shape: tuple[int, ...] | None, layout:
     pixels : the array
     image_shape : (C, H, W) that the images must have; by default flat images are a square of one channel
     layout : "CHW" or "HWC"; by default flat images are CHW, and four axes are HWC when only the last can be colours
+    like : (C, H, W) that the images probably have, when nothing is chosen
 
     Raises
     ------
@@ -107,13 +114,13 @@ def in_channels(pixels: np.ndarray, image_shape: tuple[int, ...] | None, layout:
     if pixels.ndim == 3 and pixels.shape[2] == 1 and is_square(pixels.shape[1]):
         pixels = pixels[:, :, 0]                    # flat images with an axis for their one channel
     if pixels.ndim == 2:
-        channels, rows, columns = shape_of_image(pixels.shape[1], image_shape, where)
+        channels, rows, columns = shape_of_image(pixels.shape[1], image_shape, where, like)
         images = pixels.reshape(-1, rows, columns, channels) if layout == "HWC" else pixels.reshape(
             -1, channels, rows, columns)
     else:
         images = pixels[:, None] if pixels.ndim == 3 else pixels
         if pixels.ndim == 3 or layout is None:
-            layout = "CHW" if pixels.ndim == 3 else _order(images.shape[1:], image_shape, where)
+            layout = "CHW" if pixels.ndim == 3 else _order(images.shape[1:], image_shape or like, where)
     if layout == "HWC":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     if image_shape is not None and images.shape[1:] != tuple(image_shape):
