@@ -9,7 +9,6 @@ from pathlib import Path
 
 import examples
 import numpy as np
-import own_classes
 from random_numbers import lane_numbers, masks, scalar_numbers
 from trainings import dataset, trained
 
@@ -37,7 +36,9 @@ def every_layer():
 
 
 def own_training():
-    """A training of a user's own layer, optimizer and loss."""
+    """A training of a user's own layer, optimizer and loss, which are known from here on."""
+    import own_classes
+
     trainer = own_classes.trainer_of()
     return {"losses": trainer.fit(3)["loss"], **trainer.model.state_dict()}
 

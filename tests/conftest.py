@@ -13,6 +13,21 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("CNN_NUMBA_CACHE_DIR", str(ROOT / ".cache" / "kernels"))
 
 
+@pytest.fixture(autouse=True)
+def no_new_names():
+    """Layers, optimizers and losses that a test defines are unknown afterwards, in messages and in files."""
+    from cnn_numba.layers import Layer
+    from cnn_numba.losses import ClassLoss
+    from cnn_numba.optim import Optimizer
+
+    before = [(base.known, dict(base.known)) for base in (Layer, ClassLoss, Optimizer)]
+    yield
+    for known, names in before:
+        for name in known.keys() - names.keys():
+            if not known[name].__module__.startswith("cnn_numba."):
+                del known[name]
+
+
 @pytest.fixture
 def any_execution():
     """For tests that change how the kernels run: afterwards it is as before."""

@@ -30,33 +30,36 @@ def test_a_branch_without_layers_is_null():
         {"type": "Residual", "params": {"body": [{"type": "ReLU", "params": {}}], "shortcut": None}}]
 
 
-class _Hidden(nn.ReLU):
-    pass
+def own_layers():
+    """(a layer with an underscore, one that forgets its argument, one that keeps it); `conftest` forgets the names."""
+    class _Hidden(nn.ReLU):
+        pass
+
+    class Forgetful(nn.ReLU):
+        def __init__(self, size=3):
+            self.count = size
+
+    class Odd(nn.ReLU):
+        def __init__(self, what=None):
+            self.what = what
+
+    return _Hidden, Forgetful, Odd
 
 
-class Forgetful(nn.ReLU):
-    def __init__(self, size=3):
-        self.count = size
-
-
-class Odd(nn.ReLU):
-    def __init__(self, what=None):
-        self.what = what
-
-
-@pytest.mark.parametrize("layer, sentence", [
-    (_Hidden(), "_Hidden cannot be saved: a layer's name must not begin with an underscore"),
-    (Forgetful(), "Forgetful cannot be saved: it does not keep its argument size as an attribute"),
-    (Odd({1}), "Odd cannot be saved: its argument what is {1}, expected numbers, text, true, false or a list of them"),
-    (Odd([[1]]), "Odd cannot be saved: its argument what is [[1]], expected numbers"),
+@pytest.mark.parametrize("which, args, sentence", [
+    (0, (), "_Hidden cannot be saved: a layer's name must not begin with an underscore"),
+    (1, (), "Forgetful cannot be saved: it does not keep its argument size as an attribute"),
+    (2, ({1},), "Odd cannot be saved: its argument what is {1}, expected numbers, text, true, false or a list of them"),
+    (2, ([[1]],), "Odd cannot be saved: its argument what is [[1]], expected numbers"),
 ])
-def test_layers_that_a_file_could_not_bring_back_are_refused_by_their_place(layer, sentence):
+def test_layers_that_a_file_could_not_bring_back_are_refused_by_their_place(which, args, sentence):
     with pytest.raises(InputError) as raised:
-        describe_layers([nn.ReLU(), nn.Residual(layer)])
+        describe_layers([nn.ReLU(), nn.Residual(own_layers()[which](*args))])
     assert str(raised.value).startswith(f"layer 1: body: layer 0: {sentence}")
 
 
 def test_a_layer_of_ones_own_is_a_layer():
+    _, _, Odd = own_layers()
     for value in 3, "three", True, None, [1, 2.5]:
         description = json.loads(json.dumps(describe_layers([Odd(value)])))
         assert build_layers(description)[0].what == value
