@@ -1,11 +1,12 @@
 """Use of a trained model: the probabilities of images in raw pixel units, and the counts that a test is judged by."""
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from cnn_numba.data.fitting import fitted, in_range
 from cnn_numba.errors import InputError
 from cnn_numba.files.model_file import load
 from cnn_numba.kernels import driver
@@ -40,7 +41,7 @@ class Classifier:
             raise InputError("the model does not say what images it takes: it was saved without input_shape, mean "
                              "and std, which a Trainer sets")
         self.model = model
-        self.shape, self.mean = model.input_shape, model.mean
+        self.shape, self.mean, self.std = model.input_shape, model.mean, model.std
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
         shapes = infer_shapes(model.layers, self.shape)
         self._most_blocks = blocks_for(shapes, BATCH, BATCH)
@@ -60,6 +61,14 @@ class Classifier:
             return cls(model)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+    def fitted(self, images: np.ndarray, where: str, report: Callable[[str], object]) -> np.ndarray:
+        """Images (N, C, H, W) with the channels, the size and the range of pixels that the model knows.
+
+        `report` gets a sentence for each of these that had to be changed; `where` names the images in it.  Raises
+        InputError when the channels cannot be changed.
+        """
+        return in_range(fitted(images, self.shape, where, report), self.mean, self.std, where, report)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 (N, classes) for images (N, *input_shape) in raw pixel units; InputError for others."""
@@ -103,17 +112,24 @@ class Classifier:
 def labels_in(classes: Sequence[str], labels: np.ndarray, other_classes: Sequence[str]) -> np.ndarray:
     """Labels that index `classes`, for labels that index `other_classes`.
 
-    Classes are matched by their names, or by their numbers when the others have only the names "0", "1", ...
-    Raises InputError for a class that is not in `classes`.
+    Classes are matched by the names of the labels that occur.  Numbers mean classes with names only where both are
+    published, as those of fashion-mnist.  Raises InputError for a class that is not in `classes`.
     """
-    if set(other_classes) <= set(classes):
-        return np.array([classes.index(name) for name in other_classes], np.int64)[labels]
-    unnamed = all(name == str(k) for k, name in enumerate(other_classes))
-    if unnamed and len(other_classes) <= len(classes):
-        return labels
-    odd = next(name for name in other_classes if name not in classes)
-    raise InputError(f"the data set has the class {odd!r}, which is not one of the model's {len(classes)}: "
-                     f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
+    from cnn_numba.data.catalogue import PUBLISHED
+
+    index = {name: k for k, name in enumerate(classes)}
+    numbers = all(name == str(k) for k, name in enumerate(other_classes))
+    if numbers and any(tuple(classes) == published.classes for published in PUBLISHED.values()):
+        index = {str(k): k for k in range(len(classes))}
+    found = np.unique(labels).tolist()
+    if odd := [other_classes[k] for k in found if other_classes[k] not in index]:
+        what = f"the label {odd[0]}, a number" if numbers and not any(name.isdecimal() for name in classes) else (
+            f"the class {odd[0]!r}")
+        raise InputError(f"the data set has {what}, which is not one of the model's {len(classes)}: "
+                         f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
+    renumbered = np.zeros(len(other_classes), np.int64)
+    renumbered[found] = [index[other_classes[k]] for k in found]
+    return renumbered[labels]
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:

@@ -217,6 +217,10 @@ def _write_paths(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else " ".join(value)
 
 
+def _column(value: Any) -> str:
+    return _text(value if isinstance(value, str) else str(COUNT.check(value)))
+
+
 class AugmentText(Kind):
     """The text of an Augment, in its usual form; None where it changes nothing."""
 
@@ -255,6 +259,7 @@ CLASS_WEIGHTS = Kind("balanced, or numbers such as 1,1,2.5",
                      lambda value: value if value == "balanced" else WEIGHTS.write(value))
 VALIDATION = Kind("a whole number of at least 1, or a fraction between 0 and 1",
                   lambda text: int(text) if text.isdecimal() else float(text), _fraction_or_count)
+COLUMN = Kind("the name of a column, or its number from 1", str, _column)
 TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no")
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)
 FILE_NAMES = Kind("a list of names of files", str, lambda value: tuple(map(_text, value)), ", ".join)

@@ -17,9 +17,12 @@ from cnn_numba.choices import CHOICES, MOMENTUM_RANGE, REQUIRED, argument_of, ch
 from cnn_numba.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cnn_numba.augment import Augment
     from cnn_numba.callbacks import Callback
     from cnn_numba.data import Dataset
+    from cnn_numba.data.files import Part
     from cnn_numba.losses import ClassLoss
     from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
     from cnn_numba.model import Sequential
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Recipe"]
 
 NEEDS_VALIDATION = "needs validation images"
+OF_FILES = "test_data", "image_shape", "image_layout", "image_size", "label_column", "skip_broken"      # not of names
+HEAVIEST = 10           # balanced weight of an image of a rare class, where the mean of all images is 1
 
 
 class FieldError(InputError):
@@ -87,19 +92,29 @@ class Recipe:
     """
 
     dataset: str | tuple[str, ...] | None = of_data(
-        kinds.DATA, "", ": .csv, .csv.gz, .npz, IDX images and their labels, or a folder with a folder of images for "
+        kinds.DATA, "", ": .csv, .npz, .npy or IDX images and their labels, or a folder with a folder of images for "
         "each class", metavar="NAME|PATH", usual="mnist, or digits when it cannot be downloaded",
         brief="mnist (default), digits, ..., or files of your own", many=True)
     test_data: str | tuple[str, ...] | None = of_data(
         kinds.PATHS, "test part, when the data set is a path", metavar="PATH", usual="its own, or every sixth image",
         many=True)
     image_shape: tuple[int, int, int] | None = of_data(
-        kinds.IMAGE_SHAPE, "channels, rows and columns of an image in a CSV file", metavar="CxHxW",
+        kinds.IMAGE_SHAPE, "channels, rows and columns of a flat image, as in a CSV file",
+        ", such as 3x32x32, or 32x32x3 where the colours of a pixel are side by side", metavar="CxHxW",
         usual="a square greyscale image")
+    image_layout: str | None = of_data(
+        kinds.Name(("CHW", "HWC")), "channels first or last, where a file does not show it: ", metavar="NAME",
+        usual="as it looks", brief="whether channels come first or last, CHW or HWC")
     image_size: tuple[int, int] | None = of_data(
         kinds.IMAGE_SIZE, "rows and columns to which image files are resized", metavar="HxW", usual="no change")
-    train_size: int | None = of_data(kinds.COUNT, "use the first N training images", metavar="N", usual="all")
-    test_size: int | None = of_data(kinds.COUNT, "use the first N test images", metavar="N", usual="all")
+    label_column: str | None = of_data(
+        kinds.COLUMN, "column of labels in a CSV file, by its name or number", metavar="NAME|N",
+        usual="one called label, class, ..., or the first")
+    skip_broken: bool = of_data(kinds.TRUTH, "leave broken image files out", default=False)
+    train_size: int | None = of_data(
+        kinds.COUNT, "use N training images", ": the first, or some of each class when the file is sorted", metavar="N",
+        usual="all")
+    test_size: int | None = of_data(kinds.COUNT, "use N test images", metavar="N", usual="all")
 
     model: str = of_training(kinds.NETWORK, "", " of layers", metavar="NAME|FILE", default="two-conv")
     init: str = of_training(
@@ -181,8 +196,8 @@ class Recipe:
         if self.dataset is None or self.dataset in NAMES:
             if self.early_stopping and self.validation is None:
                 raise FieldError("early_stopping", NEEDS_VALIDATION)
-            for name in "test_data", "image_shape", "image_size":
-                if getattr(self, name) is not None:
+            for name in OF_FILES:
+                if getattr(self, name):
                     raise FieldError(name, f"is for data sets from files, not for {self.dataset or 'mnist'}")
         if isinstance(self.dataset, str | None) and (published := PUBLISHED.get(self.dataset or "mnist")):
             self._check_class_weights(published.name, len(published.classes))
@@ -256,8 +271,7 @@ class Recipe:
         """The data set, with its validation part; options are those of `load_dataset` that are not fields."""
         from cnn_numba.data import load_dataset
 
-        data = load_dataset(self.dataset, test_data=self.test_data, image_shape=self.image_shape,
-                            image_size=self.image_size, **options)
+        data = load_dataset(self.dataset, **self._of_files(), **options)
         with about("train_size"):
             data = data.head(train_size=self.train_size)
         with about("test_size"):
@@ -273,6 +287,17 @@ class Recipe:
             raise FieldError("early_stopping", NEEDS_VALIDATION)
         return replace(data, normalize=self.normalize)
 
+    def load_part(self, part: str | None, like: tuple[int, ...], **options: Any) -> Part:
+        """The images that a model is measured on: see `load_images`, whose other options are not fields."""
+        from cnn_numba.data import load_images
+
+        images = load_images(self.dataset, part=part, like=like, **self._of_files(), **options)
+        with about("test_size" if part != "train" else "train_size"):
+            return images.head(self.train_size if part == "train" else self.test_size)
+
+    def _of_files(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in OF_FILES}
+
     def make_model(self, data: Dataset) -> Sequential:
         """A new network for a data set."""
         from cnn_numba.files.network_json import build_network
@@ -286,8 +311,7 @@ class Recipe:
         options = self._options("loss")
         self._check_class_weights(data.name, data.num_classes)
         if self.class_weights == "balanced":
-            counts = np.bincount(data.train_labels, minlength=data.num_classes)
-            options["weight"] = len(data.train_labels) / (data.num_classes * np.maximum(counts, 1))
+            options["weight"] = balanced_weights(np.bincount(data.train_labels, minlength=data.num_classes))
         return find_choice("loss", self.loss).build(**options)
 
     def make_optimizer(self, model: Sequential) -> Optimizer:
@@ -330,6 +354,14 @@ class Recipe:
         """{argument of the constructor: value} for the fields that a choice uses."""
         uses = find_choice(choice, getattr(self, choice)).uses
         return {argument_of(name): getattr(self, name) for name in uses}
+
+
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights of classes, inversely proportional to their numbers of images, at most HEAVIEST, and 0 without images."""
+    import numpy as np
+
+    weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, np.minimum(weights, HEAVIEST), 0)
 
 
 FIELDS = {each.name: each for each in fields(Recipe)}

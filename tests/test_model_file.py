@@ -21,6 +21,7 @@ import cnn_numba
 from cnn_numba import SGD, Dataset, InputError, ReLU, Sequential, Trainer, load
 from cnn_numba.commands import main as cli
 from cnn_numba.commands.evaluate import report
+from cnn_numba.data.catalogue import FASHION_MNIST
 from cnn_numba.files import atomic, container
 from cnn_numba.files.layers_json import MOST_LAYERS, build_layers, describe_layers
 from cnn_numba.inference import Classifier, confusion_matrix, labels_in
@@ -446,7 +447,10 @@ def test_confusion_matrix_and_report():
 def test_classes_are_told_by_name_or_number():
     labels = np.array([0, 1, 1])
     assert labels_in(("a", "b", "c"), labels, ("c", "a")).tolist() == [2, 0, 0]
-    assert labels_in(("a", "b", "c"), labels, ("0", "1")).tolist() == [0, 1, 1]
+    assert labels_in(("1", "2"), labels + 1, ("0", "1", "2")).tolist() == [0, 1, 1]
+    assert labels_in(FASHION_MNIST.classes, labels, ("0", "1")).tolist() == [0, 1, 1]
+    with pytest.raises(InputError, match="has the label 0, a number, which is not one of the model's 3: a, b, c"):
+        labels_in(("a", "b", "c"), labels, ("0", "1"))
     for others in ("a", "d"), ("0", "1", "2", "3"):
         with pytest.raises(InputError, match="not one of the model's 3"):
             labels_in(("a", "b", "c"), labels, others)
@@ -490,7 +494,9 @@ def test_evaluate_prints_the_accuracy_of_the_training(trained, capsys):
     path, accuracy = trained
     assert cli.main(["evaluate", "--load", str(path), *SHORT, *(() if JIT else ("--test-size", "32"))]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == accuracy and f"Test accuracy: {load(path).accuracy:.2f} %" == accuracy
+    images = 360 if JIT else 32
+    assert lines[0] == f"{accuracy} of {images} images, the test part of digits"
+    assert f"Test accuracy: {load(path).accuracy:.2f} %" == accuracy
     assert [line.split()[0] for line in lines[4:14]] == list("0123456789") and lines[-1].startswith("9 ")
 
 
@@ -543,13 +549,13 @@ def test_predict_goes_on_after_a_file_that_is_no_image(trained, pictures, capsys
     (["predict", "--load", "nowhere.npz", "EMPTY"], "nowhere.npz does not exist"),
     (["predict", "--load", "MODEL"], "the following arguments are required: PATH"),
     (["predict", "EMPTY"], "the following arguments are required: --load"),
-    (["evaluate", "--load", "MODEL", "--dataset", "CSV"], "takes images of 1x8x8|the image shape 1x8x8 has 64"),
+    (["evaluate", "--load", "MODEL", "--dataset", "CSV"], "3 pixels, which is not a square"),
     (["train", *SHORT, "--save", "EMPTY"], "is not a file"),
     (["train", *SHORT, "--save", "EMPTY/nowhere/m.npz"], "cannot be written")])
 def test_one_sentence_from_the_commands(trained, tmp_path, capsys, flags, sentence):
     pytest.importorskip("PIL")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "some.csv").write_text("0,1,2,3,4\n1,1,2,3,4\n" * 6)
+    (tmp_path / "some.csv").write_text("0,1,2,3\n1,1,2,3\n" * 6)
     words = {"MODEL": str(trained[0]), "EMPTY": str(tmp_path / "empty"), "CSV": str(tmp_path / "some.csv")}
     assert cli.main([re.sub("^[A-Z]{3,}", lambda m: words[m[0]], flag) for flag in flags]) == 2
     out, err = capsys.readouterr()

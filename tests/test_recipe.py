@@ -27,7 +27,7 @@ from cnn_numba.files.layers_json import describe_layers
 from cnn_numba.init import INITS
 from cnn_numba.losses import ClassLoss
 from cnn_numba.presets import PRESETS
-from cnn_numba.recipe import FIELDS, FieldError
+from cnn_numba.recipe import FIELDS, FieldError, balanced_weights
 
 OVERFLOWS = pytest.mark.filterwarnings("ignore::RuntimeWarning")      # of NumPy, in interpreted kernels
 
@@ -88,6 +88,8 @@ def test_there_are_unused_fields_of_all_choices():
     ({"image_shape": (1, 2), "dataset": "a.csv"},
      "image_shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, got (1, 2)"),
     ({"image_size": (28, 28)}, "image_size: is for data sets from files, not for mnist"),
+    ({"skip_broken": True}, "skip_broken: is for data sets from files, not for mnist"),
+    ({"label_column": 0}, "label_column: expected the name of a column, or its number from 1, got 0"),
     ({"test_data": "a.csv", "dataset": "digits"}, "test_data: is for data sets from files, not for digits"),
     ({"class_weights": (1, 2)}, "class_weights: expected 10 numbers, one for each class of mnist, got 2"),
     ({"class_weights": (0, 0)}, "class_weights: expected balanced, or numbers such as 1,1,2.5, got (0, 0)"),
@@ -117,7 +119,8 @@ def test_names_are_found_in_any_case_and_a_path_that_exists_comes_first(tmp_path
 
 # ---- JSON -----------------------------------------------------------------------------------------------------------
 EVERYTHING_IN_ONE = dict(
-    dataset=["images.idx3", "labels.idx1"], test_data="test.csv", image_shape=(3, 8, 9), train_size=100, test_size=20,
+    dataset=["images.idx3", "labels.idx1"], test_data="test.csv", image_shape=(3, 8, 9), image_layout="HWC",
+    label_column="digit", skip_broken=True, train_size=100, test_size=20,
     model="net.json", init="xavier_normal", epochs=7, batch_size=3, seed=9, normalize="none", validation=0.25,
     early_stopping=3, label_smoothing=0.1, class_weights=(1, 2.5), optimizer="adamw", lr=0.1, betas=(0.5, 0.6),
     eps=1e-3, weight_decay=0.2, spare_biases=True, clip_norm=2, schedule="one-cycle", warm_up=0.2,
@@ -164,7 +167,9 @@ CHANGES = {
     "dataset": (dict(dataset="{csv}"), "{other}", {"data"}),
     "test_data": (dict(dataset="{csv}"), "{other}", {"data"}),
     "image_shape": (dict(dataset="{csv}"), "1x4x9", {"data", "layers", "weights"}),
+    "image_layout": (dict(dataset="{colours}", image_shape=(3, 4, 4)), "HWC", {"data"}),
     "image_size": (dict(dataset="{folder}"), "8x12", {"data", "layers", "weights"}),
+    "label_column": (dict(dataset="{csv}"), "37", {"data", "layers", "weights"}),
     "train_size": (DIGITS, "63", {"data"}),
     "test_size": (DIGITS, "19", {"data"}),
     "model": (DIGITS, "small", {"layers", "weights"}),
@@ -199,16 +204,17 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """{name: path} of small data sets of 36 pixels, as {csv}, {other} and {folder} in CHANGES."""
+    """{name: path} of small data sets of 36 or 48 pixels, as {csv}, {other}, {colours} and {folder} in CHANGES."""
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    for name in "csv", "other":
-        rows = np.column_stack([np.arange(60) % 3, rng.integers(0, 255, (60, 36))])
+    for name, pixels in ("csv", 36), ("other", 36), ("colours", 48):
+        rows = np.column_stack([np.arange(60) % 3, rng.integers(0, 255, (60, pixels))])
         np.savetxt(folder / f"{name}.csv", rows, "%d", ",")
     for label in "ab":
         (folder / "images" / label).mkdir(parents=True)
         for k in range(6):
             (folder / "images" / label / f"{k}.pgm").write_bytes(b"P5 8 8 255\n" + rng.bytes(64))
-    return {"csv": str(folder / "csv.csv"), "other": str(folder / "other.csv"), "folder": str(folder / "images")}
+    tables = {name: str(folder / f"{name}.csv") for name in ("csv", "other", "colours")}
+    return tables | {"folder": str(folder / "images")}
 
 
 def built(recipe, monkeypatch):
@@ -233,8 +239,8 @@ def built(recipe, monkeypatch):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_a_flag_and_changes_what_it_names(name, files, monkeypatch):
-    if name == "extensions":
-        return                          # names files, and changes nothing: see test_extensions.py
+    if name in ("extensions", "skip_broken"):
+        return                          # change nothing here: see test_extensions.py and test_data_parts.py
     if name == "image_size":
         pytest.importorskip("PIL")
     base, text, changed = CHANGES[name]
@@ -268,7 +274,11 @@ def test_balanced_weights_make_classes_count_the_same():
     pixels, labels = np.zeros((70, 1, 2, 2), np.uint8), np.repeat([0, 1, 2], [10, 20, 40])
     data = Dataset("made up", pixels, labels, pixels, labels, 5)
     weight = Recipe(class_weights="balanced").make_loss(data).weight
-    assert weight[:3] * [10, 20, 40] == pytest.approx([14, 14, 14])
+    assert weight[:3] * [10, 20, 40] == pytest.approx([14, 14, 14]) and weight[3:].tolist() == [0, 0]
+
+
+def test_a_rare_class_has_a_bounded_weight():
+    assert balanced_weights(np.array([997, 1, 2, 0])).tolist() == pytest.approx([1000 / 3988, 10, 10, 0])
 
 
 def test_a_recipe_and_its_trainer_are_the_command(tmp_path):

@@ -1,8 +1,7 @@
 """The `evaluate` command."""
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn_numba.commands.flags import (
@@ -16,7 +15,7 @@ from cnn_numba.commands.flags import (
     choose_execution,
     given_fields,
 )
-from cnn_numba.commands.output import printers, safe
+from cnn_numba.commands.output import count, printers, safe
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.recipe import Recipe
@@ -31,8 +30,9 @@ def evaluate(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     add_load_flag(parser)
     add_recipe_flags(parser, "data")
     add_location_flags(parser)
-    parser.group("data").add_argument("--part", type=choice("test", "train"), default="test", metavar="NAME",
-                                      help="part of the data set: test or train (default: %(default)s)")
+    parser.group("data").add_argument("--part", type=choice("test", "train"), metavar="NAME",
+                                      help="part of the data set: test or train (default: test where the data set has "
+                                           "parts, else all images)")
     add_execution_flags(parser)
     return run_evaluate
 
@@ -46,33 +46,23 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.inference import Classifier, confusion_matrix, labels_in
 
     classifier = Classifier.load(args.load)
-    data = for_images(recipe, classifier.shape).load_data(
-        data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
-    images, labels = getattr(data, f"{args.part}_images"), getattr(data, f"{args.part}_labels")
-    labels = labels_in(classifier.classes, labels, data.classes)
+    part = recipe.load_part(args.part, classifier.shape, data_dir=args.data_dir, mirror=args.mirror, report=warn,
+                            progress=bar)
+    paths = recipe.test_data or recipe.dataset or "mnist"
+    name = os.path.basename(os.path.abspath(paths if isinstance(paths, str) else paths[0]))
+    images = classifier.fitted(part.images, name, warn)
+    labels = labels_in(classifier.classes, part.labels, part.classes)
     predictions = classifier.logits(images).argmax(axis=1)
-    for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes):
+    which = f"the {part.name} part" if part.name else "all"
+    heading = (f"{'Training' if part.name == 'train' else 'Test'} accuracy: ",
+               f" of {count(len(labels), 'image')}, {which} of {safe(name)}")
+    for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes, *heading):
         say(line)
     return 0
 
 
-def for_images(recipe: Recipe, shape: tuple[int, ...]) -> Recipe:
-    """The recipe with the shape of the model's images, where files need one to be read as in the training."""
-    from cnn_numba.data.catalogue import NAMES
-    from cnn_numba.data.formats import format_of
-
-    path = recipe.dataset
-    if not isinstance(path, str) or path in NAMES or len(shape) != 3:
-        return recipe
-    options = format_of(Path(path)).options
-    if "image_size" in options and recipe.image_size is None:
-        return replace(recipe, image_size=shape[1:])
-    if "image_shape" in options and recipe.image_shape is None:
-        return replace(recipe, image_shape=shape)
-    return recipe
-
-
-def report(matrix: "np.ndarray", classes: Sequence[str]) -> Iterator[str]:
+def report(matrix: "np.ndarray", classes: Sequence[str], before: str = "Test accuracy: ",
+           after: str = "") -> Iterator[str]:
     """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
     right, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     names = [safe(name) for name in classes]
@@ -80,7 +70,7 @@ def report(matrix: "np.ndarray", classes: Sequence[str]) -> Iterator[str]:
     def percent(part: Any, whole: Any) -> str:
         return f"{100 * part / whole:.2f} %" if whole else "-"
 
-    yield f"Test accuracy: {percent(right.sum(), matrix.sum())}"
+    yield f"{before}{percent(right.sum(), matrix.sum())}{after}"
     yield ""
     yield from str(Table([("class", names.__getitem__), ("precision", lambda k: percent(right[k], predicted[k])),
                           ("recall", lambda k: percent(right[k], true[k])), ("images", lambda k: f"{true[k]:,}")],

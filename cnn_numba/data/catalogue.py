@@ -2,15 +2,17 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 from cnn_numba.data.dataset import Dataset
 from cnn_numba.data.download import DownloadError, PublishedFile, download
-from cnn_numba.data.files import load_files
+from cnn_numba.data.files import Part, load_files, load_part
+from cnn_numba.data.fitting import fitted
 from cnn_numba.data.idx import read_idx_pair
 from cnn_numba.data.reading import LAYOUTS, Progress, StrPath, channels_last, no_progress
 from cnn_numba.errors import InputError
@@ -163,29 +165,97 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     ------
     InputError (a ValueError) : unknown name, bad files, failed download, size out of range.
     """
-    if mirror and not mirror.startswith(("http://", "https://")):
-        raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
+    _check_mirror(mirror)
     root, progress = data_folder(data_dir), progress or no_progress
     report = report or partial(warnings.warn, stacklevel=3)
-    image_shape, image_layout = _channels_first(image_shape, image_layout)
-    choices = {"image_shape": image_shape, "image_layout": image_layout, "image_size": image_size,
-               "label_column": label_column, "skip_broken": skip_broken or None}
+    choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     paths, test_paths = _paths(name), _paths(test_data)
-    if name is None or isinstance(name, str) and name in NAMES:
-        for option in (option for option, value in ({"test_data": test_data} | choices).items() if value is not None):
-            raise InputError(f"{option} is for data sets from files, not for {name or 'mnist, the default'}")
+    if _is_named(name):
+        _check_no_files(name, {"test_data": test_data} | choices)
         data = _load_named(name, root, mirror, report, progress)
-    elif len(paths) not in (1, 2) or not (os.path.exists(paths[0]) or _looks_like_path(paths[0])):
-        given = " ".join(map(str, paths))
-        similar = get_close_matches(given, NAMES, 1)
-        raise InputError(f"the data set must be one of {', '.join(NAMES)}, or the path of a file or folder, got "
-                         f"{given!r}" + (f": did you mean {similar[0]!r}?" if similar else ""))
     else:
+        _check_paths(paths)
         try:
             data = load_files(paths, test_paths, root, choices, progress=progress, report=report)
         except MemoryError:
             raise InputError(f"{paths[0]} does not fit into memory") from None
     return data.head(train_size, test_size)
+
+
+def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | None = None,
+                like: tuple[int, ...] | None = None, labelled: bool = True,
+                test_data: StrPath | Sequence[StrPath] | None = None,
+                image_shape: tuple[int, int, int] | None = None, image_layout: str | None = None,
+                image_size: tuple[int, int] | None = None, label_column: str | int | None = None,
+                skip_broken: bool | None = None,
+                data_dir: StrPath | None = None, mirror: str | None = None,
+                report: Callable[[str], object] | None = None, progress: Progress | None = None) -> Part:
+    """Load images for a model that is trained: to measure it, or to classify them.
+
+    Parameters
+    ----------
+    name, test_data, image_shape, ..., progress : see `load_dataset`; `test_data` comes before `name`
+    part : "train" or "test"; by default all images of a file, but only the test part where there is one
+    like : (C, H, W) that the images get
+    labelled : whether labels are required
+
+    Returns
+    -------
+    Part
+
+    Raises
+    ------
+    InputError (a ValueError) : unknown name, bad files, failed download, no such part.
+    """
+    _check_mirror(mirror)
+    root, progress = data_folder(data_dir), progress or no_progress
+    report = report or partial(warnings.warn, stacklevel=3)
+    choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
+    if _is_named(name):
+        _check_no_files(name, {"test_data": test_data} | choices)
+        data = _load_named(name, root, mirror, report, progress)
+        images, labels = (data.train_images, data.train_labels) if part == "train" else (
+            data.test_images, data.test_labels)
+        images = images if like is None else fitted(images, like, data.name, report)
+        return Part(images, labels, data.classes, part or "test")
+    paths = _paths(test_data if test_data is not None and part != "train" else name)
+    _check_paths(paths)
+    try:
+        return load_part(paths, root, choices, part=None if test_data is not None else part, like=like,
+                         labelled=labelled, progress=progress, report=report)
+    except MemoryError:
+        raise InputError(f"{paths[0]} does not fit into memory") from None
+
+
+def _check_mirror(mirror: str | None) -> None:
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise InputError(f"the mirror must be a URL that starts with http:// or https://, got {mirror!r}")
+
+
+def _is_named(name: object) -> TypeGuard[str | None]:
+    return name is None or isinstance(name, str) and name in NAMES
+
+
+def _check_no_files(name: object, options: Mapping[str, object]) -> None:
+    for option in (option for option, value in options.items() if value is not None):
+        raise InputError(f"{option} is for data sets from files, not for {name or 'mnist, the default'}")
+
+
+def _check_paths(paths: Sequence[StrPath]) -> None:
+    if len(paths) in (1, 2) and (os.path.exists(paths[0]) or _looks_like_path(paths[0])):
+        return
+    given = " ".join(map(str, paths))
+    similar = get_close_matches(given, NAMES, 1)
+    raise InputError(f"the data set must be one of {', '.join(NAMES)}, or the path of a file or folder, got "
+                     f"{given!r}" + (f": did you mean {similar[0]!r}?" if similar else ""))
+
+
+def _choices(image_shape: tuple[int, int, int] | None, image_layout: str | None, image_size: tuple[int, int] | None,
+             label_column: str | int | None, skip_broken: bool | None) -> dict[str, object]:
+    """The options of formats that a user chose."""
+    shape, layout = _channels_first(image_shape, image_layout)
+    return {"image_shape": shape, "image_layout": layout, "image_size": image_size, "label_column": label_column,
+            "skip_broken": skip_broken or None}
 
 
 def _channels_first(shape: tuple[int, int, int] | None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_numba.data.cache import cached
-from cnn_numba.data.dataset import Dataset
+from cnn_numba.data.dataset import Dataset, representative
 from cnn_numba.data.finding import data_files
 from cnn_numba.data.fitting import count_flat, fitted, in_range
 from cnn_numba.data.formats import FOLDER, IDX, Format, format_of
@@ -111,9 +111,18 @@ class Part(NamedTuple):
     """
 
     images: np.ndarray
-    labels: np.ndarray | None
+    labels: Any
     classes: tuple[str, ...]
     name: str
+
+    def head(self, size: int | None) -> "Part":
+        """The part with so many of its images, as `Dataset.head` chooses them; InputError for a size out of range."""
+        if size is None:
+            return self
+        if not 1 <= size <= len(self.images):
+            raise InputError(f"must be 1 to {len(self.images)}, got {size}")
+        chosen = slice(size) if self.labels is None else representative(self.labels, size)
+        return self._replace(images=self.images[chosen], labels=None if self.labels is None else self.labels[chosen])
 
 
 def load_part(paths: Sequence[StrPath], root: StrPath, choices: Mapping[str, object], *, part: str | None = None,
