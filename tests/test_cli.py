@@ -511,8 +511,9 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(run):
 
 
 # ---- data --------------------------------------------------------------------------------------------------
-def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, tmp_path):
-    offline = "--data-dir", tmp_path / "data", "--mirror", f"http://127.0.0.1:{closed_port}"
+def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, tmp_path, monkeypatch):
+    monkeypatch.setenv("CNN_NUMBA_DATA_DIR", str(tmp_path / "data"))
+    offline = "--mirror", f"http://127.0.0.1:{closed_port}"
     code, out, err = run(*offline, "--epochs", "1")
     assert (code, err) == (0, "")
     assert "digits" in out.splitlines()[0] and out.splitlines()[1].startswith("Data set digits: ")
@@ -521,9 +522,9 @@ def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, t
     assert out.startswith("Test accuracy: ") and "digits" in err and len(err.splitlines()) == 1
 
 
-def test_without_network_mnist_itself_is_refused(run, closed_port, tmp_path):
-    code, out, err = run("--dataset", "mnist", "--data-dir", tmp_path / "data",
-                         "--mirror", f"http://127.0.0.1:{closed_port}")
+@pytest.mark.parametrize("dataset", [["--dataset", "mnist"], []])
+def test_without_network_mnist_itself_is_refused(run, closed_port, tmp_path, dataset):
+    code, out, err = run(*dataset, "--data-dir", tmp_path / "data", "--mirror", f"http://127.0.0.1:{closed_port}")
     assert code == 2
     assert re.fullmatch(r"error: [^\n]+\n", err) and str(tmp_path / "data") in err
 

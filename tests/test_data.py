@@ -500,20 +500,64 @@ def offline(monkeypatch, closed):
     monkeypatch.setitem(catalogue.PUBLISHED, "mnist", replace(MNIST, mirrors=(closed, closed)))
 
 
-def test_without_network_the_digits_are_used_and_a_warning_says_so(offline, tmp_path, capfd):
+def test_without_network_the_digits_are_used_and_a_warning_says_so(offline, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("CNN_NUMBA_DATA_DIR", str(tmp_path))
     with pytest.warns(UserWarning, match=f"^MNIST is not in {tmp_path} and cannot be downloaded .no mirror") as warned:
-        assert load_dataset(data_dir=tmp_path).name == "digits"
+        assert load_dataset().name == "digits"
     assert len(warned) == 1 and warned[0].filename == __file__ and capfd.readouterr() == ("", "")
 
 
-def test_without_network_the_digits_are_used_and_one_line_says_so(offline, tmp_path):
+def test_without_network_the_digits_are_used_and_one_line_says_so(offline, tmp_path, monkeypatch):
     lines = []
-    data = load_dataset(data_dir=tmp_path, report=lines.append)
+    monkeypatch.setenv("CNN_NUMBA_DATA_DIR", str(tmp_path))
+    data = load_dataset(report=lines.append)
     assert data.name == "digits" and len(lines) == 1
     assert "\n" not in lines[0] and str(tmp_path) in lines[0] and lines[0].count("no connection") == 2
     with pytest.raises(InputError, match=f"into {tmp_path / 'mnist'} by hand"):
-        load_dataset("mnist", data_dir=tmp_path, report=lines.append)
+        load_dataset("mnist", report=lines.append)
     assert len(lines) == 1 and os.listdir(tmp_path / "mnist") == [".lock"]
+
+
+def test_a_data_folder_that_is_named_never_ends_in_other_data(offline, tmp_path):
+    with pytest.raises(InputError, match=f"into {tmp_path / 'mnist'} by hand"):
+        load_dataset(data_dir=tmp_path, report=pytest.fail)
+
+
+DOTS = {file.name: file.name.removesuffix(".gz").replace("-idx", ".idx") for file in MNIST.files}
+
+
+@pytest.mark.parametrize("place, below", [
+    (lambda name: f"mnist/{name}", ""), (lambda name: f"MNIST/raw/{name}", ""), (lambda name: f"mnist/raw/{name}", ""),
+    (lambda name: f"mnist/{DOTS[name]}", ""), (lambda name: f"MNIST/{DOTS[name]}/{DOTS[name]}", ""),
+    (lambda name: f"mnist/{name}", "mnist"), (lambda name: f"MNIST/raw/{name}", "MNIST"),
+    (lambda name: f"MNIST/raw/{name}", "MNIST/raw")],
+    ids=["our own", "torchvision", "raw", "dots", "Kaggle", "the folder itself", "above raw", "raw itself"])
+def test_mnist_is_found_as_others_leave_it(offline, tmp_path, place, below):
+    for file, array in zip(MNIST.files, ARRAYS.values(), strict=True):
+        path = tmp_path / place(file.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(idx(array))
+    assert same(load_dataset(data_dir=tmp_path / below, report=pytest.fail))
+    assert same(load_dataset("mnist", data_dir=tmp_path / below, report=pytest.fail))
+
+
+@pytest.mark.parametrize("folder", ["", "mnist"])
+def test_mnist_is_found_as_keras_leaves_it(offline, tmp_path, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    names = "x_train", "y_train", "x_test", "y_test"
+    np.savez(tmp_path / folder / "mnist.npz", **dict(zip(names, ARRAYS.values(), strict=True)))
+    data = load_dataset(data_dir=tmp_path, report=pytest.fail)
+    assert same(data) and data.name == "mnist" and data.notes == (f"from {tmp_path / folder}",)
+    np.savez(tmp_path / folder / "mnist.npz", x_train=ARRAYS["train-images"], y_train=ARRAYS["train-labels"])
+    with pytest.raises(InputError, match="mnist.npz has the parts train, expected train and test"):
+        load_dataset(data_dir=tmp_path)
+
+
+def test_files_in_a_folder_of_another_name_are_not_taken_for_mnist(offline, tmp_path):
+    """Fashion-MNIST and KMNIST have files of the same names."""
+    place(tmp_path / "fashion-mnist", {})
+    with pytest.raises(DownloadError):
+        load_dataset("mnist", data_dir=tmp_path / "fashion-mnist")
 
 
 def test_a_bad_cached_file_is_no_reason_to_use_the_digits(offline, tmp_path):

@@ -14,6 +14,7 @@ from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import Part, load_files, load_part
 from cnn_numba.data.fitting import fitted
 from cnn_numba.data.idx import read_idx_pair
+from cnn_numba.data.npz import read_npz
 from cnn_numba.data.reading import LAYOUTS, Progress, StrPath, channels_last, no_progress
 from cnn_numba.errors import InputError
 from cnn_numba.kernels.cache import user_cache
@@ -26,37 +27,67 @@ class IdxSet:
     files : training images, training labels, test images, test labels
     mirrors : URLs of folders that hold these files
     classes : names of the classes in the order of their labels
+    other_name : what torchvision calls the folder
     """
 
     name: str
     files: tuple[PublishedFile, ...]
     mirrors: tuple[str, ...]
     classes: tuple[str, ...]
+    other_name: str = ""
 
     def load(self, root: StrPath, mirror: str | None = None, progress: Progress = no_progress) -> Dataset:
-        """Read the files in the folder `root / name`, and download the missing ones, from `mirror` first.
+        """Read the files below `root`, and download the missing ones into `root / name`, from `mirror` first.
 
-        An unzipped file has precedence.  Files in the folder are checked by their content and not by their MD5, so
-        that files which were unzipped or compressed again are accepted.
+        Files may lie as torchvision, Kaggle or Keras leave them: see `find`.  Files in the folder are checked by their
+        content and not by their MD5, so that files which were unzipped or compressed again are accepted.
 
         Raises InputError for bad files, and DownloadError when a missing file cannot be downloaded.
         """
-        folder = Path(root) / self.name
-        missing = [file for file in self.files if not os.path.isfile(_path_of(file, folder))]
-        if missing:
-            download(missing, folder, [*([mirror] if mirror else ()), *self.mirrors], progress)
-        paths = [_path_of(file, folder) for file in self.files]
-        num_classes = len(self.classes)
-        train, test = (read_idx_pair(paths[k], paths[k + 1], num_classes) for k in (0, 2))
+        paths = self.find(Path(root))
+        if len(paths) == 1:
+            parts = read_npz(paths[0])
+            if not {"train", "test"} <= set(parts):
+                raise InputError(f"{paths[0]} has the parts {', '.join(parts)}, expected train and test")
+            train, test = parts["train"], parts["test"]
+        else:
+            folder = Path(root) / self.name
+            if not paths:
+                missing = [file for file in self.files if path_of(file.name, folder) is None]
+                download(missing, folder, [*([mirror] if mirror else ()), *self.mirrors], progress)
+                paths = [path_of(file.name, folder) or folder / file.name for file in self.files]
+            train, test = (read_idx_pair(paths[k], paths[k + 1], len(self.classes)) for k in (0, 2))
         if train[0].shape[1:] != test[0].shape[1:]:
-            raise InputError(f"{paths[2]} holds images of {test[0].shape[2]} x {test[0].shape[3]} pixels, "
-                             f"but {paths[0]} images of {train[0].shape[2]} x {train[0].shape[3]}")
-        return Dataset(self.name, *train, *test, num_classes, self.classes)
+            raise InputError(f"{paths[len(paths) // 2]} holds test images of {test[0].shape[2]} x {test[0].shape[3]} "
+                             f"pixels, but {paths[0]} images of {train[0].shape[2]} x {train[0].shape[3]}")
+        return Dataset(self.name, *train, *test, len(self.classes), self.classes, notes=(f"from {paths[0].parent}",))
+
+    def find(self, root: Path) -> list[Path]:
+        """The paths of all four files, or of an .npz file, in a folder below `root`, or in `root` if it is called so.
+
+        Empty when no folder has all of them.
+        """
+        names = [name for name in (self.name, self.other_name) if name]
+        folders = [root / name / inner for name in names for inner in ("", "raw")]
+        last = root.absolute().parts[-1:] + root.absolute().parent.parts[-1:]
+        if {part.lower() for part in last} & {name.lower() for name in names}:
+            folders += [root, root / "raw"]
+        for folder in folders:
+            paths = [path for file in self.files if (path := path_of(file.name, folder))]
+            if len(paths) == len(self.files):
+                return paths
+        archives = [folder / f"{self.name}.npz" for folder in (root, root / self.name)]
+        return [path for path in archives if path.is_file()][:1]
 
 
-def _path_of(file: PublishedFile, folder: Path) -> Path:
-    unzipped = folder / file.name.removesuffix(".gz")
-    return unzipped if os.path.isfile(unzipped) else folder / file.name
+def path_of(name: str, folder: Path) -> Path | None:
+    """The path of a published file, unzipped before packed, also as "x.idx" for "x-idx" and in a folder of its name."""
+    plain = name.removesuffix(".gz")
+    for stem in plain, plain.replace("-idx", ".idx"):
+        for path in folder / stem, folder / f"{stem}.gz", folder / stem / stem:
+            if path.is_file():
+                return path
+    return None
 
 
 def load_digits() -> Dataset:
@@ -73,7 +104,8 @@ MNIST = IdxSet(
            PublishedFile("t10k-images-idx3-ubyte.gz", 1648877, "9fb629c4189551a2d022fa330f9573f3"),
            PublishedFile("t10k-labels-idx1-ubyte.gz", 4542, "ec29112dd5afa0611ce80d1b7f02629c")),
     mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
-    classes=tuple("0123456789"))
+    classes=tuple("0123456789"),
+    other_name="MNIST")
 
 FASHION_MNIST = IdxSet(
     "fashion-mnist",
@@ -84,7 +116,8 @@ FASHION_MNIST = IdxSet(
     mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
              "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"),
     classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-             "Ankle boot"))
+             "Ankle boot"),
+    other_name="FashionMNIST")
 
 KMNIST = IdxSet(
     "kmnist",
@@ -93,7 +126,8 @@ KMNIST = IdxSet(
            PublishedFile("t10k-images-idx3-ubyte.gz", 3041136, "5c965bf0a639b31b8f53240b1b52f4d7"),
            PublishedFile("t10k-labels-idx1-ubyte.gz", 5120, "7320c461ea6c1c855c0b718fb2a4b134")),
     mirrors=("https://codh.rois.ac.jp/kmnist/dataset/kmnist", "http://codh.rois.ac.jp/kmnist/dataset/kmnist"),
-    classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"))
+    classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    other_name="KMNIST")
 
 PUBLISHED = {published.name: published for published in (MNIST, FASHION_MNIST, KMNIST)}
 NAMES = *PUBLISHED, "digits"
@@ -129,7 +163,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
         A path of a CSV file, an .npz file, an IDX or .npy file of images (and a second path of their labels), a
         folder with a folder of image files for each class, or a path in a format that `register_format` added.
         docs/data.md says how each is read.
-        None is MNIST or, when it is not in the data folder and cannot be downloaded, "digits".
+        None is MNIST or, when it cannot be downloaded and no data folder was given, "digits".
     test_data : path or two paths, optional
         The test part, when `name` is the path of a training part.  By default that in `name`, else every sixth image
         of each class, always the same ones.
@@ -172,7 +206,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     paths, test_paths = _paths(name), _paths(test_data)
     if _is_named(name):
         _check_no_files(name, {"test_data": test_data} | choices)
-        data = _load_named(name, root, mirror, report, progress)
+        data = _load_named(name, root, mirror, report, progress, name is None and data_dir is None)
     else:
         _check_paths(paths)
         try:
@@ -213,7 +247,7 @@ def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | 
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     if _is_named(name):
         _check_no_files(name, {"test_data": test_data} | choices)
-        data = _load_named(name, root, mirror, report, progress)
+        data = _load_named(name, root, mirror, report, progress, name is None and data_dir is None)
         images, labels = (data.train_images, data.train_labels) if part == "train" else (
             data.test_images, data.test_labels)
         images = images if like is None else fitted(images, like, data.name, report)
@@ -279,13 +313,14 @@ def _looks_like_path(path: StrPath) -> bool:
 
 
 def _load_named(name: str | None, root: Path, mirror: str | None, report: Callable[[str], object],
-                progress: Progress) -> Dataset:
+                progress: Progress, replaceable: bool) -> Dataset:
+    """A named data set; replaceable : whether "digits" may take its place."""
     if name == "digits":
         return load_digits()
     try:
         return PUBLISHED[name or "mnist"].load(root, mirror, progress)
     except DownloadError as error:
-        if name is not None:
+        if not replaceable:
             raise
         report(f"MNIST is not in {root} and cannot be downloaded ({error.reason}): the 8 x 8 digits of the package are "
                "used instead")
