@@ -502,7 +502,24 @@ def test_the_length_of_a_schedule_cannot_be_changed(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["--serial", "--resume", str(tmp_path), "--epochs", "2"]) == 2
     assert re.fullmatch("error: argument --epochs: the training in .* has 1, which cannot be changed with the schedule "
-                        "linear, got 2\n", capsys.readouterr().err)
+                        r"linear, got 2: start a new training, with a schedule that does not depend on the number of "
+                        r"epochs \(constant, step, exponential, plateau\) if it may become longer\n",
+                        capsys.readouterr().err)
+
+
+def test_a_data_set_may_move(tmp_path, capsys):
+    """Where it lies has no part in whether a training can go on; what it holds has."""
+    rows = np.column_stack([np.arange(60) % 3, np.random.default_rng(0).integers(0, 255, (60, 64))])
+    for name, numbers in ("before", rows), ("after", rows), ("other", rows[::-1]):
+        np.savetxt(tmp_path / f"{name}.csv", numbers, "%d", ",")
+    common = "--serial", "--quiet", "--schedule", "constant"
+    assert cli.main([*common, "--dataset", str(tmp_path / "before.csv"), "--epochs", "1", "--checkpoint",
+                     str(tmp_path / "run")]) == 0
+    (tmp_path / "before.csv").unlink()
+    resume = [*common, "--resume", str(tmp_path / "run"), "--epochs", "2", "--dataset"]
+    assert cli.main([*resume, str(tmp_path / "other.csv")]) == 2
+    assert "is a checkpoint of other training images than those of other.csv" in capsys.readouterr().err
+    assert cli.main([*resume, str(tmp_path / "after.csv")]) == 0
 
 
 def test_a_checkpoint_has_the_recipe(finished):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cnn_numba.choices import CHOICES
 from cnn_numba.commands.flags import (
     COUNT,
     COUNT_OR_NONE,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from cnn_numba.files.checkpoints import SavedTraining
     from cnn_numba.model import Sequential
     from cnn_numba.training import Evaluation, Trainer
+
+
+PLACES = "dataset", "test_data"         # may have moved: `Checkpoint.resume` compares the images
 
 
 def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
@@ -185,13 +189,24 @@ def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse
         recipe = Recipe.from_json(saved.recipe)
     except InputError as error:
         raise InputError(shortened(f"{saved.path} cannot be resumed: {error}")) from None
+    from cnn_numba.data.catalogue import NAMES
+
+    changed = {}
     for name, value in given.items():
         before = getattr(recipe, name)
-        if value != before and not (name == "epochs" and recipe.open_ended):
-            why = f" with the schedule {recipe.schedule}" if name == "epochs" else ""
-            raise InputError(f"argument {flag_of(name)}: the training in {args.resume} has {written(name, before)}, "
-                             f"which cannot be changed{why}, got {written(name, value)}")
-    return replace(recipe, epochs=given.get("epochs", recipe.epochs))
+        moved = name in PLACES and not {before, value} <= {None, *NAMES}
+        if value == before or moved or name == "epochs" and recipe.open_ended:
+            changed[name] = value
+            continue
+        why = advice = ""
+        if name == "epochs":
+            why = f" with the schedule {recipe.schedule}"
+            advice = (f": start a new training, with a schedule that does not depend on the number of epochs "
+                      f"({', '.join(name for name, each in CHOICES['schedule'].items() if each.open_ended)}) if it may "
+                      "become longer")
+        raise InputError(f"argument {flag_of(name)}: the training in {args.resume} has {written(name, before)}, which "
+                         f"cannot be changed{why}, got {written(name, value)}{advice}")
+    return replace(recipe, **changed)
 
 
 def written(name: str, value: Any) -> str:
