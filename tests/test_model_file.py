@@ -420,7 +420,7 @@ NAMES = st.sampled_from([*examples.of_the_library(Layer), "in_channels", "kernel
 ENTRIES = st.fixed_dictionaries({"type": NAMES}, optional={"params": st.dictionaries(NAMES, JSON) | JSON})
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(ENTRIES | JSON, max_size=3) | JSON)
 def test_any_json_is_layers_or_one_sentence(description):
     try:

@@ -316,7 +316,7 @@ ENTRIES = st.recursive(
         {"body": st.lists(inner, max_size=3)}, optional={"shortcut": st.lists(inner, max_size=3)})}))
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(ENTRIES | JSON, max_size=3) | JSON)
 @example([{"type": "\n", "params": None}])
 def test_any_json_is_layers_or_one_sentence(description):
