@@ -540,7 +540,8 @@ def test_predict_goes_on_after_a_file_that_is_no_image(trained, pictures, capsys
     (pictures / "deep" / "1.png").write_text("no image")
     assert cli.main(["predict", "--load", str(trained[0]), "--serial", str(pictures)]) == 2
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 2 and len(err.splitlines()) == 1 and "1.png cannot be read as an image" in err
+    assert len(out.splitlines()) == 2 and len(err.splitlines()) == 2
+    assert "1.png cannot be read as an image" in err and "0.png and 1 more had to be converted" in err
 
 
 @pytest.mark.parametrize("flags, sentence", [

@@ -36,7 +36,7 @@ def benchmark(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 COMMANDS = {
     "train": (train, "train a network (also without a command)"),
     "evaluate": (evaluate, "measure a saved model on a data set"),
-    "predict": (predict, "classify image files with a saved model"),
+    "predict": (predict, "classify images with a saved model"),
     "summary": (summary, "list the layers of a network, with shapes and costs"),
     "check-gradients": (check_gradients, "compare gradients with finite differences"),
     "profile": (profile, "measure the time of each layer"),

@@ -59,7 +59,7 @@ class BrokenImages(InputError):
         return "; ".join(shown)
 
 
-class _Image(NamedTuple):
+class ReadImage(NamedTuple):
     """An image as it is read.
 
     pixels : uint8 (C, H, W)
@@ -117,7 +117,7 @@ def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None
             images[k], whole[k], bits[k] = pixels, True, image.bits
             converted += bool(image.converted) and like is not None
         for k in map(int, np.flatnonzero((bits > 0) & (bits < bits.max(initial=0)))):
-            images[k] = _open(paths[k], channels, target, int(bits.max())).pixels
+            images[k] = open_image(paths[k], channels, target, int(bits.max())).pixels
     if converted:
         report(f"{name}: {converted} of {len(paths)} images were brought to {shape_text(images.shape[1:])} pixels")
     if sentences:
@@ -141,18 +141,18 @@ def read_image(path: StrPath, channels: int | None = None, size: tuple[int, ...]
     ------
     InputError : Pillow is missing, or the file is not an image that it can read.
     """
-    return _open(path, channels, size).pixels
+    return open_image(path, channels, size).pixels
 
 
-def _attempt(path: str, channels: int | None, size: tuple[int, ...] | None) -> _Image | InputError:
+def _attempt(path: str, channels: int | None, size: tuple[int, ...] | None) -> ReadImage | InputError:
     try:
-        return _open(path, channels, size)
+        return open_image(path, channels, size)
     except InputError as error:
         return error
 
 
-def _open(path: StrPath, channels: int | None, size: tuple[int, ...] | None, bits: int = 0) -> _Image:
-    """Read an image file; bits : least depth of pixels that are not bytes."""
+def open_image(path: StrPath, channels: int | None, size: tuple[int, ...] | None, bits: int = 0) -> ReadImage:
+    """Read one image file, as `read_image`; bits : least depth of pixels that are not bytes."""
     PIL = pillow()
     try:
         with open(path, "rb") as file:
@@ -173,7 +173,7 @@ def _open(path: StrPath, channels: int | None, size: tuple[int, ...] | None, bit
     raise InputError(f"{path} promises {width} x {height} pixels in {len(content)} bytes")
 
 
-def _pixels(PIL: ModuleType, image: Any, channels: int | None, size: tuple[int, ...] | None, bits: int) -> _Image:
+def _pixels(PIL: ModuleType, image: Any, channels: int | None, size: tuple[int, ...] | None, bits: int) -> ReadImage:
     if "exif" in image.info:
         image = PIL.ImageOps.exif_transpose(image)
     wide, palette = image.mode in ("I", "F") or image.mode.startswith("I;"), image.mode == "P"
@@ -199,7 +199,7 @@ def _pixels(PIL: ModuleType, image: Any, channels: int | None, size: tuple[int, 
         converted += ("size",)
     pixels = np.array(image)
     pixels = pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return _Image(pixels, bits, converted)
+    return ReadImage(pixels, bits, converted)
 
 
 def _in_bytes(values: np.ndarray, least: int) -> tuple[np.ndarray, int]:
