@@ -105,10 +105,10 @@ class Plan:
             if layer.gives_indices and reader is None and not prefix:
                 wires.indices = self.indices = Buffer(self.blocks, wires.y.shape)
             self.stages.append((wires.name, layer, wires))
-            if stage.mask and wires.dy is not None:
-                dy = wires.dy.image()
-                wires.backward.append(Call(activation.relu_backward, self.blocks, dx=dy, dy=dy, y=wires.y.image()))
             layer.calls(wires)
+            if stage.mask and wires.dy is not None:             # before the branches of a container, too
+                dy = wires.dy.image()
+                wires.backward.insert(0, Call(activation.relu_backward, self.blocks, dx=dy, dy=dy, y=wires.y.image()))
             calls.append(wires)
             x, dx = wires.y, wires.dy
         return calls, x, dx

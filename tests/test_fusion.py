@@ -96,7 +96,8 @@ def unfused(layers, shared_gradient=False):
 
 
 NETWORKS = ("conv relu conv relu flatten linear", "norm relu leaky conv relu avg conv",
-            "conv relu dropout residual relu residual", "conv relu flatten linear relu tanh")
+            "conv relu dropout residual relu residual", "conv relu flatten linear relu tanh",
+            "residual relu tanh residual relu", "norm relu tanh conv relu")
 
 
 @pytest.mark.parametrize("words", (*NETWORKS, "conv relu relu pool"))
