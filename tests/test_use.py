@@ -1,4 +1,4 @@
-"""The commands that use a model: `evaluate` and `predict` on what people bring."""
+"""The commands that look at data and use a model, on what people bring: `inspect`, `evaluate` and `predict`."""
 
 import csv
 import json
@@ -8,7 +8,9 @@ import pytest
 
 from cnn_numba import Flatten, Linear, Sequential
 from cnn_numba.commands import main as cli
+from cnn_numba.data import Dataset
 from cnn_numba.data.drawing import dark_on_light, is_of_mnist, like_mnist, off_centre
+from cnn_numba.data.survey import moments, survey, suspicions
 
 random = np.random.default_rng(3)
 LABELS = np.arange(60) % 10
@@ -244,3 +246,57 @@ def test_evaluate_says_what_it_changed(model, run, tmp_path):
     np.savez(tmp_path / "some.npz", x_test=(IMAGES / 255).astype(np.float32), y_test=LABELS)
     _, out, _ = run("evaluate", "--load", model, "--serial", "--dataset", tmp_path / "some.npz")
     assert "multiplied by 255" in out[0] and out[1].startswith("Test accuracy: 100.00 %")
+
+
+# ---- inspect -------------------------------------------------------------------------------------------------------
+def test_inspect_shows_what_a_data_set_holds_and_how_it_was_read(run, tmp_path):
+    images = np.concatenate([IMAGES, IMAGES[:3]])
+    images[5], images[61] = 0, 99
+    np.savez(tmp_path / "some.npz", x_train=images, y_train=[*LABELS, 0, 1, 2], x_test=IMAGES[2:12],
+             y_test=LABELS[2:12])
+    code, out, err = run("inspect", tmp_path / "some.npz")
+    assert (code, err) == (0, [])
+    assert out[0] == "Data set some.npz: 63 training and 10 test images, 1 x 28 x 28, 10 classes"
+    assert out[1].startswith("Read as images x_train 63x28x28 of uint8, labels y_train 63 of int64; images x_test")
+    assert "pixels 0 to 229" in out[1] and out[1].endswith("; 6 to 7 training images of a class")
+    rows = {line.split()[0]: line.split()[1:] for line in out[3:] if line}
+    assert rows["training"][0] == "63" and rows["training"][5:] == ["2", "2", "-"]
+    assert rows["test"][0] == "10" and rows["test"][5:] == ["0", "0", "9"]
+    assert rows["0"][1:] == ["7", "1"] and rows["9"][1:] == ["6", "1"] and len(rows["0"][0]) == 30
+    assert out[-2:] == [f"warning: {tmp_path / 'some.npz'} (train part): 2 of 63 images are of one colour",
+                        "warning: 9 of 10 test images are in the training part, too"]
+
+
+@pytest.mark.parametrize("counts, test, words", [
+    ([30, 1, 30], [5, 5, 5], "the class b has a single training image"),
+    ([30, 0, 0], [5, 5, 5], "2 classes (b, c) have no training images"),
+    ([100, 4, 50], [5, 5, 5], "classes have 4 to 100 training images: --class-weights balanced"),
+    ([30, 30, 30], [1, 1, 1], "3 test images say little"),
+    ([1, 2, 2], [5, 5, 5], "5 training images are few for 3 classes"),
+    ([30, 30, 30], [5, 5, 5], "")])
+def test_what_looks_wrong_is_said(counts, test, words):
+    parts = []
+    for each in counts, test:
+        labels = np.repeat(np.arange(3), each)
+        parts += [random.integers(0, 256, (len(labels), 1, 5, 5), np.uint8), labels]
+    data = Dataset("some", *parts, 3, ("a", "b", "c"))
+    said = list(suspicions(data, survey(data)))
+    assert any(words in sentence for sentence in said) if words else said == []
+
+
+@pytest.mark.parametrize("channels, kind", [(1, np.uint8), (3, np.uint8), (1, np.float32)])
+def test_a_sheet_of_images(run, tmp_path, channels, kind):
+    image = pytest.importorskip("PIL.Image")
+    pixels = random.integers(0, 256, (60, channels, 8, 8)).astype(kind) / kind(1)
+    np.savez(tmp_path / "some.npz", x=pixels.astype(kind), y=np.array(["bé", "c"])[np.arange(60) % 2])
+    code, out, _ = run("inspect", tmp_path / "some.npz", "--plot", tmp_path / "sheet.png")
+    assert code == 0 and out[-1] == f"Wrote {tmp_path / 'sheet.png'}"
+    with image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (24 + 10 * 58, 2 * 58)
+    code, _, err = run("inspect", "digits", "--plot", tmp_path / "sheet.jpg")
+    assert code == 2 and "--plot: expected the name of a .png file" in err[0]
+
+
+def test_the_moments_of_pixels_are_those_of_numpy():
+    for images in IMAGES[:, None], (IMAGES[:, None] / 7).astype(np.float32):
+        assert moments(images) == pytest.approx((images.mean(dtype=float), images.std(dtype=float)))

@@ -39,7 +39,7 @@ OTHER_NAMES = {
 # The flags of `--help`: those that a newcomer needs.
 COMMON = {
     "data and network": ("--dataset", "--model"),
-    "training": ("--recipe", "--epochs", "--batch-size", "--optimizer", "--lr", "--schedule", "--validation", "--seed"),
+    "training": ("--recipe", "--epochs", "--batch-size", "--optimizer", "--lr", "--schedule", "--validation"),
     "files": ("--save", "--checkpoint", "--resume"),
     "how to run": ("--textbook", "--no-jit"),
 }

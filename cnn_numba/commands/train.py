@@ -21,6 +21,7 @@ from cnn_numba.commands.flags import (
     given_fields,
     reader,
 )
+from cnn_numba.commands.inspect import reading_line
 from cnn_numba.commands.interrupt import Interruption
 from cnn_numba.commands.output import count, data_line, fail, printers, safe, seconds_text, warning
 from cnn_numba.commands.parser import Parser
@@ -83,6 +84,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     recipe = resumed_recipe(saved, given, args) if saved else Recipe(**given, extensions=args.extensions)
     check_early(args, recipe)
     choose_execution(args)
+    from cnn_numba.data.survey import survey, suspicions
     from cnn_numba.execution import describe
     from cnn_numba.files.network_json import read_json
 
@@ -92,7 +94,11 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     checkpoint, log = open_checkpoint(args), open_log(args)
     data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
     recipe = replace(recipe, dataset=recipe.dataset or data.name)       # MNIST, or digits where it is missing
+    parts = survey(data)
     say(data_line(data))
+    say(reading_line(data, parts))
+    for sentence in suspicions(data, parts):
+        warn(f"warning: {safe(sentence)}")
     model = make_model(recipe, data, saved)
     say(f"Network {safe(recipe.model)}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
     say(describe())

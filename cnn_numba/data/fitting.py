@@ -89,6 +89,7 @@ def count_flat(images: np.ndarray) -> int:
     if not len(images):
         return 0
     flat = images.reshape(len(images), -1)
-    low, high = flat.min(axis=1), flat.max(axis=1)
+    low, high = (np.concatenate([extreme(flat[k:k + 1024], axis=1) for k in range(0, len(flat), 1024)])
+                 for extreme in (np.min, np.max))
     limit = (float(high.max()) - float(low.min())) * FLAT
     return int((high.astype(np.float64) - low <= (limit if math.isfinite(limit) else 0)).sum())
