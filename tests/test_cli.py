@@ -512,13 +512,12 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(run):
 
 
 # ---- data --------------------------------------------------------------------------------------------------
-def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, tmp_path, monkeypatch):
-    monkeypatch.setenv("CNN_NUMBA_DATA_DIR", str(tmp_path / "data"))
-    offline = "--mirror", f"http://127.0.0.1:{closed_port}"
-    code, out, err = run(*offline, "--epochs", "1")
+def test_without_network_and_mnist_the_digits_are_trained_on(run, closed_port, tmp_path):
+    offline, changes = ("--mirror", f"http://127.0.0.1:{closed_port}"), {"CNN_NUMBA_DATA_DIR": str(tmp_path / "data")}
+    code, out, err = run(*offline, "--epochs", "1", changes=changes)
     assert (code, err) == (0, "")
     assert "digits" in out.splitlines()[0] and out.splitlines()[1].startswith("Data set digits: ")
-    code, out, err = run(*offline, "--epochs", "1", "--quiet")
+    code, out, err = run(*offline, "--epochs", "1", "--quiet", changes=changes)
     assert code == 0
     assert out.startswith("Test accuracy: ") and "digits" in err and len(err.splitlines()) == 1
 
