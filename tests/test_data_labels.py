@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_numba.data import load_dataset
+from cnn_numba.data import csvfile, load_dataset
 from cnn_numba.data.csvfile import read_csv
 from cnn_numba.data.npz import read_npz
 from cnn_numba.data.parts import part_in, part_of, role_of
@@ -88,6 +88,15 @@ def test_quick_and_slow_parsing_agree(tmp_path):
         holds(read_csv(table(tmp_path / "some.csv", [index, names, pixels, LABELS, names], header)))
         holds(read_csv(table(tmp_path / "some.csv", [index, [name[1:-1] for name in names], pixels, WORDS, index],
                              header)), WORDS)
+
+
+def test_a_label_between_the_pixels(tmp_path, monkeypatch):
+    """Also where it is a name in the first line, and a number in a whole block of lines after that."""
+    monkeypatch.setattr(csvfile, "BLOCK", 64)
+    front, back = ([row[:9] for row in FLAT], [row[9:] for row in FLAT])
+    header = [*PIXELS[:9], "label", *PIXELS[9:]]
+    for labels in LABELS, WORDS, [*WORDS[:1], *map(str, LABELS[1:])]:
+        holds(read_csv(table(tmp_path / "some.csv", [front, labels, back], header)), labels)
 
 
 def test_a_comma_is_a_decimal_point_between_semicolons(tmp_path):

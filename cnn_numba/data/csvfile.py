@@ -197,6 +197,9 @@ class _Parser:
     def _quick(self, lines: bytes) -> Arrays | None:
         """Labels and pixels when all fields that matter are whole numbers of one to three digits, else None."""
         front, back = self.table.cut
+        label, columns = self.table.label or 0, self.table.columns
+        if self.table.named and front <= label < columns - back:       # text between the pixels
+            return None
         if not front and not back:
             return self._digits(lines, [])
         separator, numbers, names = self.table.separator, [], []
@@ -209,8 +212,7 @@ class _Parser:
                 return None
             numbers.append(after[0])
             if self.table.named:
-                label = self.table.label or 0
-                names.append(before[label] if label < front else after[1 + label - self.table.columns + back])
+                names.append(before[label] if label < front else after[1 + label - columns + back])
         return self._digits(b"\n".join([*numbers, b""]), names)
 
     def _digits(self, lines: bytes, names: list[bytes]) -> Arrays | None:
