@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import random
 import re
@@ -36,8 +37,9 @@ from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Se
 from cnn_numba.callbacks import Checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
-from cnn_numba.data.idx import read_idx  # noqa: E402
+from cnn_numba.data.idx import read_idx_images  # noqa: E402
 from cnn_numba.data.image import read_image  # noqa: E402
+from cnn_numba.data.npy import read_npy  # noqa: E402
 from cnn_numba.data.npz import read_npz  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
 from cnn_numba.files.checkpoints import read_checkpoint  # noqa: E402
@@ -189,7 +191,13 @@ def change_value(rng, value):
 def idx_files():
     pixels = np.arange(60, dtype=np.uint8)
     return [bytes((0, 0, 8, 3)) + struct.pack(">3I", 5, 3, 4) + pixels.tobytes(),
-            bytes((0, 0, 8, 3)) + struct.pack(">3I", 1, 1, 60) + pixels.tobytes()]
+            bytes((0, 0, 8, 3)) + struct.pack(">3I", 1, 1, 60) + pixels.tobytes(),
+            bytes((0, 0, 13, 4)) + struct.pack(">4I", 5, 2, 2, 3) + pixels.astype(">f4").tobytes(),
+            bytes((0, 0, 12, 2)) + struct.pack(">2I", 15, 4) + pixels.astype(">i4").tobytes()]
+
+
+def npy_files():
+    return list(itertools.chain(*(members.values() for members in npz_files())))
 
 
 def csv_files():
@@ -197,7 +205,11 @@ def csv_files():
     lines = [",".join(map(str, [k % 10, *row])) for k, row in enumerate(rng.integers(0, 256, (40, 16)))]
     header = ",".join(["label", *(f"pixel{i}" for i in range(16))])
     decimal = [",".join([str(k % 3), *(f"{x:.4g}" for x in row)]) for k, row in enumerate(rng.normal(size=(9, 4)))]
-    return ["\n".join(lines).encode(), "\r\n".join([header, *lines, ""]).encode(), "\n".join(decimal).encode()]
+    last = [";".join([str(k), *line.split(",")[1:], f'"name {k % 3}"']) for k, line in enumerate(lines)]
+    named = ";".join(["id", *(f"p{i}" for i in range(16)), "class"])
+    tabs = [line.replace(",", "\t") for line in lines]
+    return ["\n".join(lines).encode(), "\r\n".join([header, *lines, ""]).encode(), "\n".join(decimal).encode(),
+            "\n".join([named, *last]).encode(), "\r".join(tabs).encode()]
 
 
 def npz_files():
@@ -206,6 +218,10 @@ def npz_files():
         images, labels = rng.integers(0, 256, shape).astype(kind), np.arange(5)
         arrays = {"x_train": images, "y_train": labels, "x_test": images[:2], "y_test": labels[:2].astype(np.uint8)}
         sets.append({name: npy(array) for name, array in arrays.items()})
+    images, labels = rng.integers(0, 256, (5, 3, 4, 4), np.uint8), np.arange(5)
+    for names in ("images", "labels"), ("X", "target"), ("arr_0", "arr_1"):
+        for kind in labels.astype(float), np.eye(5)[labels], np.array(["cat", "dog", "cat", "emu", "emu"]), labels > 2:
+            sets.append({names[0]: npy(images), names[1]: npy(kind)})
     return sets
 
 
@@ -290,6 +306,16 @@ def resume(path):
 trainers = []
 
 
+def read_npy_pair(path):
+    """Read a file as images or, when it holds none, as the labels of five images."""
+    try:
+        read_npy(path, labelled=False)
+    except InputError:
+        images = path.parent.parent / "five.npy"
+        np.save(images, np.zeros((5, 4, 4), np.uint8))
+        read_npy(images, path)
+
+
 def read_network(path):
     return read_layers(path, image_shape=(1, 8, 8), num_classes=3)
 
@@ -314,13 +340,17 @@ ARCHIVE_WORDS = [b"[" * 3000, b"9" * 5000, b"9" * 15, b"-1", b"1e999", b"NaN", b
                  b'"Linear"', b"'|O'", b"'<f8'", b"(" * 60, b"\x93NUMPY\3\0", b"\\ud800", b"\n", b"\xff"]
 PARSERS = {
     "idx": Parser("idx", idx_files, damage_plain_or_gzip, [b"\0\0\x08\3", b"\xff" * 4, b"\0" * 4, b"\1\0\0\0"],
-                  lambda path: read_idx(path, 3)),
+                  read_idx_images),
     "csv": Parser("csv", csv_files, damage_plain_or_gzip,
                   [b",", b"\n", b"\r", b'"', b"nan", b"-inf", b"1e999", b"-1", b"9" * 5000, b"0x1", b"label", b",,",
-                   b" ", b"\xef\xbb\xbf", b"\0", b"1_0", b"\xd9\xa1", b"," * 300, b"\n" * 300], read_csv),
+                   b" ", b";", b"\t", b"id", b"class", b'""',
+                   b"\xef\xbb\xbf", b"\0", b"1_0", b"\xd9\xa1", b"," * 300, b"\n" * 300], read_csv),
     "npz": Parser("npz", npz_files, damage_npz,
                   [b"'|O'", b"'<f8'", b"'<i1000000000'", b"True", b"(" * 60, b"9" * 50, b"-1", b"1e9", b"None", b"}",
                    b"'", b"\\", b"\x93NUMPY\3\0", b"lambda: 0", b"[0] * 10**9"], read_npz),
+    "npy": Parser("npy", npy_files, lambda rng, contents, words: damaged(rng, rng.choice(contents), words),
+                  [b"'|O'", b"'<f8'", b"'<U3'", b"'|S0'", b"True", b"(" * 60, b"9" * 50, b"-1", b"}", b"'",
+                   b"\x93NUMPY\3\0", b"[0] * 10**9"], read_npy_pair),
     "image": Parser("png", image_files, damage_image,
                     [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"\xff\xd8", b"\xff\xda",
                      b"\xff\xc0", b"\0" * 8, b"\xff" * 4, b"RIFF", b"VP8L", b"II*\0", b"P5 99999 99999 255\n",

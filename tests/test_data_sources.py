@@ -817,7 +817,7 @@ def fuzzer():
     return module
 
 
-@pytest.mark.parametrize("name", ["idx", "csv", "npz", "image", "folder", "model", "checkpoint"])
+@pytest.mark.parametrize("name", ["idx", "csv", "npz", "npy", "image", "folder", "model", "checkpoint"])
 def test_damaged_files_are_read_or_refused(fuzzer, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert fuzzer.main([name, "--count", "30" if name == "folder" else "300"]) == 0, capsys.readouterr().err

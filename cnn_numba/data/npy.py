@@ -90,7 +90,7 @@ def read_header(stream: IO[bytes], where: str) -> bytes:
         raise InputError(f"{where} starts with the bytes '{start[:6].hex()}', expected a .npy file")
     if length > LONGEST_HEADER:
         raise InputError(f"{where} has a header of {length} bytes, expected at most {LONGEST_HEADER}")
-    return start + stream.read(length - 12)
+    return start + stream.read(max(0, length - 12))
 
 
 def layout_of(header: bytes, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
