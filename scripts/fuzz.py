@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import gzip
 import io
-import itertools
 import json
 import random
 import re
@@ -197,7 +196,7 @@ def idx_files():
 
 
 def npy_files():
-    return list(itertools.chain(*(members.values() for members in npz_files())))
+    return [content for members in npz_files() for name, content in members.items() if "test" not in name]
 
 
 def csv_files():
