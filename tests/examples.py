@@ -74,7 +74,7 @@ class Example:
 
 LAYERS = [
     Example(conv(2, 4, 3, padding=1), (2, 5, 6)),
-    Example(conv(2, 5, 5, padding="same", init="kaiming_normal"), (2, 6, 7)),
+    Example(conv(2, 5, 5, padding="same", init="kaiming_normal"), (2, 7, 6)),
     Example(conv(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, bias=False), (4, 5, 6)),
     Example(conv(2, 3, 4, padding="valid", stride=2), (2, 6, 8)),
     Example(pool(2), (3, 4, 5)),

@@ -10,11 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import examples
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from networks import build_normal, conv, flatten, linear, make, pool, random_layers, relu
 
 import cnn_numba
@@ -23,7 +20,7 @@ from cnn_numba.commands import main as cli
 from cnn_numba.commands.evaluate import report
 from cnn_numba.data.catalogue import FASHION_MNIST
 from cnn_numba.files import atomic, container
-from cnn_numba.files.layers_json import MOST_LAYERS, build_layers, describe_layers
+from cnn_numba.files.layers_json import MOST_LAYERS, describe_layers
 from cnn_numba.inference import Classifier, confusion_matrix, labels_in
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.layers import Layer
@@ -200,21 +197,21 @@ import resource, sys
 sys.path[:0] = {path}
 from cnn_numba import InputError, load
 model = load({file!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
-try:
-    model.save({file!r})
-except InputError as error:
-    print(error)
+for limit in 0, 100, 2000:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        model.save({file!r})
+    except InputError as error:
+        print(error)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
-@pytest.mark.parametrize("limit", (0, 100, 2000))
-def test_a_full_disk_leaves_the_file_as_it_was(saved, limit):
+def test_a_full_disk_leaves_the_file_as_it_was(saved):
     before = saved.read_bytes()
-    script = FULL_DISK.format(path=[str(ROOT)], file=str(saved), limit=limit)
+    script = FULL_DISK.format(path=[str(ROOT)], file=str(saved))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert re.fullmatch(rf"{re.escape(str(saved))} cannot be written \(.+\)\n", ended.stdout)
+    assert re.fullmatch(rf"({re.escape(str(saved))} cannot be written \(.+\)\n){{3}}", ended.stdout)
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ["model.npz"]
 
 
@@ -411,22 +408,6 @@ def test_nothing_in_a_file_is_executed(saved, tmp_path, monkeypatch):
         Sequential(ReLU()).save(load_again)
         refused(rewritten(load_again, change_layer(0, params={code: 1})))
     assert not os.path.exists("executed")
-
-
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-2, 10) | st.integers() | st.floats() | st.text(),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-NAMES = st.sampled_from([*examples.of_the_library(Layer), "in_channels", "kernel_size", "padding", "in_features",
-                         "bias"]) | st.text()
-ENTRIES = st.fixed_dictionaries({"type": NAMES}, optional={"params": st.dictionaries(NAMES, JSON) | JSON})
-
-
-@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(ENTRIES | JSON, max_size=3) | JSON)
-def test_any_json_is_layers_or_one_sentence(description):
-    try:
-        build_layers(description)
-    except InputError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1000
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ ENTRIES = st.recursive(
         {"body": st.lists(inner, max_size=3)}, optional={"shortcut": st.lists(inner, max_size=3)})}))
 
 
-@settings(derandomize=True, max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(ENTRIES | JSON, max_size=3) | JSON)
 @example([{"type": "\n", "params": None}])
 def test_any_json_is_layers_or_one_sentence(description):
@@ -324,7 +324,7 @@ def test_any_json_is_layers_or_one_sentence(description):
         try:
             build(description)
         except InputError as error:
-            assert "\n" not in str(error)
+            assert "\n" not in str(error) and (build is not build_layers or len(str(error)) < 1000)
 
 
 def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from pytorch import PARITY, differences, distance, modules, one_thread_each, tor
 
 from cnn_numba import SGD, CrossEntropyLoss, InputError, Sequential
 
-NETWORKS = 40
+NETWORKS = 24
 
 
 def random_pair(seed):
