@@ -38,24 +38,6 @@ def any_execution():
     driver.execute(*before)
 
 
-@pytest.fixture
-def library_classes():
-    """Only the library's layers, optimizers and losses are known; what the test defines is forgotten afterwards."""
-    from cnn_numba.layers import Layer
-    from cnn_numba.losses import ClassLoss
-    from cnn_numba.optim import Optimizer
-
-    before = [(known, dict(known)) for known in (Layer.known, Optimizer.known, ClassLoss.known)]
-    for known, classes in before:
-        for name, kind in classes.items():
-            if not kind.__module__.startswith("cnn_numba."):
-                del known[name]
-    yield
-    for known, classes in before:
-        known.clear()
-        known.update(classes)
-
-
 @pytest.fixture(scope="session")
 def interpreted(tmp_path_factory):
     """interpreted(name) gives what the function of that name in `both_ways` computes in an interpreted process.

@@ -84,7 +84,7 @@ def test_a_model_with_an_unknown_layer_says_what_is_missing(folder):
 
 
 @pytest.fixture
-def imported(folder, monkeypatch, library_classes):
+def imported(folder, monkeypatch):
     """The folder can be imported from, and what is defined there is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(folder))
     yield

@@ -33,7 +33,7 @@ class OneHotLoss(MSELoss):
 
 
 @pytest.fixture
-def lion(tmp_path, library_classes):
+def lion(tmp_path):
     """The path of an extension with the optimizer Tiger and the loss OneHotLoss, which are gone after the test."""
     (tmp_path / "lion.py").write_text(LION)
     return str(tmp_path / "lion.py")
