@@ -1,6 +1,7 @@
 """`Trainer.fit` and its callbacks: which hooks are called in which order, how a training ends, and how it goes on."""
 import io
 import json
+import math
 import os
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from trainings import StopAfter, dataset, network, optimizer_of
 
-from cnn_numba import Callback, Checkpoint, EarlyStopping, InputError, Log, ProgressBar, Trainer
+from cnn_numba import Callback, Checkpoint, EarlyStopping, InputError, Log, ProgressBar, Trainer, feed
 from cnn_numba.kernels.compiled import JIT
 
 STEPS = 5               # batches of 16 of 70 images
@@ -263,9 +264,12 @@ def test_a_progress_bar_is_drawn_on_terminals_only_and_wiped_away_at_the_end(ter
     assert "Epoch 1" in drawn and "images/s" in drawn and drawn.endswith("\r\x1b[K")
 
 
-@pytest.mark.skipif(not JIT, reason="interpreted, every batch is told")
-def test_short_batches_are_told_dozens_at_a_time():
+@pytest.mark.skipif(not JIT, reason="takes a while")
+@pytest.mark.parametrize("seconds, least, most", ((math.inf, 50, 100), (0, 1000, 1000)))
+def test_short_batches_are_told_several_at_a_time_and_long_ones_each(seconds, least, most, monkeypatch):
+    """A call of the driver replays more batches while it takes less than half of CALL_SECONDS."""
+    monkeypatch.setattr(feed, "CALL_SECONDS", seconds)
     notes, model = [], network()
-    trainer = Trainer(model, dataset(train=4000), optimizer_of(model), batch_size=1, seed=3)
+    trainer = Trainer(model, dataset(train=1000), optimizer_of(model), batch_size=1, seed=3)
     trainer.fit(1, Notes(notes))
-    assert 50 <= hooks(notes).count("batch") < 1000
+    assert least <= hooks(notes).count("batch") <= most

@@ -19,6 +19,7 @@ from cnn_numba import (
     Trainer,
     set_execution,
 )
+from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import max_threads
 
 SURE = 6                # standard errors
@@ -210,6 +211,7 @@ def test_evaluation_drops_nothing():
     assert float(CrossEntropyLoss()(model.train()(images), data.test_labels)) != pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.skipif(not JIT, reason="takes a while")
 def test_training_learns():
     _, losses = trained(dataset(train=300), epochs=8, batch_size=16)
     assert losses[-1] < 0.6 * losses[0]
