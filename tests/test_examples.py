@@ -24,6 +24,9 @@ from cnn_numba.losses import ClassLoss
 from cnn_numba.optim import Optimizer
 
 every_example = pytest.mark.parametrize("example", examples.LAYERS, ids=str)
+# Those that other layers may follow
+every_inner_example = pytest.mark.parametrize(
+    "example", [example for example in examples.LAYERS if not example.arguments.get("return_indices")], ids=str)
 
 
 def normal(*shape, seed=0):
@@ -51,10 +54,6 @@ def network(example, seed=1):
 
 def check(example):
     return check_gradients(network(example), example.shape, samples=8, tolerance=1e-4)
-
-
-def between_others(examples_):
-    return [example for example in examples_ if not example.arguments.get("return_indices")]
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------
@@ -95,7 +94,7 @@ def test_the_kernels_compute_what_the_textbook_does(example):
     rejected(y, 1.001 * want, tolerance)
 
 
-@pytest.mark.parametrize("example", between_others(examples.LAYERS), ids=str)
+@every_inner_example
 def test_gradients_are_central_differences(example, monkeypatch):
     report = check(example)
     assert not report.wrong, report.wrong
@@ -125,7 +124,7 @@ def neighbours(example):
     return [([sums, relu], [relu, after]), ([before], [sums]), ([relu], [relu, relu])]
 
 
-@pytest.mark.parametrize("example", between_others(examples.LAYERS), ids=str)
+@every_inner_example
 def test_between_others_a_layer_is_what_it_is_alone(example):
     """To the bit, whoever applies a ReLU and its gradient."""
     alive = False
@@ -161,7 +160,7 @@ def bits(model, x):
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-@pytest.mark.parametrize("example", between_others(examples.LAYERS), ids=str)
+@every_inner_example
 def test_serial_and_parallel_give_the_same_bits(example, any_execution):
     """Three blocks, the last one with lanes that hold no image."""
     x = normal(40, *example.shape)
@@ -177,8 +176,8 @@ def test_every_number_of_a_training_depends_on_the_seed():
     """So that the bits compared below are bits that could differ."""
     first, other = (state_of(examples.everything(seed=seed)) for seed in (3, 4))
     assert first.keys() == other.keys()
-    same_ = [name for name in first if first[name] == other[name] and name.startswith(("model", "history", "best"))]
-    assert same_ and all(name.endswith("num_batches_tracked") for name in same_)
+    alike = [name for name in first if first[name] == other[name] and name.startswith(("model", "history", "best"))]
+    assert alike and all(name.endswith("num_batches_tracked") for name in alike)
 
 
 def state_of(trainer):
