@@ -318,12 +318,16 @@ def test_ctrl_c_ends_with_one_line(terminal):
 
 
 def test_ctrl_c_before_the_training_ends_it_too(start, tmp_path):
-    """While files are read: here, a pipe from which nothing comes."""
-    os.mkfifo(tmp_path / "images.csv")
-    process = start("--dataset", tmp_path / "images.csv", "--serial")
-    with open(tmp_path / "images.csv", "wb"):           # returns when the program has opened it
-        process.send_signal(signal.SIGINT)
-        code, out, err = ended(process)
+    """Here, in a reader that never ends."""
+    extension = tmp_path / "slow.py"
+    extension.write_text("import time\nfrom cnn_numba.data import Format, register_format\n"
+                         "def read(path):\n    print('reading', flush=True)\n    time.sleep(60)\n"
+                         "register_format(Format('slow', ('*.slow',), read))\n")
+    (tmp_path / "some.slow").touch()
+    process = start("--dataset", tmp_path / "some.slow", "--serial", "--extension", extension)
+    assert process.stdout.readline() == "reading\n"
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process)
     assert (code, out, err) == (130, "", "Interrupted\n")
 
 

@@ -623,24 +623,56 @@ def test_quick_readings_are_not_kept(load, table, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("change", ["time", "size"])
+@pytest.mark.parametrize("change", ["content", "size"])
 def test_a_changed_file_is_read_again(load, table, slow, change):
     path = table("some.csv")
-    load(path)
+    first, status = load(path), path.stat()
     before = slow()
-    if change == "time":
-        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    if change == "content":
+        path.write_bytes(path.read_bytes().translate(bytes.maketrans(b"56789", b"98765")))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert path.stat().st_size == status.st_size
     else:
         table("some.csv", 30)
     data = load(path)
-    assert len(load.reads) == 2 and len(data.train_images) == (20 if change == "time" else 25)
+    assert len(load.reads) == 2 and len(data.train_images) == (20 if change == "content" else 25)
+    assert not np.array_equal(data.train_images[:20], first.train_images)
     assert len(slow()) == 2 and not set(slow()) & set(before)    # and the old arrays are gone
+
+
+def test_another_image_of_the_same_size_and_time_is_noticed(tmp_path, load, picture, slow):
+    images, labels = digits(24, (6, 6))
+    place = folder_of(picture, tmp_path / "some", images, labels, ending="bmp")
+    load(place)
+    first, second = place / "ant" / "000.bmp", place / "ant" / "004.bmp"
+    before, status = slow(), first.stat()
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (first.stat().st_size, first.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    load(place)
+    assert len(slow()) == 2 and slow() != before
+
+
+def flip(kept):
+    """Change one bit of the last number."""
+    content = bytearray(kept.read_bytes())
+    content[-cache.DIGEST - 2] ^= 1
+    kept.write_bytes(content)
+
+
+def write_kept(kept, array):
+    """Keep another array under the name, with a right checksum."""
+    cache.save_kept(array, kept)
 
 
 @pytest.mark.parametrize("spoil", [
     lambda kept: kept.write_bytes(kept.read_bytes()[:-1]), lambda kept: kept.write_bytes(b""),
-    lambda kept: np.save(kept, np.zeros(3)), Path.unlink],
-                         ids=["cut", "empty", "other", "gone"])
+    lambda kept: np.save(kept, np.zeros(3)), Path.unlink, flip,
+    lambda kept: write_kept(kept, np.full((20, 1, 5, 5), np.nan, np.float32)),
+    lambda kept: write_kept(kept, np.zeros((25, 1, 5, 5), np.float64)),
+    lambda kept: write_kept(kept, np.full(25, 2**31)), lambda kept: write_kept(kept, np.full(25, -1)),
+    lambda kept: write_kept(kept, np.zeros(25, np.complex128))],
+    ids=["cut", "empty", "other", "gone", "flipped", "NaN", "float64", "2^31", "negative", "complex"])
 @pytest.mark.parametrize("kind", ["images", "labels"])
 def test_a_damaged_array_is_as_good_as_none(tmp_path, load, table, slow, spoil, kind):
     expected = load(table("some.csv"))
@@ -659,6 +691,22 @@ def test_a_disk_that_fills_up_keeps_nothing_and_is_no_reason_to_stop(tmp_path, t
     ended = subprocess.run([sys.executable, "-c", code, table("some.csv"), tmp_path / "data"], cwd=ROOT,
                            capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("20\n", "") and os.listdir(tmp_path / "data" / "arrays") == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.npz", "a-idx3-ubyte", "class/a.png", "a.npy"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, load, name):
+    """Also inside of a folder, where an image could be a link to an endless device."""
+    path = tmp_path / "some" / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    place = tmp_path / "some" if "/" in name else path
+    sentence = "no images" if "/" in name else f"{path} cannot be read: it is a "
+    report = list[str]().append if "/" in name else pytest.fail
+    refused(lambda: load(*[place] * (1 + name.endswith("npy")), report=report), sentence + "pipe" * ("/" not in name))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(lambda: load(*[place] * (1 + name.endswith("npy")), report=report), sentence + "device" * ("/" not in name))
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, load, table, slow):

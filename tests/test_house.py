@@ -18,7 +18,7 @@ LIBRARY = ("augment", "buffer", "callbacks", "choices", "execution", "extensions
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "kernels"),
-    "data": ("errors", "init", "files.atomic", "kernels.cache", "kernels.lock"),
+    "data": ("errors", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
     "files": ("errors", "layers", "model", "presets", "kinds"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,

@@ -20,13 +20,14 @@ from cnn_numba.data.reading import (
     Say,
     StrPath,
     as_pixels,
-    file_state,
+    content_of,
     in_channels,
     keep_nothing,
     no_progress,
     say_nothing,
 )
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 BLOCK = 1 << 18             # bytes parsed at once: they and what is computed from them stay in the CPU's cache
 LONGEST_LINE = 1 << 26      # bytes
@@ -66,7 +67,6 @@ def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
         that cannot be told.
     """
     path = Path(path)
-    state = file_state(path)
     table = TableReading(path, image_shape, label_column, labelled, like).table(_first_lines(path))
     if table.left_out:
         report(f"{path}: left out {table.left_out}")
@@ -77,14 +77,14 @@ def read_csv(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
         return in_channels(images, table.shape, image_layout, str(path)), labels
     if table.label is None:
         return in_channels(_read(table, progress)[0], table.shape, image_layout, str(path)), None
-    return keep(path, state, (image_shape, image_layout, table.shape, table.label, table.skipped), read)
+    return keep(path, content_of(path), (image_shape, image_layout, table.shape, table.label, table.skipped), read)
 
 
 # ---- lines ----------------------------------------------------------------------------------------------------------
 def _first_lines(path: Path) -> list[tuple[int, bytes]]:
     """(number, content) of the first two lines that are not blank, or of one; InputError without any."""
     found: list[tuple[int, bytes]] = []
-    with _opening(path), open(path, "rb") as file:
+    with _opening(path), open_regular(path) as file:
         number = 0
         for lines in _whole_lines(path, file, lambda amount: None):
             for line in lines.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").split(b"\n")[:-1]:
@@ -113,7 +113,7 @@ def _read(table: Table, progress: Progress) -> Arrays:
     """Flat images and labels."""
     parser = _Parser(table)
     path = table.path
-    with _opening(path), open(path, "rb") as file:
+    with _opening(path), open_regular(path) as file:
         with progress(path.name, os.fstat(file.fileno()).st_size) as advance:
             for lines in _whole_lines(path, file, advance):
                 parser.parse(lines)

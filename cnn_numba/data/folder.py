@@ -36,12 +36,13 @@ class ImageFile(NamedTuple):
 
     name : relative to the folder of the data set; begins with the name of the class and a "/"
     size : in bytes
-    changed : time of the last change, in ns
+    changed : times of the last change of the content and of the entry, in ns, and the number of the entry: at least
+        one of them changes when another file of the same size and time takes the place
     """
 
     name: str
     size: int
-    changed: int
+    changed: tuple[int, int, int]
 
 
 class LeftOut:
@@ -237,8 +238,8 @@ def _walk(folder: str, name: str, left_out: LeftOut) -> Iterator[ImageFile]:
             elif not ending.endswith(ENDINGS):
                 left_out.add("files with other endings than images", inner)
             elif not entry.is_file():
-                left_out.add("dead links", inner)
+                left_out.add("dead links" if entry.is_symlink() else "pipes and devices", inner)
             elif (status := entry.stat()).st_size == 0:
                 left_out.add("empty files", inner)
             else:
-                yield ImageFile(inner, status.st_size, status.st_mtime_ns)
+                yield ImageFile(inner, status.st_size, (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))

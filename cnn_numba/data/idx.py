@@ -13,6 +13,7 @@ import numpy as np
 from cnn_numba.data.npy import finite_pixels
 from cnn_numba.data.reading import MAX_LABEL, Arrays, Content, StrPath, as_labels, in_channels
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 # Large, so that unpacking in a thread beside a busy thread takes the interpreter lock ten times, not hundreds.
 CHUNK = 1 << 20
@@ -40,7 +41,7 @@ def read_idx(path: StrPath, *ndim: int) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             magic = _content(file, 4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or magic[3] not in ndim:
                 raise InputError(f"{path} starts with the bytes '{magic.hex()}', but an IDX file of "

@@ -22,6 +22,7 @@ from cnn_numba.data.reading import (
     shape_text,
 )
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 # Pillow's names of image formats, and their endings.  Pillow tries no others: EPS would start a program.
 IMAGE_FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "GIF": (".gif",),
@@ -155,7 +156,7 @@ def open_image(path: StrPath, channels: int | None, size: tuple[int, ...] | None
     """Read one image file, as `read_image`; bits : least depth of pixels that are not bytes."""
     PIL = pillow()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
                 raise InputError(f"{path} is too large for an image, expected at most {LARGEST_FILE >> 20} MB")
             content = file.read()

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_numba.data.reading import Content, Progress, StrPath, as_labels, as_pixels, in_channels, no_progress
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 LONGEST_HEADER = 10_000     # bytes; the header of a plain array has 128
 # Exactly what NumPy writes for a plain array; the header is never evaluated as Python.
@@ -60,7 +61,7 @@ def finite_pixels(values: np.ndarray, where: str) -> np.ndarray:
 def read_array(path: Path, progress: Progress) -> np.ndarray:
     """The array of a .npy file; InputError when the file is bad, or holds pickled objects, which are never loaded."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header = read_header(file, str(path))
             shape, fortran, dtype = layout_of(header, str(path))
             if dtype.kind == "O":

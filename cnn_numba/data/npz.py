@@ -24,7 +24,6 @@ from cnn_numba.data.reading import (
     StrPath,
     as_labels,
     as_pixels,
-    file_state,
     first_line,
     in_channels,
     keep_nothing,
@@ -33,6 +32,7 @@ from cnn_numba.data.reading import (
     shape_text,
 )
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 BLOCK = 1 << 20             # bytes of a member that are converted at once
 UNPACKED = 1 << 26          # bytes to which every member may unpack;
@@ -80,7 +80,7 @@ def read_npz(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
             note(f"images {images_name} {shape_text(images.shape)} of {images.dtype}"
                  + (f", labels {labels_name} {shape_text(labels.shape)} of {labels.dtype}" if labels else ""))
             options = part, image_shape, image_layout, like
-            parts[part or "train"] = keep(path, file_state(path), options, read) if labels else read()
+            parts[part or "train"] = keep(path, [images.state, labels.state], options, read) if labels else read()
         if not parts:
             raise InputError(f"{path} holds {_list(members)}, expected x_train, y_train, x_test and y_test, or "
                              "images and labels under other usual names")
@@ -91,7 +91,7 @@ def read_npz(path: StrPath, image_shape: tuple[int, int, int] | None = None, ima
 def _opened(path: Path) -> Iterator[dict[str, tuple[ZipFile, ZipInfo]]]:
     """The members of an archive by name; the exceptions of a bad archive become InputError."""
     try:
-        with ZipFile(path) as archive:
+        with open_regular(path) as file, ZipFile(file) as archive:
             yield {info.filename.removesuffix(".npy"): (archive, info) for info in archive.infolist()}
     except InputError:
         raise
@@ -144,6 +144,11 @@ class _Member:
     @property
     def kind(self) -> str:
         return "pickled objects, which are never loaded" if self.dtype.kind == "O" else self.dtype.name
+
+    @property
+    def state(self) -> tuple[str, int, int]:
+        """What changes when the array does: the archive has a checksum of each member."""
+        return self.info.filename, self.info.file_size, self.info.CRC
 
     def array(self, convert: Callable[[np.ndarray], np.ndarray], progress: Progress) -> np.ndarray:
         """The numbers, after `convert` was called on each block of them."""

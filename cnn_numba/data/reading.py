@@ -1,5 +1,6 @@
 """What the readers share: the pixels and labels that they accept, and the functions that they call while they read."""
 
+import hashlib
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import open_regular
 
 MAX_LABEL = 9999            # a larger number comes from a column that does not hold labels
 
@@ -39,13 +41,13 @@ def say_nothing(sentence: str) -> None:
     """The report that nobody reads."""
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of modification in ns, which change when a file does; InputError if it is unreadable."""
+def content_of(path: Path) -> str:
+    """The SHA-256 of a file (0.08 s for 110 MB); InputError if it is unreadable."""
     try:
-        status = path.stat()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    return status.st_size, status.st_mtime_ns
 
 
 def first_line(error: Exception) -> str:
