@@ -23,7 +23,8 @@ HOUSE = {
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,
     "benchmark": (*LIBRARY, "inspection"),
-    "commands": (*LIBRARY, "inspection", "benchmark"),
+    "draw": (*LIBRARY, "inspection"),
+    "commands": (*LIBRARY, "inspection", "benchmark", "draw"),
 }
 ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas"}

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnn_numba.commands.network import add_network_flags, chosen_network
 from cnn_numba.commands.parser import Parser
@@ -34,7 +34,7 @@ def report(layers: "Sequence[Layer]", shape: tuple[int, ...]) -> Iterator[str]:
 
     Raises InputError when the layers do not fit each other or the shape.
     """
-    from cnn_numba.inspection.summary import layer_summaries, multiply_adds
+    from cnn_numba.inspection.summary import layer_summaries, layer_text, multiply_adds
     from cnn_numba.layers import shape_text
 
     summaries = layer_summaries(layers, shape)
@@ -64,22 +64,6 @@ def indented(name: str) -> str:
     """The name of a layer below that of its container: the branch and the number, indented."""
     depth = name.count(".") // 2
     return "  " * depth + ".".join(name.split(".")[-2:] if depth else [name])
-
-
-def layer_text(layer: "Layer") -> str:
-    """The type of a layer, with the size of its window, and the stride where it is unusual."""
-    text = type(layer).__name__
-    window, stride = getattr(layer, "kernel_size", None), getattr(layer, "stride", None)
-    if window is None:
-        return text
-    usual = window if "Pool" in text else 1
-    unusual = stride is not None and size_text(stride) != size_text(usual)
-    return f"{text} {size_text(window)}" + f" / {size_text(stride)}" * unusual
-
-
-def size_text(value: Any) -> str:
-    """A number, or a pair of them, (rows, columns)."""
-    return "x".join(map(str, value if isinstance(value, tuple) else (value, value)))
 
 
 def bytes_text(count: int) -> str:

@@ -2,6 +2,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cnn_numba.layers import Layer, infer_shapes
 from cnn_numba.layers.base import Shape
@@ -43,6 +44,22 @@ def layer_summaries(layers: Sequence[Layer], shape: Shape, prefix: str = "") -> 
         for branch, inside in layer.branches.items():
             summaries += layer_summaries(inside, shapes[k], f"{prefix}{k}.{branch}.")
     return summaries
+
+
+def layer_text(layer: Layer) -> str:
+    """The type of a layer, with the size of its window, and the stride where it is unusual."""
+    text = type(layer).__name__
+    window, stride = getattr(layer, "kernel_size", None), getattr(layer, "stride", None)
+    if window is None:
+        return text
+    usual = window if "Pool" in text else 1
+    unusual = stride is not None and size_text(stride) != size_text(usual)
+    return f"{text} {size_text(window)}" + f" / {size_text(stride)}" * unusual
+
+
+def size_text(value: Any) -> str:
+    """A number, or a pair of them, (rows, columns)."""
+    return "x".join(map(str, value if isinstance(value, tuple) else (value, value)))
 
 
 def multiply_adds(layers: Sequence[Layer], shape: Shape) -> tuple[int, int]:
