@@ -28,6 +28,7 @@ HOUSE = {
 }
 ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas"}
+BRIDGES = {"sklearn"}               # what only the users of one optional package import, and nothing of the library
 CONTENDERS = {"benchmark.torch_cnn", "benchmark.jax_cnn"}           # imported in processes of their own only
 NUMBA = {"numba", "llvmlite"}
 
@@ -109,7 +110,7 @@ def talkers(trees=TREES):
 # ---- the folders ----------------------------------------------------------------------------------------------------
 def test_every_module_is_in_the_house():
     assert len(MODULES) > 80 and {folder_of(name) for name in MODULES} == set(HOUSE)
-    tops = {name for name in MODULES if folder_of(name) == "library"} - {"", "__main__"}
+    tops = {name for name in MODULES if folder_of(name) == "library"} - {"", "__main__"} - BRIDGES
     assert tops == {name for name in LIBRARY if folder_of(name) == "library"}, "list what is new in LIBRARY"
 
 
@@ -124,6 +125,11 @@ def test_the_library_knows_neither_benchmark_nor_commands_nor_inspection():
     assert found == set()
     assert not [name for name, tree in TREES.items() if folder_of(name) not in ("benchmark", "commands")
                 and any(other.startswith("cnn_numba.benchmark") for other in imported(name, ast.walk(tree)))]
+
+
+def test_nothing_imports_a_bridge():
+    assert not {(name, other) for name, tree in TREES.items() for other in inside(imported(name, ast.walk(tree)))
+                if other in BRIDGES}
 
 
 def test_files_and_data_do_not_know_the_training():
@@ -153,7 +159,7 @@ def test_the_library_does_not_print_leave_or_read_flags():
 
 
 def test_optional_packages_are_imported_where_they_are_used():
-    found = {(name, other) for name, tree in TREES.items() if name not in CONTENDERS
+    found = {(name, other) for name, tree in TREES.items() if name not in CONTENDERS | BRIDGES
              for other in imported(name, at_import(tree)) if other.split(".")[0] in OPTIONAL}
     assert found == set()
 

@@ -26,6 +26,7 @@ class Dataset:
     normalize : the meaning of `mean` and `std`: "standard", the statistics of the training images per channel;
         "unit", 0 and 255; "none", 0 and 1
     notes : how the files were read
+    statistics : `mean` and `std`, where those of other images shall be used
 
     Raises
     ------
@@ -43,6 +44,7 @@ class Dataset:
     validation_labels: np.ndarray | None = None
     normalize: str = "standard"
     notes: tuple[str, ...] = ()
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.normalize not in NORMALIZE:
@@ -71,6 +73,8 @@ class Dataset:
 
     @cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.statistics is not None:
+            return self.statistics
         if self.normalize != "standard":
             mean = np.zeros(self.train_images.shape[1], np.float32)
             return mean, mean + np.float32(NORMALIZE[self.normalize])
