@@ -194,6 +194,9 @@ def test_the_page_knows_the_network():
     assert found["layers"][found["logits"]] == {"name": "6", "text": "Linear", "shape": [3], "shown": 3}
     assert [layer["text"] for layer in found["layers"][3:6]] == ["Residual", "Conv2d 3x3", "ReLU"]
     assert served_page(Classifier(small(classes=names)), "x").count("</script>") == 2
+    model = small()
+    model.accuracy = None
+    assert facts(served_page(Classifier(model), "x"))["facts"].endswith("161 parameters")
 
 
 @pytest.mark.parametrize("shape, mean, std, prepare, preparable, white, light", (

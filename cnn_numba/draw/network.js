@@ -128,7 +128,8 @@ function logSoftmax(x) {
 
 const sigmoid = (v) => 1 / (1 + Math.exp(-v));
 
-// {type: f(x, parameters, {name: tensor}, branch)} -> y; branch(name) runs a list of layers inside of this one on x.
+// {type: f(x, parameters, {name: tensor}, branch)} -> y; branch(name) runs the layers inside
+// this one on x; containers run their branches in the order in which Python has them.
 const LAYERS = {
     Conv2d(x, p, tensors) { return convolution(x, p, tensors); },
     Linear(x, p, {weight, bias}) {
@@ -172,8 +173,8 @@ const LAYERS = {
         return {shape: sizes.map((size) => size === -1 ? x.values.length / known : size), values: x.values};
     },
     Residual(x, p, tensors, branch) {
-        const beside = p.shortcut ? branch("shortcut") : x;
-        return map(branch("body"), (v, k) => v + beside.values[k]);
+        const body = branch("body"), beside = p.shortcut ? branch("shortcut") : x;
+        return map(body, (v, k) => v + beside.values[k]);
     },
 };
 

@@ -78,7 +78,8 @@ def _facts(classifier: Classifier, title: str, white: float | None) -> dict[str,
     facts = [f"{' × '.join(map(str, shape))} pixels", f"{len(classifier.classes)} classes",
              f"{parameters:,} parameters"]
     facts += [f"white is {white:g}"] * (white != 255)
-    facts += [f"{model.accuracy:.2f} % of its test images right"] * (model.accuracy is not None)
+    if model.accuracy is not None:
+        facts.append(f"{model.accuracy:.2f} % of its test images right")
     return {"title": title, "facts": ", ".join(facts), "shape": shape, "classes": classifier.classes, "white": white,
             "light": bool(classifier.mean.mean() > white / 2), "preparable": shape == (1, SIDE, SIDE),
             "prepare": is_of_mnist(shape, classifier.mean, classifier.std),
