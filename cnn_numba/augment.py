@@ -75,8 +75,10 @@ class Augment:
         """Whether it changes images."""
         return str(self) != "none"
 
-    def calls(self, blocks, x, images, order, batch, draw, mean, scale, lanes):
+    def calls(self, blocks, x, images, order, batch, draw, mean, scale, lanes, numbers=None):
         """The kernel calls instead of `kernels.batch.gather`; draw is int64 (seed, epoch).
+
+        numbers : what the random changes of the images derive from, where it is not `order`, their places in `images`
 
         Raises InputError when a shift could move an image out of its frame.
         """
@@ -91,8 +93,8 @@ class Augment:
                              f"most {min(H, W) - 1}")
         moves = np.zeros((blocks, LANES, 6), np.float32)
         ranges = np.array([self.shift, math.radians(self.rotate), self.scale, 0.5 * self.flip])
-        transforms = Call(kernels.transforms, blocks, out=moves, order=order, batch=batch, draw=draw, ranges=ranges,
-                          rows=H, columns=W)
+        transforms = Call(kernels.transforms, blocks, out=moves, order=order if numbers is None else numbers,
+                          batch=batch, draw=draw, ranges=ranges, rows=H, columns=W)
         gather = dict(x=x, images=images, order=order, batch=batch, mean=mean, scale=scale, lanes=lanes, moves=moves)
         if self.rotate or self.scale:
             padded = np.zeros((blocks, H + 3, W + 3), np.float32)

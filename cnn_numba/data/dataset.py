@@ -19,7 +19,8 @@ class Dataset:
     Parameters
     ----------
     name : name of the data set or of its file
-    train_images, test_images, validation_images : (N, C, H, W), uint8, or float32 when the source holds other numbers
+    train_images, test_images, validation_images : (N, C, H, W), uint8, or float32 when the source holds other numbers;
+        of a large .npy file, `on_disk.ImagesOnDisk`, which `numpy.asarray` reads
     train_labels, test_labels, validation_labels : (N,) int64, from 0 to num_classes - 1
     num_classes : number of classes
     classes : names of the classes in the order of their labels; by default "0", "1", ...
@@ -84,7 +85,7 @@ class Dataset:
         block = max(1, 2**18 // images[0].size)
         total, squares = np.zeros((2, images.shape[1]))
         for start in range(0, len(images), block):
-            pixels: np.ndarray = images[start:start + block].astype(wide)
+            pixels: np.ndarray = np.asarray(images[start:start + block]).astype(wide)
             total += pixels.sum(axis=(0, 2, 3), dtype=exact)
             pixels *= pixels
             squares += pixels.sum(axis=(0, 2, 3), dtype=exact)

@@ -13,6 +13,7 @@ from cnn_numba.data.dataset import Dataset, representative
 from cnn_numba.data.finding import data_files
 from cnn_numba.data.fitting import count_flat, fitted, in_range
 from cnn_numba.data.formats import FOLDER, IDX, Format, format_of
+from cnn_numba.data.on_disk import ImagesOnDisk
 from cnn_numba.data.parts import PARTS
 from cnn_numba.data.reading import (
     MAX_LABEL,
@@ -160,6 +161,7 @@ def load_part(paths: Sequence[StrPath], root: StrPath, choices: Mapping[str, obj
         images, labels = parts[name]
     else:
         raise InputError(f"{paths[0]} has no {name} part, only {', '.join(parts)}")
+    images = np.asarray(images)                         # also of a file whose images stay in it in a training
     if like is not None:
         images = fitted(images, like, str(paths[0]), report)
     if labels is None:
@@ -228,7 +230,8 @@ def _format(paths: Sequence[StrPath]) -> Format:
 
 def _checked(images: np.ndarray, labels: np.ndarray | None, where: str) -> Any:
     """What a reader returned, as uint8 or float32 images and as int64 labels, names or None."""
-    images, unlabelled = np.ascontiguousarray(images), labels is None
+    images = images if isinstance(images, ImagesOnDisk) else np.ascontiguousarray(images)
+    unlabelled = labels is None
     labels = np.zeros(len(images), np.int64) if labels is None else np.asarray(labels)
     if images.ndim != 4 or labels.shape != images.shape[:1] or not images.size:
         raise InputError(f"{where} gives images of the shape {images.shape} and labels of the shape {labels.shape}, "

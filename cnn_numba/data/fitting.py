@@ -20,6 +20,7 @@ def fitted(images: np.ndarray, shape: tuple[int, ...], where: str, report: Say) 
     before = images.shape[1:]
     if before == tuple(shape):
         return images
+    images = np.asarray(images)
     if before[0] != shape[0]:
         if (before[0], shape[0]) == (1, 3):
             images = np.repeat(images, 3, axis=1)
@@ -69,10 +70,10 @@ def in_range(images: np.ndarray, mean: np.ndarray, std: np.ndarray, where: str, 
              f"{known**2:.3g}")
     if highest <= 1 and known > 1 and images.dtype.kind == "f":
         report(f"{words}: they were multiplied by 255")
-        return images * np.float32(255)
+        return np.asarray(images) * np.float32(255)
     if known <= 1 and 1 < highest <= 255 and float(images.min()) >= 0:
         report(f"{words}: they were divided by 255")
-        return images.astype(np.float32) / np.float32(255)
+        return np.asarray(images).astype(np.float32) / np.float32(255)
     report(f"{words}: another range of pixels gives wrong answers")
     return images
 
@@ -80,7 +81,8 @@ def in_range(images: np.ndarray, mean: np.ndarray, std: np.ndarray, where: str, 
 def _size(images: np.ndarray) -> float:
     """The root of the mean square of the pixels."""
     block = max(1, 2**20 // images[0].size)
-    total = sum(float(np.square(images[k:k + block], dtype=np.float64).sum()) for k in range(0, len(images), block))
+    blocks = (np.asarray(images[k:k + block]) for k in range(0, len(images), block))
+    total = sum(float(np.square(pixels, dtype=np.float64).sum()) for pixels in blocks)
     return math.sqrt(total / images.size)
 
 
@@ -88,8 +90,12 @@ def count_flat(images: np.ndarray) -> int:
     """How many images are of one colour, or nearly so."""
     if not len(images):
         return 0
-    flat = images.reshape(len(images), -1)
-    low, high = (np.concatenate([extreme(flat[k:k + 1024], axis=1) for k in range(0, len(flat), 1024)])
-                 for extreme in (np.min, np.max))
+    block = max(1, 2**20 // images[0].size)
+    found = []
+    for k in range(0, len(images), block):
+        flat = np.asarray(images[k:k + block])
+        flat = flat.reshape(len(flat), -1)
+        found.append(np.stack([flat.min(axis=1), flat.max(axis=1)]))
+    low, high = np.concatenate(found, axis=1)
     limit = (float(high.max()) - float(low.min())) * FLAT
     return int((high.astype(np.float64) - low <= (limit if math.isfinite(limit) else 0)).sum())

@@ -4,10 +4,11 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from cnn_numba.data.on_disk import LEAST_BYTES, ImagesOnDisk
 from cnn_numba.data.reading import Content, Progress, StrPath, as_labels, as_pixels, in_channels, no_progress
 from cnn_numba.errors import InputError
 from cnn_numba.files.opening import open_regular
@@ -24,6 +25,8 @@ def read_npy(path: StrPath, labels_path: StrPath | None = None, image_shape: tup
              progress: Progress = no_progress) -> Content:
     """Read a .npy file of images, shaped as in an .npz file, and another one of their labels.
 
+    The images of a large file of uint8 or float32 stay in it: see `on_disk`.
+
     Parameters
     ----------
     path, labels_path : paths of the files
@@ -38,16 +41,51 @@ def read_npy(path: StrPath, labels_path: StrPath | None = None, image_shape: tup
     """
     if labels_path is None and labelled:
         raise InputError(f"{path} holds images only: give the file of their labels after it")
+    images = on_disk(Path(path), image_shape, image_layout, like)
+    if images is not None:
+        return images, labels_of(images, labels_path, path, progress)
     images = read_array(Path(path), progress)
     if images.dtype.kind not in "buif":
         raise InputError(f"{path} holds {images.dtype.name}, expected numbers")
     pixels = in_channels(finite_pixels(images, str(path)), image_shape, image_layout, str(path), like)
+    return pixels, labels_of(pixels, labels_path, path, progress)
+
+
+def labels_of(images: Any, labels_path: StrPath | None, path: StrPath, progress: Progress) -> Any:
+    """The labels of images in another file, if there is one; InputError when it holds more or fewer."""
     if labels_path is None:
-        return pixels, None
+        return None
     labels = as_labels(read_array(Path(labels_path), progress), str(labels_path))
-    if len(labels) != len(pixels):
-        raise InputError(f"{labels_path} holds {len(labels)} labels, but {path} holds {len(pixels)} images")
-    return pixels, labels
+    if len(labels) != len(images):
+        raise InputError(f"{labels_path} holds {len(labels)} labels, but {path} holds {len(images)} images")
+    return labels
+
+
+def on_disk(path: Path, image_shape: tuple[int, int, int] | None, image_layout: str | None,
+            like: tuple[int, int, int] | None) -> Any:
+    """The images of a large file of uint8 or float32, as `ImagesOnDisk`; None for any other file.
+
+    Arguments and errors are those of `read_npy`.
+    """
+    try:
+        if path.stat().st_size < LEAST_BYTES or not hasattr(os, "preadv"):
+            return None
+        with open_regular(path) as file:
+            header = read_header(file, str(path))
+            shape, fortran, dtype = checked_layout(header, path, os.fstat(file.fileno()).st_size)
+        if fortran or dtype not in (np.uint8, np.float32):
+            return None
+        # One image whose pixels are numbered shows where `in_channels` moves them.
+        numbers = np.arange(math.prod(shape[1:])).reshape(1, *shape[1:])
+        image = in_channels(numbers, image_shape, image_layout, str(path), like)[0]
+        moved = bool((np.diff(image.ravel()) != 1).any())
+        stored = (*image.shape[1:], image.shape[0]) if moved else image.shape
+        images = ImagesOnDisk(path, len(header), dtype, shape[0], stored, moved)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    if dtype.kind == "f" and not all(np.isfinite(block).all() for block in images.blocks()):
+        raise InputError(f"{path} holds NaN or infinity, expected finite numbers")
+    return images
 
 
 def finite_pixels(values: np.ndarray, where: str) -> np.ndarray:
@@ -63,22 +101,29 @@ def read_array(path: Path, progress: Progress) -> np.ndarray:
     try:
         with open_regular(path) as file:
             header = read_header(file, str(path))
-            shape, fortran, dtype = layout_of(header, str(path))
-            if dtype.kind == "O":
-                raise InputError(f"{path} holds pickled objects, which are never loaded")
-            promised, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - len(header)
-            if promised != there or not promised:
-                raise InputError(f"{path} promises {promised} bytes ({' x '.join(map(str, shape))} of {dtype}), but "
-                                 f"has {there}")
+            shape, fortran, dtype = checked_layout(header, path, os.fstat(file.fileno()).st_size)
+            there = math.prod(shape) * dtype.itemsize
             with progress(path.name, there) as advance:
                 content = file.read(there)
                 advance(there)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    if len(content) != promised:
-        raise InputError(f"{path} ends {promised - len(content)} bytes too early")
+    if len(content) != there:
+        raise InputError(f"{path} ends {there - len(content)} bytes too early")
     values = np.frombuffer(content, dtype)
     return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
+
+
+def checked_layout(header: bytes, path: Path, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """`layout_of` a file of `size` bytes; InputError unless that is what the header promises."""
+    shape, fortran, dtype = layout_of(header, str(path))
+    if dtype.kind == "O":
+        raise InputError(f"{path} holds pickled objects, which are never loaded")
+    promised, there = math.prod(shape) * dtype.itemsize, size - len(header)
+    if promised != there or not promised:
+        raise InputError(f"{path} promises {promised} bytes ({' x '.join(map(str, shape))} of {dtype}), but has "
+                         f"{there}")
+    return shape, fortran, dtype
 
 
 def read_header(stream: IO[bytes], where: str) -> bytes:

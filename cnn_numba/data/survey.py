@@ -60,7 +60,7 @@ def moments(images: np.ndarray) -> tuple[float, float]:
     total = squares = 0.0
     block = max(1, 2**18 // images[0].size)
     for start in range(0, len(images), block):
-        pixels: np.ndarray = images[start:start + block].astype(wide)
+        pixels: np.ndarray = np.asarray(images[start:start + block]).astype(wide)
         total += float(pixels.sum())
         pixels *= pixels
         squares += float(pixels.sum())
