@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from cnn_numba.data import *
     from cnn_numba.errors import *
     from cnn_numba.execution import *
-    from cnn_numba.files.model_file import *
     from cnn_numba.files.network_json import *
     from cnn_numba.history import *
+    from cnn_numba.interchange.formats import *
     from cnn_numba.layers import *
     from cnn_numba.losses import *
     from cnn_numba.lr_scheduler import *
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Where a name is looked for, in this order: modules that do not need Numba come first.
 _MODULES = ("errors", "data", "presets", "recipe", "history", "execution", "augment", "layers", "losses", "optim",
-            "lr_scheduler", "model", "training", "callbacks", "files.model_file", "files.network_json")
+            "lr_scheduler", "model", "training", "callbacks", "interchange.formats", "files.network_json")
 _SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
 
 

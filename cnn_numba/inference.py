@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_numba.data.fitting import fitted, in_range
 from cnn_numba.errors import InputError
-from cnn_numba.files.model_file import load
+from cnn_numba.interchange.formats import load
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Program

@@ -100,9 +100,10 @@ class Sequential:
         The statistics that batch normalisation collects.
     training : bool
         Whether `model(images)` treats the images as a batch of a training; see `train` and `eval`.
-    input_shape, mean, std, classes, accuracy
+    input_shape, mean, std, classes, accuracy, recipe
         Facts about the training: the shape of an image, float32 (C,) statistics in raw pixel units, the names of the
-        classes, and the accuracy on test images in per cent.  None if unknown; a Trainer sets all but the last.
+        classes, the accuracy on test images in per cent, and `Recipe.to_json()`.  None if unknown; a Trainer sets all
+        but the last two.
 
     Raises InputError (a ValueError) when an argument is not a layer, or a layer occurs twice.
     """
@@ -112,6 +113,7 @@ class Sequential:
     std: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
     accuracy: float | None = None
+    recipe: dict[str, Any] | None = None
     training = True
 
     def __init__(self, *layers: Layer, seed: int = 0, init: str = "xavier_uniform"):
@@ -201,7 +203,7 @@ class Sequential:
         Parameters
         ----------
         path : path of the file
-        input_shape, mean, std, classes, accuracy : optional
+        input_shape, mean, std, classes, accuracy, recipe : optional
             Values instead of the model's attributes of these names.
 
         Raises InputError when the file cannot be written, a layer is not of this library, or a number is not finite.
@@ -298,7 +300,7 @@ class Sequential:
     def __reduce__(self):
         """Rebuild copies and pickles, so that their parameters are views of their own vectors."""
         facts = {name: vars(self)[name] for name in (
-            "input_shape", "mean", "std", "classes", "accuracy", "training", "_passes") if name in vars(self)}
+            "input_shape", "mean", "std", "classes", "accuracy", "recipe", "training", "_passes") if name in vars(self)}
         return _restored, (self.layers, self.seed, self.init, self.values.copy(), self.statistics.copy()), facts
 
     def __repr__(self):

@@ -116,7 +116,9 @@ class Recipe:
         usual="all")
     test_size: int | None = of_data(kinds.COUNT, "use N test images", metavar="N", usual="all")
 
-    model: str = of_training(kinds.NETWORK, "", " of layers", metavar="NAME|FILE", default="two-conv")
+    model: str = of_training(
+        kinds.NETWORK, "", ": .npz, ONNX or safetensors, of which the layers are taken", metavar="NAME|FILE",
+        default="two-conv", brief="two-conv (default), lenet5, ..., or a file of yours")
     init: str = of_training(
         kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
     epochs: int = of_training(kinds.COUNT, "passes over the training images", metavar="N", default=5)
@@ -300,9 +302,9 @@ class Recipe:
 
     def make_model(self, data: Dataset) -> Sequential:
         """A new network for a data set."""
-        from cnn_numba.files.network_json import build_network
+        from cnn_numba.interchange.formats import make_network
 
-        return build_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
+        return make_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
 
     def make_loss(self, data: Dataset) -> ClassLoss:
         """The loss; InputError unless there is one weight for each class of the data set."""

@@ -118,7 +118,7 @@ class Trainer:
         self.epochs, self.history, self.best = 0, History(), None
         self._seconds, self._best_tensors, self._stopping = 0.0, None, False
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
-        model.accuracy = None
+        model.accuracy = model.recipe = None
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
         logits = isinstance(self.loss, CrossEntropyLoss)
         plan = model.plan(shape, feed.blocks, logits=logits, input_gradient=False, lanes=feed.lanes,

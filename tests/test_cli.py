@@ -368,7 +368,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--image-shape", "28x28"], "argument --image-shape: expected CHANNELSxROWSxCOLUMNS, such as 3x32x32, "
                                  "got '28x28'"),
     (["--image-size", "0x28"], "argument --image-size: expected ROWSxCOLUMNS, such as 28x28, got '0x28'"),
-    (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, or a .json file, "
+    (["--model", "vgg"], f"argument --model: expected one of {', '.join(PRESETS)}, a .json file, or a trained model, "
                          "got 'vgg'"),
     (["--cuda"], "unknown flag --cuda: --help-all lists all flags"),
     (["play"], f"unknown command 'play': expected one of {', '.join(cli.COMMANDS)}"),

@@ -14,12 +14,13 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 # these is one of them; "library" is what stands at the top of the package.
 LIBRARY = ("augment", "buffer", "callbacks", "choices", "execution", "extensions", "feed", "functional", "fusion",
            "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model", "optim", "plan", "presets",
-           "recipe", "table", "training", "errors", "data", "files", "kernels", "layers")
+           "recipe", "table", "training", "errors", "data", "files", "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "kernels"),
     "data": ("errors", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
     "files": ("errors", "layers", "model", "presets", "kinds"),
+    "interchange": ("errors", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,
     "benchmark": (*LIBRARY, "inspection"),
@@ -27,7 +28,8 @@ HOUSE = {
     "commands": (*LIBRARY, "inspection", "benchmark", "draw"),
 }
 ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock"}
-OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas"}
+OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
+            "google", "safetensors"}
 BRIDGES = {"sklearn"}               # what only the users of one optional package import, and nothing of the library
 CONTENDERS = {"benchmark.torch_cnn", "benchmark.jax_cnn"}           # imported in processes of their own only
 NUMBA = {"numba", "llvmlite"}

@@ -225,9 +225,9 @@ def refused(path):
 
 
 @pytest.mark.parametrize("content, why", [
-    (b"", "is not a cnn-numba model file"), (b"\x89PNG\r\n", "is not a cnn-numba model file"),
+    (b"", "is not a trained network"), (b"\x89PNG\r\n", "is not a trained network"),
     (b"PK\3\4", "checksum"), (b"PK" * 500, "checksum"),
-    (pickle.dumps({}), "is not a cnn-numba model file")])
+    (pickle.dumps({}), "is a file of PyTorch"), (b'{"layers": []}', "without weights"), (b"[]", "without weights")])
 def test_other_files(tmp_path, content, why):
     path = tmp_path / "other.npz"
     path.write_bytes(content)
@@ -235,13 +235,13 @@ def test_other_files(tmp_path, content, why):
 
 
 def test_other_things(tmp_path):
-    assert "is not a file" in refused(tmp_path)
+    assert "is a folder, not a file" in refused(tmp_path)
     assert "No such file" in refused(tmp_path / "missing.npz")
     np.savez(tmp_path / "arrays.npz", x=np.zeros(3))
     assert "checksum" in refused(tmp_path / "arrays.npz")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        assert "is not a file" in refused(tmp_path / "pipe")
+        assert "is a pipe, not a file" in refused(tmp_path / "pipe")
 
 
 def test_every_damaged_byte_is_noticed(saved):

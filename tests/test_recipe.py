@@ -96,7 +96,8 @@ def test_there_are_unused_fields_of_all_choices():
     ({"optimizer": "adma"}, "optimizer: unknown name 'adma': did you mean adam?"),
     ({"schedule": 5},
      "schedule: expected one of linear, constant, step, exponential, plateau, cosine, one-cycle, got 5"),
-    ({"model": "net.txt"}, f"model: expected one of {', '.join(PRESETS)}, or a .json file, got 'net.txt'"),
+    ({"model": "net.txt"},
+     f"model: expected one of {', '.join(PRESETS)}, a .json file, or a trained model, got 'net.txt'"),
     ({"augment": "shear=1"}, "augment: 'shear' is not one of shift, rotate, scale, flip"),
     ({"augment": "shift=-1"}, "augment: shift must be a whole number of at least 0, got -1"),
     ({"dataset": ()}, "dataset: "), ({"dataset": ""}, "dataset: "), ({"dataset": 3}, "dataset: ")])

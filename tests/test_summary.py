@@ -145,7 +145,7 @@ def test_a_saved_model(saved, monkeypatch, capsys, flags):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (["--model", "vgg"], "argument --model: expected one of two-conv, .* or the path of a .json or .npz file, got"),
+    (["--model", "vgg"], "argument --model: expected one of two-conv, .* a .json file, or a trained model, got"),
     (["--model", "nowhere.json"], "argument --model: nowhere.json does not exist"),
     (["--load", "nowhere.npz"], "argument --load: nowhere.npz does not exist"),
     (["--load", "known.npz", "--model", "lenet5"], "not allowed with"),

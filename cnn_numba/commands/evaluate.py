@@ -15,6 +15,7 @@ from cnn_numba.commands.flags import (
     choose_execution,
     given_fields,
 )
+from cnn_numba.commands.network import trained_classifier
 from cnn_numba.commands.output import count, printers, safe
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
@@ -43,9 +44,9 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     check_data_paths(recipe)
     check_exists("--load", args.load)
     choose_execution(args)
-    from cnn_numba.inference import Classifier, confusion_matrix, labels_in
+    from cnn_numba.inference import confusion_matrix, labels_in
 
-    classifier = Classifier.load(args.load)
+    classifier = trained_classifier(args)
     part = recipe.load_part(args.part, classifier.shape, data_dir=args.data_dir, mirror=args.mirror, report=warn,
                             progress=bar)
     paths = recipe.test_data or recipe.dataset or "mnist"

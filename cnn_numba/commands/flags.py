@@ -10,7 +10,6 @@ from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 from cnn_numba.extensions import load_extension
 from cnn_numba.kinds import Kind, Name, nearest
-from cnn_numba.presets import PRESETS
 from cnn_numba.recipe import FIELDS, Recipe
 
 
@@ -38,8 +37,7 @@ def _url(value: Any) -> str:
 COUNT, COUNT_OR_NONE, SEED = reader(kinds.COUNT), reader(kinds.COUNT_OR_NONE), reader(kinds.SEED)
 POSITIVE, IMAGE_SHAPE, CLASSES = reader(kinds.POSITIVE), reader(kinds.IMAGE_SHAPE), reader(kinds.SIZE)
 URL = reader(Kind("a URL that starts with http:// or https://", str, _url))
-NETWORK = reader(Name(PRESETS, ", or the path of a .json or .npz file",
-                      lambda text: text.lower().endswith((".json", ".npz"))))
+NETWORK = reader(kinds.NETWORK)
 
 
 # ---- the fields of a recipe -----------------------------------------------------------------------------------------
@@ -120,8 +118,14 @@ def add_location_flags(parser: Parser) -> None:
 
 
 def add_load_flag(parser: Parser) -> None:
-    parser.group("model").add_argument("--load", metavar="FILE", required=True,
-                                       help="model that train --save wrote (required)")
+    group = parser.group("model")
+    group.add_argument("--load", metavar="FILE", required=True,
+                       help="trained model: .npz of train --save, ONNX or safetensors (required)")
+    group.add_argument("--mean", type=reader(kinds.OF_CHANNELS), metavar="X",
+                       help="mean of the pixels in files, for a network that does not normalise them itself; a number "
+                            "for each channel or one for all (default: that of the model)")
+    group.add_argument("--std", type=reader(kinds.POSITIVE_OF_CHANNELS), metavar="X",
+                       help="their standard deviation (default: that of the model)")
 
 
 # ---- how kernels run ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from cnn_numba.commands import output
 from cnn_numba.commands.check_gradients import check_gradients
 from cnn_numba.commands.draw import draw
 from cnn_numba.commands.evaluate import evaluate
+from cnn_numba.commands.export import export
 from cnn_numba.commands.flags import COUNT, add_extension_flag, flag_of, load_extensions
 from cnn_numba.commands.inspect import inspect
 from cnn_numba.commands.interrupt import Terminated
@@ -40,6 +41,7 @@ COMMANDS = {
     "evaluate": (evaluate, "measure a saved model on a data set"),
     "predict": (predict, "classify images with a saved model"),
     "draw": (draw, "draw for a saved model and see its layers at work"),
+    "export": (export, "write a saved model as ONNX or safetensors"),
     "inspect": (inspect, "show what a data set holds and how it is read"),
     "summary": (summary, "list the layers of a network, with shapes and costs"),
     "check-gradients": (check_gradients, "compare gradients with finite differences"),

@@ -19,6 +19,7 @@ from cnn_numba.commands.flags import (
     choose_execution,
     reader,
 )
+from cnn_numba.commands.network import trained_classifier
 from cnn_numba.commands.output import count, fail, safe, warning
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
@@ -65,9 +66,7 @@ def run_predict(args: argparse.Namespace, _started: float) -> int:
 
         check_writable(args.output)
     choose_execution(args)
-    from cnn_numba.inference import Classifier
-
-    classifier = Classifier.load(args.load)
+    classifier = trained_classifier(args)
     shape = classifier.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"{args.load} takes inputs of shape {shape}, expected greyscale or colour images")

@@ -86,11 +86,10 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     choose_execution(args)
     from cnn_numba.data.survey import survey, suspicions
     from cnn_numba.execution import describe
-    from cnn_numba.files.network_json import read_json
+    from cnn_numba.interchange.formats import check_network
 
     if not saved and recipe.model not in PRESETS:
-        with naming(recipe.model):
-            read_json(recipe.model)                     # before the data are loaded
+        check_network(recipe.model)                     # before the data are loaded
     checkpoint, log = open_checkpoint(args), open_log(args)
     data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
     recipe = replace(recipe, dataset=recipe.dataset or data.name)       # MNIST, or digits where it is missing
@@ -104,6 +103,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     say(describe())
     start = time.perf_counter()
     trainer = recipe.make_trainer(model, data, measure_norm=log is not None)
+    model.recipe = recipe.to_json()
     say(f"Kernels ready in {seconds_text(time.perf_counter() - start)}")
     if checkpoint:
         checkpoint.recipe = recipe.to_json()

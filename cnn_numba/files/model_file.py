@@ -7,22 +7,28 @@ from typing import Any
 import numpy as np
 
 from cnn_numba import __version__
-from cnn_numba.errors import InputError, shortened
+from cnn_numba.errors import InputError, naming, shortened
 from cnn_numba.files import container
 from cnn_numba.files.atomic import write
 from cnn_numba.files.layers_json import build_layers, check_image_shape, describe_layers
 from cnn_numba.model import Sequential
 
-__all__ = ["load"]
-
 FORMAT = "cnn-numba model"
 VERSION = 1
 KIND = "model file"
-FACTS = "input_shape", "mean", "std", "classes", "accuracy"
+FACTS = "input_shape", "mean", "std", "classes", "accuracy", "recipe"
 
 
 def save(model: Sequential, path: str | os.PathLike, **facts: Any) -> None:
     """Write a model to an .npz file, whole or not at all; see `Sequential.save`."""
+    write(path, container.pack(*describe(model, **facts)))
+
+
+def describe(model: Sequential, **facts: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file of a model holds: the description, as JSON values, and {name: float32 array} of its `state_dict`.
+
+    Raises InputError for an unknown fact, a layer that cannot be restored, and numbers that are not finite.
+    """
     unknown = sorted(set(facts) - set(FACTS))
     if unknown:
         raise InputError(f"model.save has the options {', '.join(FACTS)}, got {unknown[0]!r}")
@@ -32,29 +38,19 @@ def save(model: Sequential, path: str | os.PathLike, **facts: Any) -> None:
     for name, values in state.items():
         _check_finite(name, values)
     facts = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in checked.items()}
-    description = {"format": FORMAT, "version": VERSION, "library": __version__,
-                   "layers": describe_layers(model.layers), **facts}
-    write(path, container.pack(description, state))
+    return {"format": FORMAT, "version": VERSION, "library": __version__,
+            "layers": describe_layers(model.layers), **facts}, state
 
 
-def load(path: str | os.PathLike) -> Sequential:
-    """Read a model that `model.save` wrote.  Code in the file is never executed.
-
-    Parameters
-    ----------
-    path : path of the file
-
-    Returns
-    -------
-    Sequential
-        In the mode of `model.eval()`.  Its logits equal those of the saved model bit for bit; `input_shape`, `mean`,
-        `std`, `classes` and `accuracy` are those saved with it.
-
-    Raises
-    ------
-    InputError (a ValueError) : the file cannot be read, is damaged, or is not a cnn-numba model file.
-    """
+def read_model(path: str | os.PathLike) -> Sequential:
+    """Read a model that `model.save` wrote; InputError for any other file.  See `cnn_numba.load`."""
     description, state = container.read(path, KIND)
+    with naming(str(path)):
+        return rebuild(description, state)
+
+
+def rebuild(description: dict[str, Any], state: dict[str, np.ndarray]) -> Sequential:
+    """The model, in evaluation mode, of an untrusted description and its arrays; InputError unless they fit."""
     try:
         check_format(description, FORMAT, VERSION)
         layers = build_layers(description.get("layers"))
@@ -63,7 +59,7 @@ def load(path: str | os.PathLike) -> Sequential:
         model = Sequential(*layers)
         model.load_state_dict(state)
     except InputError as error:
-        raise InputError(f"{path}: {shortened(str(error))}") from None
+        raise InputError(shortened(str(error))) from None
     for name, value in facts.items():
         setattr(model, name, value)
     return model.eval()
@@ -96,7 +92,7 @@ def _check_finite(name, values):
 
 def _checked_facts(layers, facts):
     """{name: value or None} of FACTS, with the types of the attributes of a model."""
-    shape, mean, std, classes, accuracy = (facts.get(name) for name in FACTS)
+    shape, mean, std, classes, accuracy, recipe = (facts.get(name) for name in FACTS)
     outputs = None
     if shape is not None:
         sizes = isinstance(shape, (list, tuple)) and len(shape) in (1, 3)
@@ -118,7 +114,9 @@ def _checked_facts(layers, facts):
         if not number or not 0 <= accuracy <= 100:
             raise InputError("accuracy must be a number from 0 to 100")
         accuracy = float(accuracy)
-    return dict(zip(FACTS, (shape, mean, std, classes, accuracy), strict=True))
+    if not isinstance(recipe, dict | None):
+        raise InputError("recipe must be an object with the settings of the training")
+    return dict(zip(FACTS, (shape, mean, std, classes, accuracy, recipe), strict=True))
 
 
 def _statistic(name, values, shape):
