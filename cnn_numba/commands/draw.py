@@ -13,6 +13,7 @@ from cnn_numba.commands.flags import (
     choose_execution,
     reader,
 )
+from cnn_numba.commands.network import trained_classifier
 from cnn_numba.commands.output import safe
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
@@ -50,9 +51,7 @@ def run_draw(args: argparse.Namespace, _started: float) -> int:
 
         check_writable(args.export)
     choose_execution(args)
-    from cnn_numba.inference import Classifier
-
-    classifier = Classifier.load(args.load)
+    classifier = trained_classifier(args)
     return export(args, classifier) if args.export else serve(args, classifier)
 
 
