@@ -38,8 +38,8 @@ function sides(padding, kernel, dilation) {
 
 function convolution(x, p, {weight, bias}) {
     const kernel = pair(p.kernel_size), [down, across] = pair(p.stride), [dilateRows, dilateColumns] = pair(p.dilation);
-    x = padded(x, sides(p.padding, kernel, pair(p.dilation)));
-    const [, height, width] = x.shape, [filters, channels] = weight.shape;
+    const {values, shape: [, height, width]} = padded(x, sides(p.padding, kernel, pair(p.dilation)));
+    const [filters, channels] = weight.shape;
     const rows = Math.floor((height - dilateRows * (kernel[0] - 1) - 1) / down) + 1;
     const columns = Math.floor((width - dilateColumns * (kernel[1] - 1) - 1) / across) + 1;
     const y = zeros([filters, rows, columns]), sum = new Float64Array(rows * columns);
@@ -53,7 +53,7 @@ function convolution(x, p, {weight, bias}) {
                     for (let i = 0; i < rows; i++) {
                         let from = (c * height + i * down + k * dilateRows) * width + l * dilateColumns;
                         for (let j = i * columns; j < (i + 1) * columns; j++, from += across)
-                            sum[j] += number * x.values[from];
+                            sum[j] += number * values[from];
                     }
                 }
         y.values.set(sum, f * rows * columns);

@@ -5,7 +5,8 @@ const NETWORK = JSON.parse(document.getElementById("network").textContent);
 const [CHANNELS, ROWS, COLUMNS] = NETWORK.shape;
 const FACTOR = Math.max(1, Math.round(280 / Math.max(ROWS, COLUMNS)));     // pixels of the canvas for one of the network
 const BOX = 20, INK = 0.2;                      // of the digits of MNIST; as in cnn_numba/data/drawing.py
-const TILE = 64, MOST_BARS = 20, MOST_FEATURES = 1024;       // of what is shown
+const MOST_BARS = 20, MOST_FEATURES = 1024;     // of what is shown
+const GAP = 2;                                  // pixels between the channels of a layer
 const LARGEST_FILE = 64 << 20;
 const $ = (id) => document.getElementById(id);
 
@@ -327,27 +328,31 @@ function shade(number) {
 
 const SHADES = Array.from({length: 255}, (_, k) => [...shade((k - 127) / 127), 255]);
 
-// How the channels of a layer are laid out on its canvas: tiles in rows, each pixel enlarged.
+// How the channels of a layer are laid out: tiles in rows, each of their pixels enlarged.
 function layoutOf({shape: [, rows = 1, columns = 1], shown}) {
-    const count = Math.min(shown, rows * columns === 1 ? MOST_FEATURES : shown);
-    const enlarge = rows * columns > 1 ? Math.max(1, Math.floor(TILE / Math.max(rows, columns))) : count > 64 ? 8 : 20;
-    const gap = rows * columns > 1 ? 1 : 0, room = $("layers").clientWidth - 34;
-    const across = Math.max(1, Math.min(count, Math.floor((room / enlarge + gap) / (columns + gap))));
-    const down = Math.ceil(count / across);
-    return {rows, columns, count, enlarge, gap, across, width: across * (columns + gap) - gap, height: down * (rows + gap) - gap};
+    const maps = rows * columns > 1, count = Math.min(shown, maps ? shown : MOST_FEATURES), gap = maps ? GAP : 0;
+    const side = maps ? (count > 16 ? 42 : 64) : 0, features = count > 64 ? 8 : 20;
+    const enlarge = maps ? Math.max(1, Math.min(10, Math.floor(side / Math.max(rows, columns)))) : features;
+    const room = $("layers").clientWidth - 34, across = Math.floor((room + gap) / (columns * enlarge + gap));
+    return {rows, columns, count, enlarge, gap, across: Math.max(1, Math.min(count, across))};
 }
 
+const scratch = document.createElement("canvas");
+
 function showLayer(layer, values) {
-    const {rows, columns, count, enlarge, gap, across, width, height} = layoutOf(layer);
-    const pixels = new ImageData(width, height), paint = layer.canvas;
+    const {rows, columns, count, enlarge, gap, across} = layoutOf(layer), size = rows * columns;
     const most = values ? values.reduce((a, v) => Math.max(a, Math.abs(v)), 0) : 0;
-    for (let k = 0; k < count * rows * columns; k++) {
-        const tile = Math.floor(k / (rows * columns)), i = Math.floor(k / columns) % rows, j = k % columns;
-        const y = Math.floor(tile / across) * (rows + gap) + i, x = (tile % across) * (columns + gap) + j;
-        pixels.data.set(SHADES[most > 0 ? Math.round(127 * values[k] / most) + 127 : 127], 4 * (y * width + x));
-    }
-    [paint.width, paint.height, paint.style.width] = [width, height, `${width * enlarge}px`];
-    paint.getContext("2d").putImageData(pixels, 0, 0);
+    const pixels = new ImageData(columns, rows * count);        // one channel below the other
+    for (let k = 0; k < count * size; k++)
+        pixels.data.set(SHADES[most > 0 ? Math.round(127 * values[k] / most) + 127 : 127], 4 * k);
+    [scratch.width, scratch.height] = [columns, rows * count];
+    scratch.getContext("2d").putImageData(pixels, 0, 0);
+    const [wide, high] = [columns * enlarge, rows * enlarge], brush = layer.canvas.getContext("2d");
+    [layer.canvas.width, layer.canvas.height] = [across * (wide + gap) - gap, Math.ceil(count / across) * (high + gap) - gap];
+    brush.imageSmoothingEnabled = false;
+    for (let tile = 0; tile < count; tile++)
+        brush.drawImage(scratch, 0, tile * rows, columns, rows,
+                        tile % across * (wide + gap), Math.floor(tile / across) * (high + gap), wide, high);
     layer.range.textContent = values && most > 0 ? `, up to ${Number(most.toPrecision(3))}` : "";
 }
 
