@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,17 +84,19 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, trainer):
         self._begin(trainer)
-        self._draw(trainer)
+        self.on_batch_end(trainer)
 
     def on_batch_end(self, trainer):
-        self._draw(trainer)
+        with suppress(OSError):             # the terminal is gone; the training goes on
+            self._draw(trainer)
 
     def on_epoch_end(self, trainer, result):
-        self._close()
+        self.on_train_end(trainer)
         self._begin(trainer)
 
     def on_train_end(self, trainer):
-        self._close()
+        with suppress(OSError):
+            self._close()
 
     def _begin(self, trainer):
         self._began, self._first = time.perf_counter(), trainer.images_done

@@ -1,8 +1,9 @@
 """Tables of results: text in aligned columns, and HTML for notebooks."""
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cnn_numba.escaping import html_text, printable
 
 Column = tuple[str, Callable[[Any], str]]
 
@@ -31,7 +32,7 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The headings, the texts of each row, and the total."""
-        body = [[text(row) for _, text in self.columns] for row in self.rows]
+        body = [[printable(text(row)) for _, text in self.columns] for row in self.rows]
         return [[heading for heading, _ in self.columns], *body, *([list(self.total)] if self.total else [])]
 
     def __str__(self) -> str:
@@ -46,10 +47,10 @@ class Table:
         return "\n".join([self.title, "", *lines] if self.title else lines)
 
     def _repr_html_(self) -> str:
-        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        caption = f"<caption>{html_text(self.title)}</caption>" if self.title else ""
         tags = ["th"] + ["td"] * len(self.rows) + ["th"]
         sides = ["left" if k < self.left else "right" for k in range(len(self.columns))]
-        lines = ["".join(f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+        lines = ["".join(f'<{tag} style="text-align: {side}">{html_text(cell)}</{tag}>'
                          for side, cell in zip(sides, line, strict=True))
                  for tag, line in zip(tags, self.cells(), strict=False)]
         return f"<table>{caption}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

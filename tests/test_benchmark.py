@@ -274,7 +274,7 @@ def test_a_worker_that_dies_is_refused_by_name():
     (["modes", "--batch-size", "100", "--train-size", "99"], "--batch-size must be at most 99"),
     (["walk"], "invalid choice: 'walk'"),
     (["modes", "--rounds", "0"], "expected a whole number of at least 1, got '0'"),
-    (["modes", "--json", os.path.join("not", "there", "x.json")], "cannot write"),
+    (["modes", "--json", os.path.join("not", "there", "x.json")], "cannot be written"),
     (["epoch", "--model", "lenet5", "--dataset", "digits"], "does not fit"),
     (["kernels", "--contenders", "numpy", "--threads", "1", "--quick"], "NumPy: its layers are not measured"),
 ])

@@ -323,17 +323,17 @@ def test_a_full_disk_destroys_nothing(tmp_path, limit):
 
 # ---- signals --------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to itself")
-@pytest.mark.parametrize("number, kind", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, interrupt.Terminated)])
-def test_the_first_signal_is_noted_and_the_second_ends(number, kind):
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(kind) as error, interrupt.Interruption() as interruption:
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
+def test_the_first_signal_is_noted_and_the_second_ends(number):
+    before = [signal.getsignal(n) for n in interrupt.SIGNALS]
+    with pytest.raises(KeyboardInterrupt) as error, interrupt.Interruption() as interruption:
         assert interruption.number is None
         os.kill(os.getpid(), number)
         assert interruption.number == number
         os.kill(os.getpid(), number)
         pytest.fail("nothing happened")
-    assert type(error.value) is kind
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert interrupt.exit_code(error.value) == 128 + number
+    assert [signal.getsignal(n) for n in interrupt.SIGNALS] == before
 
 
 # ---- the program ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import cnn_numba
+from cnn_numba import escaping
 from cnn_numba.commands import main as cli
 from cnn_numba.commands import output
 from cnn_numba.commands.callbacks import Estimate
@@ -470,7 +471,7 @@ def test_errors_of_the_program_itself_are_not_hidden(monkeypatch):
 def test_names_cannot_control_the_terminal(capsys):
     assert cli.main(["--dataset", "a\x1b[2J\nb.csv"]) == 2
     assert capsys.readouterr().err == "error: argument --dataset: a\\x1b[2J\\nb.csv does not exist\n"
-    assert output.safe("Ärger 木 a\tb\udc80") == "Ärger 木 a\\tb\\udc80"
+    assert escaping.printable("Ärger 木 a\tb\udc80") == "Ärger 木 a\\tb\\udc80"
 
 
 @pytest.mark.parametrize("seconds, text", [

@@ -12,9 +12,10 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 
 # Folder: what its modules may import of the package, besides the folder itself.  A module whose name begins with one of
 # these is one of them; "library" is what stands at the top of the package.
-LIBRARY = ("augment", "buffer", "callbacks", "choices", "execution", "extensions", "feed", "functional", "fusion",
-           "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model", "optim", "plan", "presets",
-           "recipe", "table", "training", "errors", "data", "files", "interchange", "kernels", "layers")
+LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution", "extensions", "feed", "functional",
+           "fusion", "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model", "optim", "plan",
+           "presets", "recipe", "table", "training", "errors", "data", "files", "interchange", "kernels",
+           "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "kernels"),
@@ -160,6 +161,16 @@ def test_the_library_does_not_print_leave_or_read_flags():
     assert talkers() == {("__main__", "SystemExit")}
 
 
+def printers_beside_output(trees=TREES):
+    """Modules of commands that print past `commands.output`, which makes every line safe and notices lost output."""
+    return {(name, "print") for name, tree in trees.items() if folder_of(name) == "commands"
+            and name != "commands.output" and calls_of(tree, {"print", "sys.stdout.write", "sys.stderr.write"})}
+
+
+def test_commands_print_in_one_place():
+    assert printers_beside_output() == set()
+
+
 def test_optional_packages_are_imported_where_they_are_used():
     found = {(name, other) for name, tree in TREES.items() if name not in CONTENDERS | BRIDGES
              for other in imported(name, at_import(tree)) if other.split(".")[0] in OPTIONAL}
@@ -254,6 +265,7 @@ def test_no_test_module_imports_another():
     ("training", "def f():\n    print(1)", talkers, "print"),
     ("errors", "import sys\nsys.exit(2)", talkers, "sys.exit"),
     ("plan", "raise SystemExit(1)", talkers, "SystemExit"), ("data.npz", "import argparse", talkers, "argparse"),
+    ("commands.train", "print(1)", printers_beside_output, "print"),
     ("inspection.summary", "from argparse import ArgumentParser", talkers, "argparse"),
 ))
 def test_what_the_checks_must_notice(module, code, check, what):

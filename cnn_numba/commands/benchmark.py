@@ -1,10 +1,9 @@
 """The `benchmark` command: its flags, and where the results go."""
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
+from cnn_numba.commands.output import put_text
 from cnn_numba.commands.parser import Parser
-from cnn_numba.errors import InputError
 
 EXPERIMENTS = {
     "modes": "one network in all modes (interpreted, serial, parallel, textbook), in NumPy, PyTorch and JAX",
@@ -54,20 +53,18 @@ def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
 def run(args: argparse.Namespace, _started: float) -> int:
     """Run an experiment and print its tables; returns the exit code."""
     from cnn_numba.benchmark import plots
+    from cnn_numba.files.atomic import check_writable, write
 
     if args.plot:
         plots.check(args.plot)
     for file in filter(None, (args.json, args.plot)):
-        try:
-            open(file, "a").close()                     # an error comes before the work
-        except OSError as error:
-            raise InputError(f"cannot write {file}: {error.strerror}") from None
+        check_writable(file)                            # an error comes before the work
     from cnn_numba.benchmark import experiments
 
     report = experiments.run(args)
-    print(report, flush=True)
-    if args.json:
-        Path(args.json).write_text(report.json() + "\n")
+    if args.json:                                       # before it is printed, which may fail
+        write(args.json, f"{report.json()}\n".encode())
     if args.plot:
         plots.draw(report, args.plot)
+    put_text(str(report))
     return 0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnn_numba.commands.flags import COUNT_OR_NONE, POSITIVE, add_execution_flags, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
-from cnn_numba.commands.output import count
+from cnn_numba.commands.output import count, put, put_text
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table
 
@@ -31,11 +31,12 @@ def run_check_gradients(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.inspection import gradients
 
     _, model, shape, _ = chosen_network(args, args.seed)
-    print(describe(), flush=True)
+    put(describe())
     result = gradients.check_gradients(model, shape, args.batch_size, args.seed, args.samples, args.tolerance)
-    print(f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
-          f"{count(args.batch_size, 'random image')}\n")
-    print("\n".join(lines(result)))
+    put(f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
+          f"{count(args.batch_size, 'random image')}")
+    put()
+    put_text("\n".join(lines(result)))
     return 1 if result.wrong else 0
 
 

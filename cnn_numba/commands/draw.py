@@ -14,7 +14,7 @@ from cnn_numba.commands.flags import (
     reader,
 )
 from cnn_numba.commands.network import trained_classifier
-from cnn_numba.commands.output import safe
+from cnn_numba.commands.output import put
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 
@@ -61,7 +61,7 @@ def export(args: argparse.Namespace, classifier: "Classifier") -> int:
 
     page = exported_page(classifier, os.path.basename(args.load), args.white).encode()
     write(args.export, page)
-    print(f"Wrote {safe(args.export)}, {len(page) / 1e6:.2g} MB: open it in a browser")
+    put(f"Wrote {args.export}, {len(page) / 1e6:.2g} MB: open it in a browser")
     return 0
 
 
@@ -71,11 +71,11 @@ def serve(args: argparse.Namespace, classifier: "Classifier") -> int:
     from cnn_numba.draw import serve
 
     with serve(classifier, os.path.basename(args.load), args.port or 0, args.white) as server:
-        print(f"Draw at {server.url} (Ctrl-C ends it)", flush=True)
+        put(f"Draw at {server.url} (Ctrl-C ends it)")
         if not args.no_browser:
             webbrowser.open(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print()
+            put()
     return 0

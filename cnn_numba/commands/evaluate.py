@@ -16,9 +16,10 @@ from cnn_numba.commands.flags import (
     given_fields,
 )
 from cnn_numba.commands.network import trained_classifier
-from cnn_numba.commands.output import count, printers, safe
+from cnn_numba.commands.output import count, printers
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
+from cnn_numba.escaping import printable
 from cnn_numba.recipe import Recipe
 from cnn_numba.table import Table
 
@@ -56,7 +57,7 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     predictions = classifier.logits(images).argmax(axis=1)
     which = f"the {part.name} part" if part.name else "all"
     heading = (f"{'Training' if part.name == 'train' else 'Test'} accuracy: ",
-               f" of {count(len(labels), 'image')}, {which} of {safe(name)}")
+               f" of {count(len(labels), 'image')}, {which} of {name}")
     for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes, *heading):
         say(line)
     return 0
@@ -66,7 +67,7 @@ def report(matrix: "np.ndarray", classes: Sequence[str], before: str = "Test acc
            after: str = "") -> Iterator[str]:
     """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
     right, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    names = [safe(name) for name in classes]
+    names = [printable(name) for name in classes]
 
     def percent(part: Any, whole: Any) -> str:
         return f"{100 * part / whole:.2f} %" if whole else "-"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cnn_numba.commands.flags import COUNT, add_load_flag, check_exists
 from cnn_numba.commands.network import trained_network
-from cnn_numba.commands.output import safe
+from cnn_numba.commands.output import put
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import naming
 
@@ -41,5 +41,5 @@ def run_export(args: argparse.Namespace, _started: float) -> int:
         from cnn_numba.interchange.onnx_export import describe_graph
 
         takes = f": {describe_graph(model, args.logits, args.raw)}"
-    print(f"Wrote {safe(args.out)}{takes}")
+    put(f"Wrote {args.out}{takes}")
     return 0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import cnn_numba.kinds as kinds
 from cnn_numba.commands.flags import add_location_flags, add_recipe_flags, check_data_paths, given_fields, reader
-from cnn_numba.commands.output import data_line, printers, safe
+from cnn_numba.commands.output import data_line, printers
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.errors import InputError
@@ -52,17 +52,17 @@ def run_inspect(args: argparse.Namespace, _started: float) -> int:
     for line in report(data, parts):
         say(line)
     for sentence in dict.fromkeys([*reports, *suspicions(data, parts)]):
-        warn(f"warning: {safe(sentence)}")
+        warn(f"warning: {sentence}")
     if args.plot:
         plot(data, args.plot)
-        say(f"Wrote {safe(args.plot)}")
+        say(f"Wrote {args.plot}")
     return 0
 
 
 def reading_line(data: "Dataset", parts: "list[PartSurvey]") -> str:
     """How the data set was read, and its pixels."""
     train = parts[0]
-    how = f"Read as {'; '.join(map(safe, data.notes))}; pixels" if data.notes else "Pixels"
+    how = f"Read as {'; '.join(data.notes)}; pixels" if data.notes else "Pixels"
     present = train.counts[train.counts > 0]
     images = f"{present.min():,}" + f" to {present.max():,}" * bool(present.min() < present.max())
     return (f"{how} {train.low:g} to {train.high:g}, mean {number(train.mean)}, standard deviation "
@@ -84,7 +84,7 @@ def report(data: "Dataset", parts: "list[PartSurvey]") -> Iterator[str]:
     def length(k: int) -> str:
         return "#" * -(-WIDTH * int(parts[0].counts[k]) // most)
 
-    yield from str(Table([("class", lambda k: safe(data.classes[k])), ("", length),
+    yield from str(Table([("class", lambda k: data.classes[k]), ("", length),
                           *((part.name, lambda k, part=part: f"{part.counts[k]:,}") for part in parts)],
                          range(data.num_classes), left=2)).splitlines()
 

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 
 from cnn_numba import __version__
-from cnn_numba.commands import output
+from cnn_numba.commands import interrupt, output
 from cnn_numba.commands.check_gradients import check_gradients
 from cnn_numba.commands.draw import draw
 from cnn_numba.commands.evaluate import evaluate
 from cnn_numba.commands.export import export
 from cnn_numba.commands.flags import COUNT, add_extension_flag, flag_of, load_extensions
 from cnn_numba.commands.inspect import inspect
-from cnn_numba.commands.interrupt import Terminated
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.predict import predict
 from cnn_numba.commands.profile import profile
@@ -49,33 +48,41 @@ COMMANDS = {
     "benchmark": (benchmark, "compare with NumPy, PyTorch, JAX and the machine"),
 }
 
+# {name: what needs less memory}
+FRUGAL = {
+    "train": "a smaller --batch-size, --train-size or network", "evaluate": "a --test-size",
+    "inspect": "a --train-size", "predict": "a smaller data file",
+    "profile": "a smaller --batch-size or --image-shape", "check-gradients": "a smaller --batch-size or --image-shape",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` when `argv` is None) and return its exit code.
 
     0: success.  With one sentence on stderr: 1, the loss is no longer finite, or memory is used up; 2, bad input, or a
-    file that cannot be read or written; 130, Ctrl-C; 143, SIGTERM.  Silently: 141, the reader of the output is gone.
+    file or output that cannot be read or written; 130, Ctrl-C; 143, SIGTERM; 129, SIGHUP.  Silently: 141, the reader of
+    the output is gone.
     """
     started = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
-    output.make_printable()
-    try:
+    output.begin()
+    with interrupt.handled():
         try:
-            return run(argv, started)
-        finally:
-            print(end="", flush=True)   # notices here that the reader is gone, not while the interpreter exits
-    except BrokenPipeError:
-        sink = os.open(os.devnull, os.O_WRONLY)
-        for stream in 1, 2:
-            os.dup2(sink, stream)
-        return 141
+            code = run(argv, started)
+        except KeyboardInterrupt as interruption:
+            output.tell("Interrupted")
+            code = interrupt.exit_code(interruption)
+        except output.OutputFailed:
+            code = 0                            # `end` says it
+    return output.end(code)
 
 
 def run(argv: list[str], started: float) -> int:
-    """Run one command line; the exit codes of `main`, without the last."""
+    """Run one command line; the exit codes of `main`, for what is not about its output."""
+    name = "train"
     try:
         if text := help_text(argv):
-            print(text, end="")
+            output.put_text(text)
             return 0
         name, words = split_command(argv)
         extensions = load_extensions(words)
@@ -87,11 +94,8 @@ def run(argv: list[str], started: float) -> int:
     except InputError as error:
         output.fail(str(error))
     except MemoryError:
-        output.fail("memory is used up: a smaller --batch-size needs less")
+        output.fail(f"memory is used up: {FRUGAL.get(name, 'a smaller network')} needs less")
         return 1
-    except KeyboardInterrupt as interrupt:
-        print("Interrupted", file=sys.stderr)
-        return 143 if isinstance(interrupt, Terminated) else 130
     except Exception as error:
         compiled = sys.modules.get("cnn_numba.kernels.compiled")
         if compiled is None or not isinstance(error, compiled.KernelError):

@@ -1,61 +1,137 @@
 """Printing, and the formats of numbers, times and names."""
+import contextlib
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from cnn_numba.escaping import printable
 
 if TYPE_CHECKING:
     from cnn_numba.data import Dataset
     from cnn_numba.history import EpochResult
 
-def printers(quiet: bool) -> tuple[Callable[[str], None], Callable[[str], None]]:
+
+class OutputFailed(Exception):
+    """Standard output cannot be written; the OSError is its cause."""
+
+
+class _State:
+    lost: OSError | None = None         # why standard output could not be written
+
+
+def begin() -> None:
+    """Prepare stdout and stderr: nothing that is printed there may raise because of its characters.
+
+    Those that the parent process has closed become the null device, so that no file gets their numbers.
+    """
+    _State.lost = None
+    for name in "stdout", "stderr":
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
+def end(code: int) -> int:
+    """The exit code of the process: `code`, unless the output was lost.
+
+    141 and no word when its reader is gone; one sentence and 2 when it could not be written, as on a full disk.
+    """
+    try:
+        sys.stdout.flush()              # not while the interpreter exits
+    except OSError as error:
+        _drop(sys.stdout)
+        _State.lost = error
+    if _State.lost is None:
+        return code
+    if isinstance(_State.lost, BrokenPipeError):
+        return code or 141
+    if code == 0:
+        fail(f"the output cannot be written ({_State.lost.strerror or _State.lost})")
+    return code or 2
+
+
+def put(line: str = "") -> None:
+    """Print a line, whatever is in it.  Raises OutputFailed when it cannot be written."""
+    try:
+        print(printable(line), flush=True)
+    except OSError as error:
+        _drop(sys.stdout)
+        _State.lost = error
+        raise OutputFailed from error
+
+
+def put_text(text: str) -> None:
+    """Print the lines of a text, such as a table, whose names are printable."""
+    for line in text.splitlines():
+        put(line)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr or, when that is lost, nowhere."""
+    _tell(f"{printable(line)}\n")
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Connect a stream that failed to the null device, where what it still holds can go."""
+    with contextlib.suppress(OSError, ValueError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, stream.fileno())
+        os.close(sink)
+
+
+def printers(quiet: bool, go_on: bool = False) -> tuple[Callable[[str], None], Callable[[str], None]]:
     """(say, warn): functions that print a line.
 
-    With `quiet`, say prints nothing, and warn prints on stderr instead of between the lines of say.
+    With `quiet`, say prints nothing, and warn prints on stderr instead of between the lines of say.  With `go_on`,
+    lines that cannot be written are lost, and `end` remembers it.
     """
     def say(line: str) -> None:
         if not quiet:
-            print(fitted(line), flush=True)
+            with contextlib.suppress(OutputFailed) if go_on else contextlib.nullcontext():
+                for part in fitted(printable(line)):
+                    put(part)
 
     def warn(line: str) -> None:
-        print(line if quiet else fitted(line), file=sys.stderr if quiet else sys.stdout, flush=True)
+        if quiet:
+            tell(line)
+        else:
+            say(line)
     return say, warn
 
 
-def fitted(line: str) -> str:
-    """A line broken between words where it is longer than the terminal is wide."""
+def fitted(line: str) -> list[str]:
+    """A line, broken between words where it is longer than the terminal is wide."""
     columns = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or len(line) <= columns:
-        return line
-    return textwrap.fill(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        return [line]
+    return textwrap.wrap(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def fail(sentence: str) -> None:
     """Print an error."""
-    print(f"error: {safe(sentence)}", file=sys.stderr, flush=True)
+    tell(f"error: {sentence}")
 
 
 def warning(sentence: str) -> None:
-    print(f"warning: {safe(sentence)}", file=sys.stderr, flush=True)
+    tell(f"warning: {sentence}")
 
 
 def clear_bar() -> None:
     """Delete the bar that a terminal shows, so that a line can replace it."""
     if sys.stderr.isatty():
-        print(end="\r\x1b[K", file=sys.stderr, flush=True)
-
-
-def make_printable() -> None:
-    """Let characters that stdout and stderr cannot encode be printed as escapes, instead of an error."""
-    for stream in sys.stdout, sys.stderr:
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")
-
-
-def safe(text: str) -> str:
-    """A text such as the name of a file or class, with escapes in place of characters that control a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        _tell("\r\x1b[K")
 
 
 def count(number: int, noun: str) -> str:
@@ -82,7 +158,7 @@ def data_line(data: "Dataset") -> str:
     parts = [(data.train_images, "training"), (data.validation_images, "validation"), (data.test_images, "test")]
     sizes = [f"{len(images):,} {part}" for images, part in parts if images is not None]
     shape = " x ".join(map(str, data.train_images.shape[1:]))
-    return (f"Data set {safe(data.name)}: {', '.join(sizes[:-1])} and {sizes[-1]} images, {shape}, "
+    return (f"Data set {data.name}: {', '.join(sizes[:-1])} and {sizes[-1]} images, {shape}, "
             f"{data.num_classes} classes")
 
 

@@ -1,8 +1,5 @@
 """The `predict` command."""
 import argparse
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,10 +17,11 @@ from cnn_numba.commands.flags import (
     reader,
 )
 from cnn_numba.commands.network import trained_classifier
-from cnn_numba.commands.output import count, fail, safe, warning
+from cnn_numba.commands.output import count, fail, put, warning
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.errors import InputError
+from cnn_numba.escaping import csv_row, json_line, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +82,7 @@ def run_predict(args: argparse.Namespace, _started: float) -> int:
                 number += 1
                 write(line(number, each, classifier.classes[probabilities.argmax()], float(probabilities.max())))
     if args.output:
-        print(f"Wrote {count(number, 'prediction')} to {safe(args.output)}")
+        put(f"Wrote {count(number, 'prediction')} to {args.output}")
     return 2 if errors else 0
 
 
@@ -207,19 +205,19 @@ def opened(path: str | None) -> AbstractContextManager[Callable[[str], Any]]:
     """Gives a function that prints a line, or writes it to a file, which is there when all is written."""
     @contextmanager
     def printing() -> Iterator[Callable[[str], Any]]:
-        yield print
+        yield put
 
     @contextmanager
     def writing_lines() -> Iterator[Callable[[str], Any]]:
         from cnn_numba.files.atomic import writing
 
         with writing(str(path)) as file:
-            yield lambda line: file.write(f"{line}\n".encode("utf-8", "surrogateescape"))
+            yield lambda line: file.write(f"{line}\n".encode())
     return writing_lines() if path else printing()
 
 
 def text_line(_number: int, path: str, name: str, probability: float) -> str:
-    return f"{safe(path)}: {safe(name)} ({100 * probability:.2f} %)"
+    return f"{printable(path)}: {printable(name)} ({100 * probability:.2f} %)"
 
 
 def csv_line(_number: int, path: str, name: str, probability: float) -> str:
@@ -230,16 +228,10 @@ def kaggle_line(number: int, _path: str, name: str, _probability: float) -> str:
     return csv_row(number, name)
 
 
-def csv_row(*values: object) -> str:
-    row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(values)
-    return row.getvalue()
-
-
-def json_line(_number: int, path: str, name: str, probability: float) -> str:
-    return json.dumps({"file": path, "class": name, "probability": round(probability, 6)}, ensure_ascii=False)
+def jsonl_line(_number: int, path: str, name: str, probability: float) -> str:
+    return json_line({"file": path, "class": name, "probability": round(probability, 6)})
 
 
 # {name: (first line, function that gives the line of an image)}
-FORMATS = {"text": (None, text_line), "csv": ("file,class,probability", csv_line), "jsonl": (None, json_line),
+FORMATS = {"text": (None, text_line), "csv": ("file,class,probability", csv_line), "jsonl": (None, jsonl_line),
            "kaggle": ("ImageId,Label", kaggle_line)}

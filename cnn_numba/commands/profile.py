@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnn_numba.commands.flags import COUNT, add_execution_flags, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
-from cnn_numba.commands.output import count
+from cnn_numba.commands.output import count, put, put_text
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table, number
 
@@ -28,10 +28,11 @@ def run_profile(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.inspection.profile import Step, measure
 
     _, model, shape, classes = chosen_network(args, args.seed)
-    print(describe(), flush=True)
+    put(describe())
     result = measure(Step(model, shape, classes, args.batch_size, args.seed), args.iterations)
-    print(f"A training step on {count(args.batch_size, 'random image')}, the fastest of {args.iterations}\n")
-    print("\n".join(lines(result, args.batch_size)))
+    put(f"A training step on {count(args.batch_size, 'random image')}, the fastest of {args.iterations}")
+    put()
+    put_text("\n".join(lines(result, args.batch_size)))
     return 0
 
 

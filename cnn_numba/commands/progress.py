@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from cnn_numba.escaping import printable
 
 INTERVAL = 0.1              # seconds before the first drawing, and between two: drawing may take longer than reading
 
@@ -21,13 +23,15 @@ def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         nonlocal drawn, waiting, due
         waiting += amount
         if time.monotonic() >= due:
-            drawn = drawn or Bar(f"{name} ", max=total, suffix="%(percent)d%%")
-            drawn.next(waiting)
+            with suppress(OSError):             # the terminal is gone
+                drawn = drawn or Bar(f"{printable(name)} ", max=total, suffix="%(percent)d%%")
+                drawn.next(waiting)
             waiting, due = 0, time.monotonic() + INTERVAL
 
     try:
         yield advance
     finally:
         if drawn:
-            drawn.next(waiting)
-            drawn.finish()
+            with suppress(OSError):
+                drawn.next(waiting)
+                drawn.finish()

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cnn_numba.commands.network import add_network_flags, chosen_network
+from cnn_numba.commands.output import put, put_text
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table
 
@@ -24,8 +25,9 @@ def run_summary(args: argparse.Namespace, _started: float) -> int:
 
     name, model, shape, classes = chosen_network(args)
     lines = list(report(model.layers, shape))
-    print(f"{name} for images of {shape_text(shape)} and {classes} classes\n")
-    print("\n".join(lines))
+    put(f"{name} for images of {shape_text(shape)} and {classes} classes")
+    put()
+    put_text("\n".join(lines))
     return 0
 
 

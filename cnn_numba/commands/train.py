@@ -1,6 +1,5 @@
 """The `train` command."""
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,7 @@ from cnn_numba.commands.flags import (
 )
 from cnn_numba.commands.inspect import reading_line
 from cnn_numba.commands.interrupt import Interruption
-from cnn_numba.commands.output import count, data_line, fail, printers, safe, seconds_text, warning
+from cnn_numba.commands.output import count, data_line, fail, printers, put, seconds_text, tell, warning
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.errors import Diverged, InputError, naming, shortened
@@ -76,7 +75,8 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 def run_train(args: argparse.Namespace, started: float) -> int:
     from cnn_numba.files.checkpoints import newest_checkpoint
 
-    say, warn = printers(args.quiet)
+    keeps = any((args.save, args.checkpoint, args.resume, args.log))     # then nobody has to read the output
+    say, warn = printers(args.quiet, go_on=keeps)
     given = named_fields(args.recipe, given_fields(args)) if args.recipe else given_fields(args)
     if args.resume:
         check_exists("--resume", args.resume)
@@ -97,9 +97,9 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     say(data_line(data))
     say(reading_line(data, parts))
     for sentence in suspicions(data, parts):
-        warn(f"warning: {safe(sentence)}")
+        warn(f"warning: {sentence}")
     model = make_model(recipe, data, saved)
-    say(f"Network {safe(recipe.model)}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
+    say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
     say(describe())
     start = time.perf_counter()
     trainer = recipe.make_trainer(model, data, measure_norm=log is not None)
@@ -113,26 +113,28 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         if trainer.epochs > recipe.epochs:
             raise InputError(f"argument --epochs: the training in {args.resume} has run "
                              f"{count(trainer.epochs, 'epoch')}, got {recipe.epochs}")
-    try:
-        signal = fit(args, recipe, trainer, [each for each in (log, checkpoint) if each], say)
-    except Diverged as error:
-        fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
-        return 1
-    if signal is not None:
-        last = checkpoint and checkpoint.last
-        print("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else ""), file=sys.stderr)
-        return 128 + signal
-    if recipe.early_stopping and trainer.epochs < recipe.epochs:
-        say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping, 'epoch')} on the "
-            "validation images")
-    finish(args, trainer, say)
+    with Interruption() as interruption:                # a second Ctrl-C ends what a first one does not
+        try:
+            fit(args, recipe, trainer, [each for each in (log, checkpoint) if each], interruption, say)
+        except Diverged as error:
+            fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
+            return 1
+        if interruption.number is not None:
+            last = checkpoint and checkpoint.last
+            tell("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else
+                                  save_what_is_good(args, trainer)))
+            return 128 + interruption.number
+        if recipe.early_stopping and trainer.epochs < recipe.epochs:
+            say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping, 'epoch')} on "
+                "the validation images")
+        finish(args, trainer, say)
     say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
     return 0
 
 
 def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "list[Callback]",
-        say: Callable[[str], None]) -> int | None:
-    """Train, and return the number of the signal that ended the training, or None.  Raises Diverged."""
+        interruption: Interruption, say: Callable[[str], None]) -> None:
+    """Train until the end or an interruption.  Raises Diverged."""
     from cnn_numba.callbacks import ProgressBar
     from cnn_numba.commands.callbacks import EpochLine, Estimate, StopWhenInterrupted
     from cnn_numba.kernels.compiled import JIT
@@ -140,9 +142,7 @@ def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "li
     shown: list[Callback] = [] if args.quiet else [ProgressBar(), EpochLine(say)]
     if not JIT:
         shown.insert(0, Estimate(say))
-    with Interruption() as interruption:
-        trainer.fit(recipe.epochs, [*shown, *files, *recipe.make_callbacks(), StopWhenInterrupted(interruption)])
-    return interruption.number
+    trainer.fit(recipe.epochs, [*shown, *files, *recipe.make_callbacks(), StopWhenInterrupted(interruption)])
 
 
 # ---- before the training --------------------------------------------------------------------------------------------
@@ -243,7 +243,10 @@ def advice(recipe: Recipe) -> str:
 
 
 def save_what_is_good(args: argparse.Namespace, trainer: "Trainer") -> str:
-    """Save the weights from before a divergence, and return the words that say so."""
+    """Save the weights of a training that ended early, and return the words that say so.
+
+    Without a finished epoch nothing is saved.
+    """
     if not (args.save and trainer.epochs):
         return ""
     trainer.restore_best()
@@ -270,10 +273,13 @@ def finish(args: argparse.Namespace, trainer: "Trainer", say: Callable[[str], No
         say("Best epoch on the validation images: {epoch} Loss= {loss:.6f} Acc= {accuracy:.2f} %".format(
             **trainer.best))
     result = test(trainer)
-    print(f"Test accuracy: {result.accuracy:.2f} %", flush=True)
+    try:
+        if args.save:                   # before anything is printed, which may fail
+            trainer.model.save(args.save, accuracy=result.accuracy)
+    finally:
+        put(f"Test accuracy: {result.accuracy:.2f} %")
     for image in range(min(args.predictions, len(data.test_labels))):
-        predicted, true = (safe(data.classes[labels[image]]) for labels in (result.predictions, data.test_labels))
+        predicted, true = (data.classes[labels[image]] for labels in (result.predictions, data.test_labels))
         say(f"pred: {predicted}  true: {true}")
     if args.save:
-        trainer.model.save(args.save, accuracy=result.accuracy)
         say(f"Saved {args.save}")
