@@ -156,6 +156,7 @@ def rate(report, row):
     return [2e-9 * each * settings["images"] / row["seconds"]["median"] for each in work]
 
 
+@pytest.mark.slow
 @compiled
 def test_modes_put_all_ways_side_by_side(measure):
     report, out = measure("modes", "--contenders", "numba", "numpy")
@@ -188,6 +189,7 @@ def test_other_programs_are_noted(monkeypatch):
     assert busy.notes[0].startswith("Other programs wanted 1.5 of ")
 
 
+@pytest.mark.slow
 @compiled
 def test_epoch_compares_contenders_that_compute_the_same(measure):
     libraries = [name for name in ("numba", "numpy", "torch", "jax") if find_spec(name)]
@@ -200,6 +202,7 @@ def test_epoch_compares_contenders_that_compute_the_same(measure):
     assert "trains the same network" in out and "GF/s" in out
 
 
+@pytest.mark.slow
 @compiled
 def test_inference_classifies_all_images(measure):
     report, _ = measure("inference", "--contenders", "numba", "numpy")
@@ -209,6 +212,7 @@ def test_inference_classifies_all_images(measure):
     assert all(is_spread(row["seconds"]) and row["gflops"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 @compiled
 def test_kernels_measure_the_passes_of_layers(measure):
     report, out = measure("kernels", "--contenders", "numba")
@@ -218,6 +222,7 @@ def test_kernels_measure_the_passes_of_layers(measure):
     assert "GF/s" in out and "GB/s" in out and "of peak" in out
 
 
+@pytest.mark.slow
 @compiled
 def test_scaling_has_batch_sizes_channels_and_threads(measure):
     report, _ = measure("scaling", "--contenders", "numba")
@@ -228,6 +233,7 @@ def test_scaling_has_batch_sizes_channels_and_threads(measure):
     assert all(is_spread(row["cnn-numba"]["images_per_second"]) for row in [*batches, *channels, *threads])
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize("experiment, labels", [
     ("startup", ["cnn-numba, empty cache", "cnn-numba, warm cache", "NumPy"]),

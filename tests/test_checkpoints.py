@@ -589,6 +589,7 @@ def test_a_read_only_folder(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JIT or os.name != "posix", reason="long when interpreted")
 def test_killed_trainings_end_with_the_same_weights(capsys):
     spec = importlib.util.spec_from_file_location("kill_test", ROOT / "scripts" / "kill_test.py")

@@ -634,6 +634,7 @@ def copy(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "before", "after"), [
     ("optimizer.py", "fma(rate, g, w)", "fma(rate, g, g)"),
     ("lanes/compiled.py", "def _maximum(builder, a, b):\n", "def _maximum(builder, a, b):\n    return b\n"),

@@ -64,6 +64,7 @@ def test_a_version_that_computes_something_else_stops_kernel_steps(k, monkeypatc
         comparison.check()
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.skipif(max_threads() < 2, reason="one processor runs nothing in parallel")
 def test_parallel_pitfalls_have_a_number_each():
