@@ -148,7 +148,7 @@ class Log(Callback):
 
     def on_epoch_end(self, trainer, result):
         fields = {name: value for name, value in vars(result).items()
-                  if value is not None or not name.startswith("validation")}
+                  if value is not None or not name.startswith(("validation", "test"))}
         try:
             self._log.write(**fields, images_per_second=result.images_per_second)
         except InputError as error:

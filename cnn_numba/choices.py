@@ -11,13 +11,26 @@ from cnn_numba.kinds import Name
 
 REQUIRED = inspect.Parameter.empty
 MOMENTUM_RANGE = 0.1                # how far the momentum falls in a one-cycle schedule
+SMALL = 10_000                      # training images; below, 5 epochs of 64 images per step end too early
+
+
+@dataclass(frozen=True)
+class BySize:
+    """A default that depends on the number of training images: `few` for less than SMALL, else `many`."""
+
+    few: Any
+    many: Any
+
+    def of(self, images: int) -> Any:
+        return self.few if images < SMALL else self.many
 
 
 @dataclass(frozen=True)
 class Choice:
     """An optimizer, a schedule or a loss.
 
-    uses : {field: default}, of the fields that depend on the choice; REQUIRED where there is no default
+    uses : {field: default}, of the fields that depend on the choice; REQUIRED where there is no default, BySize where
+        it depends on the data
     build : function that makes it; see the methods `make_...` of `Recipe` for the arguments
     changes : {field: default}, which replace the defaults of other choices, except those that are 0
     open_ended : whether a schedule does not depend on the number of epochs
@@ -45,7 +58,8 @@ def _one_cycle(optimizer: Any, recipe: Any, steps: int) -> Any:
 
 
 OPTIMIZERS = {
-    "sgd": Choice({"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}, partial(make, "optim.SGD")),
+    "sgd": Choice({"lr": 0.03, "momentum": 0.9, "weight_decay": BySize(5e-3, 1e-4), "nesterov": False},
+                  partial(make, "optim.SGD")),
     "rmsprop": Choice({"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "alpha": 0.99, "eps": 1e-8},
                       partial(make, "optim.RMSprop")),
     "adam": Choice({"lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}, partial(make, "optim.Adam")),

@@ -17,11 +17,12 @@ class EpochResult:
 
     epoch : its number, from 1
     loss, accuracy : mean over the images, and per cent, each image judged when it was trained on
-    seconds : of the training, without the validation
+    seconds : of the training, without the validation and the test
     images, steps : how many
     learning_rate : of the last step
     gradient_norm : mean over the steps at which it was measured, before clipping; None where it was not
     validation_loss, validation_accuracy : on the validation part; None without one
+    test_loss, test_accuracy : on the test part; None where it was not measured
     """
 
     epoch: int
@@ -34,6 +35,8 @@ class EpochResult:
     gradient_norm: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -42,7 +45,7 @@ class EpochResult:
 
 COLUMNS = tuple(field.name for field in fields(EpochResult))
 WHOLE = "epoch", "images", "steps"
-OPTIONAL = "gradient_norm", "validation_loss", "validation_accuracy"
+OPTIONAL = "gradient_norm", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy"
 
 
 class History(Sequence[EpochResult]):
@@ -103,7 +106,7 @@ class History(Sequence[EpochResult]):
 
 
 def _is_result(entry: Any) -> bool:
-    return isinstance(entry, dict) and set(entry) == set(COLUMNS) and all(
+    return isinstance(entry, dict) and set(COLUMNS) - set(OPTIONAL) <= set(entry) <= set(COLUMNS) and all(
         value is None if value is None and name in OPTIONAL
         else isinstance(value, int if name in WHOLE else (int, float)) and not isinstance(value, bool)
         and isfinite(value) for name, value in entry.items())

@@ -13,7 +13,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cnn_numba.kinds as kinds
-from cnn_numba.choices import CHOICES, MOMENTUM_RANGE, REQUIRED, argument_of, choice_kind, dependent_fields, find_choice
+from cnn_numba.choices import (
+    CHOICES,
+    MOMENTUM_RANGE,
+    REQUIRED,
+    SMALL,
+    BySize,
+    argument_of,
+    choice_kind,
+    dependent_fields,
+    find_choice,
+)
 from cnn_numba.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +43,7 @@ __all__ = ["RECIPES", "Recipe"]
 
 NEEDS_VALIDATION = "needs validation images"
 OF_FILES = "test_data", "image_shape", "image_layout", "image_size", "label_column", "skip_broken"      # not of names
+BATCH_SIZE, EPOCHS, STEPS = BySize(16, 64), 5, 2000     # as many epochs as give so many steps, but EPOCHS at least
 HEAVIEST = 10           # balanced weight of an image of a rare class, where the mean of all images is 1
 
 
@@ -85,7 +96,8 @@ class Recipe:
     """What is trained: data, network, loss, optimizer, schedule, and everything else that the result depends on.
 
     Fields that depend on the choice of the optimizer, the schedule or the loss have the default of that choice, and
-    None where the choice does not use them.
+    None where the choice does not use them.  `epochs`, `batch_size` and, for SGD, `weight_decay` are None unless they
+    are given, until `fitted` chooses them for the number of training images.
 
     Raises InputError (a ValueError), naming the field, for a value that is out of range and for a field that the
     choices do not use.
@@ -121,8 +133,14 @@ class Recipe:
         default="two-conv", brief="two-conv (default), lenet5, ..., or a file of yours")
     init: str = of_training(
         kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
-    epochs: int = of_training(kinds.COUNT, "passes over the training images", metavar="N", default=5)
-    batch_size: int = of_training(kinds.COUNT, "images per step", metavar="N", default=64)
+    epochs: int = of_training(
+        kinds.COUNT, "passes over the training images", metavar="N",
+        usual=f"{EPOCHS}, or as many as give {STEPS:,} steps",
+        brief=f"passes over the training images (default: {EPOCHS} or more)")
+    batch_size: int = of_training(
+        kinds.COUNT, "images per step", metavar="N",
+        usual=f"{BATCH_SIZE.many}, or {BATCH_SIZE.few} for fewer than {SMALL:,} training images",
+        brief=f"images per step (default: {BATCH_SIZE.many}, or {BATCH_SIZE.few} for few)")
     seed: int = of_training(kinds.SEED, "seed of everything random", metavar="N", default=0)
     normalize: str = of_training(
         kinds.NORMALIZATION, "normalisation of pixels: ", "; standard subtracts the mean and divides by the standard "
@@ -227,7 +245,8 @@ class Recipe:
                 usual = changes.get(name, uses[name]) if uses[name] else uses[name]
                 if usual is REQUIRED:
                     raise FieldError(name, f"the {choice} {chosen} requires it")
-                self._set(name, tuple(usual) if isinstance(usual, list) else usual)
+                if not isinstance(usual, BySize):
+                    self._set(name, tuple(usual) if isinstance(usual, list) else usual)
 
     def _check_class_weights(self, name: str, classes: int) -> None:
         if isinstance(self.class_weights, tuple) and len(self.class_weights) != classes:
@@ -267,6 +286,16 @@ class Recipe:
     def open_ended(self) -> bool:
         """Whether the schedule does not depend on the number of epochs, so that a training can be made longer."""
         return find_choice("schedule", self.schedule).open_ended
+
+    def fitted(self, data: Dataset) -> Recipe:
+        """The recipe with the settings that depend on the data set, where they are not given."""
+        images = len(data.train_images)
+        batch_size = self.batch_size or BATCH_SIZE.of(images)
+        epochs = self.epochs or max(EPOCHS, math.ceil(STEPS / math.ceil(images / batch_size)))
+        uses = find_choice("optimizer", self.optimizer).uses
+        usual = {name: value.of(images) for name, value in uses.items() if isinstance(value, BySize)}
+        chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
+        return replace(self, epochs=epochs, batch_size=batch_size, **chosen)
 
     # ---- what it builds ---------------------------------------------------------------------------------------------
     def load_data(self, **options: Any) -> Dataset:
@@ -317,7 +346,7 @@ class Recipe:
         return find_choice("loss", self.loss).build(**options)
 
     def make_optimizer(self, model: Sequential) -> Optimizer:
-        """The optimizer of a model."""
+        """The optimizer of a model; its weight decay is that for a large data set, unless given or `fitted`."""
         chosen = find_choice("optimizer", self.optimizer)
         options = {"decay_weights_only": self.spare_biases} if chosen.spares else {}
         return chosen.build(model, **self._options("optimizer"), **options)
@@ -341,21 +370,26 @@ class Recipe:
 
         return [] if self.early_stopping is None else [EarlyStopping(self.early_stopping)]
 
-    def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False) -> Trainer:
-        """A trainer of a model on a data set, for `trainer.fit(recipe.epochs, recipe.make_callbacks())`."""
+    def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False,
+                     measure_test: bool = False) -> Trainer:
+        """A trainer of a model on a data set, for `trainer.fit(epochs, recipe.make_callbacks())` with the epochs of the
+        recipe, or of `fitted`."""
         from cnn_numba.training import Trainer
 
-        optimizer = self.make_optimizer(model)
-        steps = math.ceil(len(data.train_images) / self.batch_size)
+        fitted = self.fitted(data)
+        optimizer = fitted.make_optimizer(model)
+        steps = math.ceil(len(data.train_images) / fitted.batch_size)
         return Trainer(
-            model, data, optimizer, batch_size=self.batch_size, seed=self.seed, loss=self.make_loss(data),
-            scheduler=self.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
-            augment=self.make_augment())
+            model, data, optimizer, batch_size=fitted.batch_size, seed=self.seed, loss=self.make_loss(data),
+            scheduler=fitted.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
+            measure_test=measure_test, augment=self.make_augment())
 
     def _options(self, choice: str) -> dict[str, Any]:
         """{argument of the constructor: value} for the fields that a choice uses."""
         uses = find_choice(choice, getattr(self, choice)).uses
-        return {argument_of(name): getattr(self, name) for name in uses}
+        values = {name: getattr(self, name) for name in uses}
+        return {argument_of(name): usual.many if values[name] is None and isinstance(usual, BySize) else values[name]
+                for name, usual in uses.items()}
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:

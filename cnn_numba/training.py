@@ -77,6 +77,8 @@ class Trainer:
         Gradients whose 2-norm over all parameters exceeds this are scaled down to it.
     measure_norm : bool
         Whether the results of the epochs include the norm of the gradient.
+    measure_test : bool
+        Whether the results of the epochs include loss and accuracy on the test part, by which nothing is chosen.
     augment : Augment, optional
         Random changes of the training images, not of those for evaluation.
 
@@ -96,7 +98,8 @@ class Trainer:
 
     def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
                  loss: ClassLoss | None = None, scheduler: LRScheduler | ReduceLROnPlateau | None = None,
-                 max_norm: float | None = None, measure_norm: bool = False, augment: Augment | None = None):
+                 max_norm: float | None = None, measure_norm: bool = False, measure_test: bool = False,
+                 augment: Augment | None = None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if optimizer.model is not model:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -112,7 +115,8 @@ class Trainer:
                              f"one logit for each class of {data.name}")
         self.model, self.data, self.optimizer, self.batch_size = model, data, optimizer, batch_size
         self._arguments = dict(model=model, data=data, optimizer=optimizer, batch_size=batch_size, seed=seed, loss=loss,
-                               scheduler=scheduler, max_norm=max_norm, measure_norm=measure_norm, augment=augment)
+                               scheduler=scheduler, max_norm=max_norm, measure_norm=measure_norm,
+                               measure_test=measure_test, augment=augment)
         self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
         self.epochs, self.history, self.best = 0, History(), None
@@ -134,7 +138,8 @@ class Trainer:
             shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
-        self._evaluation_program(data.test_images, data.test_labels)
+        test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
+        self._test = test if measure_test else None
         Program([])()                                               # compiles the driver
 
     def _make_feed(self, images, labels, batch_size, batch):
@@ -184,8 +189,9 @@ class Trainer:
                 if self._feed.done < len(self._feed.images):
                     break                                       # stopped within the epoch
                 validation = self._evaluation(*self._validation) if self._validation else None
+                test = self._evaluation(*self._test) if self._test else None
                 self.epochs += 1
-                result = self._epoch_result(validation)
+                result = self._epoch_result(validation, test)
                 self.history.append(result)
                 self._keep_best(result)
                 self._advance_scheduler(result)
@@ -241,14 +247,15 @@ class Trainer:
         if self._norm:
             self._norm.reset()
 
-    def _epoch_result(self, validation):
+    def _epoch_result(self, validation, test):
         loss, right = self._feed.sums / len(self._feed.images)
         return EpochResult(
             epoch=self.epochs, loss=float(loss), accuracy=100 * float(right), seconds=self._seconds,
             images=len(self._feed.images), steps=self._feed.steps, learning_rate=self.optimizer.lr,
             gradient_norm=float(self._norm.norms[1] / self._norm.norms[3]) if self._norm else None,
             validation_loss=validation.loss if validation else None,
-            validation_accuracy=validation.accuracy if validation else None)
+            validation_accuracy=validation.accuracy if validation else None,
+            test_loss=test.loss if test else None, test_accuracy=test.accuracy if test else None)
 
     def _check_finite(self, before):
         """Unless loss, gradients and weights are finite, restore the state `before` and raise Diverged."""
@@ -313,7 +320,8 @@ class Trainer:
     def load_state(self, state):
         """Restore the `state` of another trainer with the same arguments; training continues to the same bits.
 
-        Only `measure_norm` may differ.  Raises InputError when the state is not that of such a trainer.
+        Only `measure_norm` and `measure_test` may differ.  Raises InputError when the state is not that of such a
+        trainer.
         """
         for name in "batch_size", "seed":
             if state.get(name) != getattr(self, name):

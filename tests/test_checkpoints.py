@@ -473,7 +473,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (["--batch-size", "32"], "argument --batch-size: the training in .* has 64, which cannot be changed, got 32"),
+    (["--batch-size", "32"], "argument --batch-size: the training in .* has 16, which cannot be changed, got 32"),
     (["--train-size", "1000"], "argument --train-size: .* has (none|200), which cannot be changed, got 1000"),
     (["--seed", "1"], "--seed: .* has 0, which cannot be changed, got 1"),
     (["--model", "lenet5"], "--model: .* has two-conv, .* got lenet5"),
@@ -525,7 +525,7 @@ def test_a_data_set_may_move(tmp_path, capsys):
 def test_a_checkpoint_has_the_recipe(finished):
     recipe = Recipe.from_json(newest_checkpoint(finished, pytest.fail).recipe)
     sizes = dict(zip(("train_size", "test_size"), (200, 32), strict=True)) if SIZES else {}
-    assert recipe == Recipe(dataset="digits", epochs=2, schedule="constant", **sizes)
+    assert recipe == Recipe(dataset="digits", epochs=2, schedule="constant", batch_size=16, weight_decay=5e-3, **sizes)
 
 
 def test_a_constant_rate_can_be_trained_on(finished, tmp_path):

@@ -76,7 +76,7 @@ def test_there_are_unused_fields_of_all_choices():
     ({"nesterov": True, "momentum": 0}, "nesterov: needs a momentum above 0, got 0"),
     ({"nesterov": True, "momentum": 0, "schedule": "one-cycle"}, "nesterov: needs a momentum above 0, got 0"),
     ({"early_stopping": 2}, "early_stopping: needs validation images"),
-    ({"epochs": None}, "epochs: expected a whole number of at least 1, got None"),
+    ({"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
     ({"epochs": True}, "epochs: expected a whole number of at least 1, got True"),
     ({"epochs": "3"}, "epochs: expected a whole number of at least 1, got '3'"),
     ({"lr": "0.1"}, "lr: expected a number above 0, got '0.1'"),
@@ -176,10 +176,10 @@ CHANGES = {
     "model": (DIGITS, "small", {"layers", "weights"}),
     "init": (DIGITS, "kaiming_normal", {"weights"}),
     "epochs": (DIGITS, "9", {"scheduler"}),
-    "batch_size": (DIGITS, "32", {"batch_size"}),
+    "batch_size": (dict(DIGITS, epochs=5), "32", {"batch_size"}),
     "seed": (DIGITS, "1", {"weights", "seed"}),
     "normalize": (DIGITS, "none", {"data"}),
-    "validation": (DIGITS, "0.5", {"data"}),
+    "validation": (dict(DIGITS, epochs=5), "0.5", {"data"}),
     "early_stopping": (dict(DIGITS, validation=8), "2", {"callbacks"}),
     "loss": (DIGITS, "mse", {"loss"}),
     "label_smoothing": (DIGITS, "0.1", {"loss"}),
@@ -461,14 +461,24 @@ def test_the_log_says_what_was_printed_and_more(validation, tmp_path, capsys):
     printed = re.findall(r"^Epoch .*$", capsys.readouterr().out, re.MULTILINE)
     for line, text in zip(lines(log), printed, strict=True):
         start = f"Epoch {line['epoch']} Loss= {line['loss']:.6f} Acc= {line['accuracy']:.2f} % "
-        if validation:
-            start += f"Val: {line['validation_loss']:.6f} {line['validation_accuracy']:.2f} % "
-        else:
-            assert text.endswith(f" s, {line['images_per_second']:,.0f} images/s") and "validation_loss" not in line
+        part, word, other = ("validation", "Val", "test") if validation else ("test", "Test", "validation")
+        start += f"{word}: {line[f'{part}_loss']:.6f} {line[f'{part}_accuracy']:.2f} % "
+        assert f"{other}_loss" not in line
         seconds = re.match(re.escape(start) + r"Run in: (\d+\.\d+) s", text)[1]
         assert float(seconds) == pytest.approx(line["seconds"], rel=0.05) and len(text) <= 80
-        assert (line["images"], line["steps"]) == ((160, 3) if validation else (200, 4)) and line["gradient_norm"] > 0
+        assert (line["images"], line["steps"]) == ((160, 10) if validation else (200, 13)) and line["gradient_norm"] > 0
     assert [line["learning_rate"] for line in lines(log)] == pytest.approx([0.03, 0.015])
+
+
+@pytest.mark.parametrize("images, given, expected", [
+    (1437, {}, (16, 23, 5e-3)), (9999, {}, (16, 5, 5e-3)), (10_000, {}, (64, 13, 1e-4)), (60_000, {}, (64, 5, 1e-4)),
+    (100, {"batch_size": 1}, (1, 20, 5e-3)), (100, {"epochs": 2, "weight_decay": 0.0}, (16, 2, 0.0)),
+    (100, {"optimizer": "adamw"}, (16, 286, 0.01))])
+def test_defaults_fit_the_size_of_the_data_set(images, given, expected):
+    pixels, labels = np.zeros((images, 1, 1, 1), np.uint8), np.arange(images) % 2
+    recipe = Recipe(**given).fitted(Dataset("any", pixels, labels, pixels[:2], labels[:2], 2))
+    assert (recipe.batch_size, recipe.epochs, recipe.weight_decay) == expected
+    assert recipe.fitted(Dataset("more", pixels[:1], labels[:1], pixels[:2], labels[:2], 2)) == recipe
 
 
 def test_a_log_that_cannot_be_written_is_said_before_the_training(tmp_path, capsys):

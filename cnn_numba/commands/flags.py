@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cnn_numba.kinds as kinds
-from cnn_numba.choices import CHOICES
+from cnn_numba.choices import CHOICES, SMALL, BySize
 from cnn_numba.commands.parser import Parser
 from cnn_numba.errors import InputError
 from cnn_numba.extensions import load_extension
@@ -62,9 +62,15 @@ def default_text(name: str) -> str:
     for choice in CHOICES:
         for other, chosen in CHOICES[choice].items():
             if name in chosen.uses:
-                users.setdefault(kind.write(chosen.uses[name]), []).append(other)
+                users.setdefault(written_default(kind, chosen.uses[name]), []).append(other)
     return "; ".join(f"{value} for {', '.join(names)}" for value, names in users.items()) or kind.write(
         FIELDS[name].default)
+
+
+def written_default(kind: Kind, value: Any) -> str:
+    if isinstance(value, BySize):
+        return f"{kind.write(value.many)}, or {kind.write(value.few)} for fewer than {SMALL:,} images,"
+    return kind.write(value)
 
 
 def add_recipe_flags(parser: Parser, *groups: str) -> None:

@@ -163,9 +163,10 @@ def data_line(data: "Dataset") -> str:
 
 
 def epoch_line(result: "EpochResult") -> str:
-    """The numbers of an epoch; in 80 columns, also with validation."""
+    """The numbers of an epoch in 80 columns: with those on the validation part or, without one, on the test part."""
     line = f"Epoch {result.epoch} Loss= {result.loss:.6f} Acc= {result.accuracy:.2f} % "
-    if result.validation_loss is None:
-        return f"{line}Run in: {seconds_text(result.seconds)}, {result.images_per_second:,.0f} images/s"
-    return (f"{line}Val: {result.validation_loss:.6f} {result.validation_accuracy:.2f} % "
-            f"Run in: {seconds_text(result.seconds)}")
+    for part, loss, accuracy in (("Val", result.validation_loss, result.validation_accuracy),
+                                 ("Test", result.test_loss, result.test_accuracy)):
+        if loss is not None:
+            return f"{line}{part}: {loss:.6f} {accuracy:.2f} % Run in: {seconds_text(result.seconds)}"
+    return f"{line}Run in: {seconds_text(result.seconds)}, {result.images_per_second:,.0f} images/s"

@@ -92,7 +92,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         check_network(recipe.model)                     # before the data are loaded
     checkpoint, log = open_checkpoint(args), open_log(args)
     data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
-    recipe = replace(recipe, dataset=recipe.dataset or data.name)       # MNIST, or digits where it is missing
+    recipe = replace(recipe, dataset=recipe.dataset or data.name).fitted(data)    # MNIST, or digits without it
     parts = survey(data)
     say(data_line(data))
     say(reading_line(data, parts))
@@ -102,9 +102,12 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
     say(describe())
     start = time.perf_counter()
-    trainer = recipe.make_trainer(model, data, measure_norm=log is not None)
+    trainer = recipe.make_trainer(model, data, measure_norm=log is not None,
+                                  measure_test=data.validation_images is None)
     model.recipe = recipe.to_json()
     say(f"Kernels ready in {seconds_text(time.perf_counter() - start)}")
+    say(f"Training: {count(recipe.epochs, 'epoch')} of {count(trainer.steps, 'step')} with "
+        f"{count(trainer.batch_size, 'image')} each")
     if checkpoint:
         checkpoint.recipe = recipe.to_json()
     if checkpoint and saved:
