@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnn_numba.errors import *
     from cnn_numba.execution import *
     from cnn_numba.files.network_json import *
+    from cnn_numba.forward_pass import *
     from cnn_numba.history import *
     from cnn_numba.interchange.formats import *
     from cnn_numba.layers import *
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 # Where a name is looked for, in this order: modules that do not need Numba come first.
 _MODULES = ("errors", "data", "presets", "recipe", "history", "execution", "augment", "layers", "losses", "optim",
-            "lr_scheduler", "model", "training", "callbacks", "interchange.formats", "files.network_json")
+            "lr_scheduler", "forward_pass", "model", "training", "callbacks", "interchange.formats",
+            "files.network_json")
 _SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
 
 

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from cnn_numba.errors import InputError
+from cnn_numba.errors import InputError, seed_number
 
 WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # purposes of a stream of random numbers
 
@@ -11,6 +11,26 @@ WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # purposes of a stream of random number
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
     """A generator that depends on the seed, the purpose and a counter, not on what ran before."""
     return np.random.default_rng([seed, purpose, index])
+
+
+_manual: list[int] = []                  # [seed, number of seeds that were taken]
+
+
+def manual_seed(seed: int) -> None:
+    """Choose the seed of what is made without one: networks, `random_split` and shuffling, as `torch.manual_seed`.
+
+    The next gets this seed itself, each after that a seed of its own.  Raises InputError for a seed below 0.
+    """
+    _manual[:] = seed_number("manual_seed", seed), 0
+
+
+def default_seed() -> int:
+    """The seed of what is made without one: 0, unless `manual_seed` chose another."""
+    if not _manual:
+        return 0
+    seed, count = _manual
+    _manual[1] += 1
+    return int(np.random.SeedSequence([seed, count]).generate_state(1, np.uint32)[0]) if count else seed
 
 
 # shape : (out, in) or (filters, channels of a group, rows, columns); index : number of the parameter in the model.
@@ -39,6 +59,12 @@ def kaiming_normal(shape: tuple[int, ...], seed: int, index: int) -> np.ndarray:
     return stream(seed, WEIGHTS, index).normal(0, math.sqrt(2 / _fan_in(shape)), shape)
 
 
+def pytorch(shape: tuple[int, ...], seed: int, index: int, fan_in: int | None = None) -> np.ndarray:
+    """PyTorch's default: weights and biases uniform in +-1 / sqrt(fan_in), the fan_in of the weight."""
+    bound = 1 / math.sqrt(fan_in or _fan_in(shape))
+    return stream(seed, WEIGHTS, index).uniform(-bound, bound, shape)
+
+
 def _fan_in(shape):
     return shape[1] * math.prod(shape[2:])
 
@@ -47,7 +73,7 @@ def _fan_out(shape):
     return shape[0] * math.prod(shape[2:])
 
 
-INITS = {f.__name__: f for f in (xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal)}
+INITS = {f.__name__: f for f in (xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal, pytorch)}
 
 
 def init_name(owner: str, name: str) -> str:

@@ -2,17 +2,17 @@
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, number, register
-from cnn_numba.kernels import driver
+from cnn_numba.forward_pass import send_back
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, in_order
-from cnn_numba.model import Output
 
 __all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss"]
 
@@ -62,7 +62,7 @@ class ClassLoss:
         z.put(values)
         losses, predictions = np.zeros(n, np.float32), np.zeros(n, np.int64)
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
-        return Loss(float(losses.mean(dtype=np.float64)), dz.get(n), logits)
+        return Loss(float(losses.mean(dtype=np.float64)), [(logits, dz.get(n))])
 
     def __repr__(self):
         chosen = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -132,29 +132,66 @@ class MSELoss(ClassLoss):
 
 
 class Loss(float):
-    """A loss: a number with a `backward()`."""
+    """A loss: a number with a `backward()`.
 
-    dlogits: np.ndarray
-    _logits: Any
+    Losses can be added, subtracted and multiplied by numbers: `(loss1 + 0.5 * loss2).backward()`, `sum(losses)`.
 
-    def __new__(cls, value: float, dlogits: np.ndarray, logits: Any) -> "Loss":
+    terms : (logits, gradient) of the losses in it
+    """
+
+    terms: list[tuple[Any, np.ndarray]]
+
+    def __new__(cls, value: float, terms: list[tuple[Any, np.ndarray]]) -> "Loss":
         loss = super().__new__(cls, value)
-        loss.dlogits, loss._logits = dlogits, logits
+        loss.terms = terms
         return loss
 
-    def backward(self) -> None:
-        """Compute the gradients of all parameters of the model that gave the logits; overwrites them.
+    @property
+    def dlogits(self) -> np.ndarray:
+        """The gradient of the logits, of a loss of one batch."""
+        if len(self.terms) > 1:
+            raise InputError(f"this is a sum of {len(self.terms)} losses, each with a gradient of its own: see terms")
+        return self.terms[0][1]
 
-        Raises InputError when the logits are not the array that `model(images)` returned, or the model has run since.
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Add the gradients of all parameters of the model that gave the logits to those that are there.
+
+        gradient : number, optional
+            Factor of the gradients.
+        retain_graph : bool
+            Whether another `backward` of the same forward pass may follow, as in PyTorch.
+
+        Raises InputError when the logits are not the array that `model(images)` returned, or the weights changed since.
         """
-        model = self._logits.model if isinstance(self._logits, Output) else None
-        if model is None:
-            raise InputError("loss.backward needs a loss of the array that model(images) returned, "
-                             "not of one computed from it")
-        with driver.exclusive:
-            if not model.ran_last(self._logits.forward_pass):
-                raise InputError("loss.backward: the model has run on other images since; call it again first")
-            model.backward(self.dlogits)
+        terms = self.terms if gradient is None else (self * gradient).terms
+        send_back(terms, retain_graph)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, Loss):
+            return Loss(float(self) + float(other), [*self.terms, *other.terms])
+        return Loss(float(self) + float(other), self.terms) if isinstance(other, Real) else NotImplemented
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Loss) or not isinstance(other, Real):
+            return NotImplemented
+        factor = np.float32(other)
+        return Loss(float(self) * float(other), [(logits, factor * gradient) for logits, gradient in self.terms])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self * (1 / other) if isinstance(other, Real) and not isinstance(other, Loss) else NotImplemented
+
+    def __neg__(self) -> "Loss":
+        return self * -1
+
+    def __sub__(self, other: Any) -> Any:
+        return self + -other
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
 
     def __reduce__(self) -> Any:
         """Copies and pickles are plain numbers."""
@@ -163,3 +200,5 @@ class Loss(float):
     def item(self) -> float:
         """The plain number."""
         return float(self)
+
+    detach = cpu = item

@@ -3,8 +3,10 @@
 The rate is a function of the number of steps and the rate at the start, so that kernels can read a table of the next
 rates (`LRScheduler.rates`).  Therefore the factors of two schedulers of one optimizer do not multiply.
 """
+import inspect
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,16 +31,34 @@ def _checked_state(owner, state, names):
     return state
 
 
-def _get_momentum(optimizer):
+def _arguments(scheduler):
+    """{name: value} of the constructor's arguments that the scheduler keeps."""
+    return {name: vars(scheduler)[name] for name in inspect.signature(type(scheduler)).parameters
+            if name != "optimizer" and name in vars(scheduler)}
+
+
+def _check_arguments(scheduler, state, *names):
+    """InputError unless a state_dict has these names, and the arguments in it are the scheduler's."""
+    owner = type(scheduler).__name__
+    if not isinstance(state, dict) or not {"last_epoch", *names} <= set(state):
+        raise InputError(f"{owner}: expected a state_dict with {', '.join(('last_epoch', *names))}")
+    for name, mine in _arguments(scheduler).items():
+        other = state.get(name, mine)
+        other = sorted(other.elements()) if isinstance(other, Counter) else other       # PyTorch's milestones
+        if other != mine:
+            raise InputError(f"{owner}: the state is that of a scheduler with {name}={other!r}, expected {mine!r}")
+
+
+def _get_momentum(group):
     """The momentum, or the first beta."""
-    return optimizer.betas[0] if hasattr(optimizer, "betas") else optimizer.momentum
+    return group["betas"][0] if "betas" in group else group["momentum"]
 
 
-def _set_momentum(optimizer, value):
-    if hasattr(optimizer, "betas"):
-        optimizer.betas = value, optimizer.betas[1]
+def _set_momentum(group, value):
+    if "betas" in group:
+        group["betas"] = value, group["betas"][1]
     else:
-        optimizer.momentum = value
+        group["momentum"] = value
 
 
 class LRScheduler:
@@ -50,8 +70,8 @@ class LRScheduler:
         When to call `step`: after every epoch, or after every update.
     last_epoch : int
         Number of calls of `step`.
-    base_lr : float
-        The optimizer's rate when the scheduler was made.
+    base_lrs : list of float
+        The optimizer's rate for each group of parameters when the scheduler was made.
     total_steps : int or infinity
         Number of steps of the schedule.
 
@@ -60,25 +80,31 @@ class LRScheduler:
 
     per = "epoch"
     total_steps: float = math.inf
-    names = ("last_epoch", "base_lr")
+    names = ("last_epoch", "base_lr")       # of `state`
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = _checked_optimizer(self._owner, optimizer)
-        self.base_lr, self.last_epoch = optimizer.lr, 0
+        self.base_lrs, self.last_epoch = [group["lr"] for group in optimizer.param_groups], 0
         self._set()
+
+    @property
+    def base_lr(self) -> float:
+        """The rate of the first group of parameters when the scheduler was made."""
+        return self.base_lrs[0]
 
     _owner = property(lambda self: type(self).__name__)
 
-    def lr(self, step: int) -> float:
-        """The learning rate after `step` steps."""
+    def lr(self, step: int, group: int = 0) -> float:
+        """The learning rate of a group of parameters after `step` steps."""
         raise NotImplementedError
 
-    def momentum(self, step: int) -> float:
+    def momentum(self, step: int, group: int = 0) -> float:
         """The momentum, or Adam's first beta, after `step` steps; here it does not change."""
-        return _get_momentum(self.optimizer)
+        return _get_momentum(self.optimizer.param_groups[group])
 
     def _set(self):
-        self.optimizer.lr = self.lr(self.last_epoch)
+        for k, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = self.lr(self.last_epoch, k)
 
     def step(self) -> None:
         """Set the optimizer to the rate of the next epoch, or update."""
@@ -95,33 +121,34 @@ class LRScheduler:
             raise InputError(f"{self._owner}: the schedule has {self.total_steps} steps, got step {step}")
         return step
 
-    def rates(self, count: int) -> np.ndarray:
-        """The rates of the next updates, for `Optimizer.rate_call`; the scheduler does not advance.
+    def rates(self, count: int, group: int = 0) -> np.ndarray:
+        """The rates of the next updates, for `ParameterGroup.rate_call`; the scheduler does not advance.
 
         Parameters
         ----------
         count : int, at least 0
+        group : the number of the group of parameters
 
         Returns
         -------
         float64 (count, 2) : learning rate, and momentum or first beta
         """
         steps = range(self.last_epoch, self._after(count))
-        return np.array([(self.lr(k), self.momentum(k)) for k in steps], np.float64).reshape(count, 2)
+        return np.array([(self.lr(k, group), self.momentum(k, group)) for k in steps], np.float64).reshape(count, 2)
 
     def __repr__(self):
         return f"{self._owner}(lr={self.lr(self.last_epoch):g} after {self.last_epoch} steps, base_lr={self.base_lr:g})"
 
     def get_last_lr(self) -> list[float]:
-        """[the rate that was set last]"""
-        return [self.lr(self.last_epoch)]
+        """The rate that was set last, for each group of parameters."""
+        return [self.lr(self.last_epoch, k) for k in range(len(self.base_lrs))]
 
-    def state_dict(self) -> dict[str, float | None]:
-        """{name: number or None}: the state of the schedule."""
-        return {name: getattr(self, name) for name in self.names}
+    def state(self) -> dict[str, Any]:
+        """{name: number, or list of one for each group of parameters}: the state of the schedule, for checkpoints."""
+        return {"last_epoch": self.last_epoch, "base_lr": self.base_lrs if len(self.base_lrs) > 1 else self.base_lr}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`; the learning rate is part of the optimizer's own state.
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore a `state`; the learning rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
         """
@@ -129,8 +156,27 @@ class LRScheduler:
         last_epoch = whole_number(self._owner, "last_epoch", state["last_epoch"], 0)
         if last_epoch > self.total_steps:
             raise InputError(f"{self._owner}: the schedule has {self.total_steps} steps, got a state of {last_epoch}")
-        self.base_lr = number(self._owner, "base_lr", state["base_lr"])
-        self.last_epoch = last_epoch
+        rates = state["base_lr"] if len(self.base_lrs) > 1 else [state["base_lr"]]
+        self.base_lrs, self.last_epoch = self._checked_rates(rates), last_epoch
+
+    def _checked_rates(self, rates):
+        if not isinstance(rates, (list, tuple)) or len(rates) != len(self.base_lrs):
+            raise InputError(f"{self._owner}: expected {len(self.base_lrs)} base rates, got {rates!r}")
+        return [number(self._owner, "base_lr", rate) for rate in rates]
+
+    def state_dict(self) -> dict[str, Any]:
+        """{name: value}, as in PyTorch: the arguments, base_lrs, last_epoch, _step_count and _last_lr."""
+        return {**_arguments(self), "base_lrs": list(self.base_lrs), "last_epoch": self.last_epoch,
+                "_step_count": self.last_epoch + 1, "_last_lr": self.get_last_lr()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a `state_dict` of this scheduler or of PyTorch's.
+
+        Raises InputError, and changes nothing, when something is missing, or the scheduler has other arguments.
+        """
+        _check_arguments(self, state_dict, "base_lrs")
+        rates = self._checked_rates(state_dict["base_lrs"])
+        self.load_state({"last_epoch": state_dict["last_epoch"], "base_lr": rates if len(rates) > 1 else rates[0]})
 
 
 class LinearLR(LRScheduler):
@@ -153,9 +199,9 @@ class LinearLR(LRScheduler):
         self.total_iters = whole_number(self._owner, "total_iters", total_iters)
         super().__init__(optimizer)
 
-    def lr(self, step: int) -> float:
+    def lr(self, step: int, group: int = 0) -> float:
         share = min(step, self.total_iters) / self.total_iters
-        return self.base_lr * (self.start_factor + (self.end_factor - self.start_factor) * share)
+        return self.base_lrs[group] * (self.start_factor + (self.end_factor - self.start_factor) * share)
 
 
 class StepLR(LRScheduler):
@@ -173,8 +219,8 @@ class StepLR(LRScheduler):
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step: int) -> float:
-        return self.base_lr * self.gamma ** (step // self.step_size)
+    def lr(self, step: int, group: int = 0) -> float:
+        return self.base_lrs[group] * self.gamma ** (step // self.step_size)
 
 
 class MultiStepLR(LRScheduler):
@@ -195,8 +241,8 @@ class MultiStepLR(LRScheduler):
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step: int) -> float:
-        return self.base_lr * self.gamma ** bisect_right(self.milestones, step)
+    def lr(self, step: int, group: int = 0) -> float:
+        return self.base_lrs[group] * self.gamma ** bisect_right(self.milestones, step)
 
 
 class ExponentialLR(LRScheduler):
@@ -212,8 +258,8 @@ class ExponentialLR(LRScheduler):
         self.gamma = number(self._owner, "gamma", gamma)
         super().__init__(optimizer)
 
-    def lr(self, step: int) -> float:
-        return self.base_lr * self.gamma**step
+    def lr(self, step: int, group: int = 0) -> float:
+        return self.base_lrs[group] * self.gamma**step
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -233,8 +279,8 @@ class CosineAnnealingLR(LRScheduler):
         self.eta_min = number(self._owner, "eta_min", eta_min)
         super().__init__(optimizer)
 
-    def lr(self, step: int) -> float:
-        return self.eta_min + (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+    def lr(self, step: int, group: int = 0) -> float:
+        return self.eta_min + (self.base_lrs[group] - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
 def _cosine(start, end, share):
@@ -314,19 +360,20 @@ class OneCycleLR(LRScheduler):
                 return phase, (step - begin) / (end - begin) if end != begin else 1.0
             begin = end
 
-    def lr(self, step: int) -> float:
+    def lr(self, step: int, group: int = 0) -> float:
         (_, start, end, *_), share = self._place(step)
         return self._anneal(start, end, share)
 
-    def momentum(self, step: int) -> float:
+    def momentum(self, step: int, group: int = 0) -> float:
         if not self.cycle_momentum:
-            return super().momentum(step)
+            return super().momentum(step, group)
         (*_, start, end), share = self._place(step)
         return self._anneal(start, end, share)
 
     def _set(self):
         super()._set()
-        _set_momentum(self.optimizer, self.momentum(self.last_epoch))
+        for k, group in enumerate(self.optimizer.param_groups):
+            _set_momentum(group, self.momentum(self.last_epoch, k))
 
 
 class ReduceLROnPlateau:
@@ -392,24 +439,25 @@ class ReduceLROnPlateau:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            rate = max(self.optimizer.lr * self.factor, self.min_lr)
-            if self.optimizer.lr - rate > self.eps:
-                self.optimizer.lr = rate
+            for group in self.optimizer.param_groups:
+                rate = max(group["lr"] * self.factor, self.min_lr)
+                if group["lr"] - rate > self.eps:
+                    group["lr"] = rate
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
 
     def __repr__(self):
         return f"{type(self).__name__}(lr={self.optimizer.lr:g} after {self.last_epoch} epochs, best={self.best})"
 
     def get_last_lr(self) -> list[float]:
-        """[the optimizer's rate]"""
-        return [self.optimizer.lr]
+        """The optimizer's rate for each group of parameters."""
+        return [group["lr"] for group in self.optimizer.param_groups]
 
-    def state_dict(self) -> dict[str, float | None]:
-        """{name: number or None}: the state of the schedule."""
+    def state(self) -> dict[str, Any]:
+        """{name: number or None}: the state of the schedule, for checkpoints."""
         return {name: getattr(self, name) for name in self.names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`; the learning rate is part of the optimizer's own state.
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore a `state`; the learning rate is part of the optimizer's own state.
 
         Raises InputError, and changes nothing, when a name is missing or unknown, or a value does not fit.
         """
@@ -422,3 +470,19 @@ class ReduceLROnPlateau:
                   for name in ("last_epoch", "num_bad_epochs", "cooldown_counter")]
         self.best = best
         self.last_epoch, self.num_bad_epochs, self.cooldown_counter = counts
+
+    def state_dict(self) -> dict[str, Any]:
+        """{name: value}, as in PyTorch: the arguments, best, the counts and _last_lr."""
+        best = {"min": math.inf, "max": -math.inf}[self.mode] if self.best is None else self.best
+        return _arguments(self) | self.state() | {"best": best, "_last_lr": self.get_last_lr()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a `state_dict` of this scheduler or of PyTorch's.
+
+        Raises InputError, and changes nothing, when something is missing, or the scheduler has other arguments.
+        """
+        _check_arguments(self, state_dict, *self.names)
+        state = {name: state_dict[name] for name in self.names}
+        if isinstance(state["best"], float) and math.isinf(state["best"]):
+            state["best"] = None
+        self.load_state(state)

@@ -1,7 +1,9 @@
 """A network as a list of layers, its parameters in one flat vector, and its forward and backward pass."""
 import math
 import os
+import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,91 +11,41 @@ import numpy as np
 
 from cnn_numba.errors import InputError, seed_number
 from cnn_numba.execution import textbook
-from cnn_numba.init import INITS, init_name
-from cnn_numba.kernels import driver
-from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.forward_pass import ForwardPass, Output, is_grad_enabled
+from cnn_numba.init import INITS, default_seed, init_name, manual_seed, pytorch
+from cnn_numba.kernels import driver, optimizer
+from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.program import Call, Program, at_once
 from cnn_numba.layers import Layer, container_text, every_layer, infer_shapes, shape_text
+from cnn_numba.layers.base import tensors_of
+from cnn_numba.layers.module import Module
+from cnn_numba.parameter import Parameter, Run, allocate, fingerprint, float32_array, runs
 from cnn_numba.plan import Plan
 
-__all__ = ["Parameter", "Sequential"]
+__all__ = ["Parameter", "Sequential", "manual_seed"]
 
 PLANS_KEPT = 3          # number of batch sizes whose buffers a model keeps
+CHUNK = 256             # vectors per item of the sum of gradients
 
 
-class Parameter:
-    """A weight, a bias or a statistic, as views of the model's flat vectors.
-
-    name : as in `state_dict`, "0.weight"
-    value, grad : float32 arrays of PyTorch's shape; a statistic has no gradient.  Assigned values are copied
-        into the model's vectors; InputError when the shape differs.
-    grad_vectors : float32 (vectors, LANES)
-        The memory of the gradient up to the start of the next parameter; numbers past its end are always 0.
-    """
-
-    def __init__(self, name: str, value: np.ndarray, grad: np.ndarray | None = None,
-                 grad_vectors: np.ndarray | None = None):
-        self.name, self._value, self._grad, self.grad_vectors = name, value, grad, grad_vectors
-
-    @property
-    def value(self) -> np.ndarray:
-        return self._value
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        _copy_into(self._value, value, self.name)
-
-    @property
-    def grad(self) -> Any:
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Any) -> None:
-        if self._grad is None:
-            raise InputError(f"{self.name} is a statistic, which has no gradient")
-        _copy_into(self._grad, value, f"the gradient of {self.name}")
-
-    def __repr__(self) -> str:
-        return f"Parameter({self.name!r}, {'x'.join(map(str, self._value.shape))})"
-
-
-def _copy_into(array, value, name):
-    value = _numbers(name, value)
-    if value.shape != array.shape:
-        raise InputError(f"{name} has shape {array.shape}, got an array of shape {value.shape}")
-    array[...] = value
-
-
-def _numbers(owner, value):
-    try:
-        return np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"{owner} must be an array of numbers, got {type(value).__name__}") from None
-
-
-class Output(np.ndarray):
-    """What `model(x)` returns: an array that knows its forward pass, so that a loss can send its gradient back.
-
-    It is read-only, because the gradient belongs to these values.  Arrays computed from it do not know the forward
-    pass.
-    """
-
-    model: "Sequential | None" = None
-    forward_pass: object = None
-
-
-class Sequential:
+class Sequential(Module):
     """A network whose layers run one after the other, as `torch.nn.Sequential`.
+
+    A subclass with a `forward` of its own runs that in `model(images)`, with gradients through every layer and network
+    that it calls.  `Trainer`, `save` and `predict` run the layers in their order, and refuse such a model.
 
     Parameters
     ----------
-    *layers : Layer
-    seed : int
-        Weights and the masks of dropout derive from this seed.
+    *layers : Layer or Sequential, or one OrderedDict of them
+        The names in `state_dict` are PyTorch's: "0.weight", "conv1.weight", "0.1.bias".
+    seed : int, optional
+        Weights and the masks of dropout derive from this seed; default: that of `manual_seed`, or 0.
     init : str
-        Weight initialisation, one of `init.INITS`; biases start at zero.
+        Weight initialisation, one of `init.INITS`; biases start at zero, except with "pytorch".
 
     Attributes
     ----------
+    layers : list of Layer, also those of Sequentials inside
     values, grads : float32 (total,)
         All parameters and all gradients; each parameter starts on a 64-byte boundary.
     statistics : float32 (total,)
@@ -105,7 +57,8 @@ class Sequential:
         classes, the accuracy on test images in per cent, and `Recipe.to_json()`.  None if unknown; a Trainer sets all
         but the last two.
 
-    Raises InputError (a ValueError) when an argument is not a layer, or a layer occurs twice.
+    Weights are made when they are first needed.  A layer that another network uses already keeps its weights and shares
+    them.  Raises InputError (a ValueError) when an argument is not a layer, or a layer occurs twice.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -116,86 +69,149 @@ class Sequential:
     recipe: dict[str, Any] | None = None
     training = True
 
-    def __init__(self, *layers: Layer, seed: int = 0, init: str = "xavier_uniform"):
-        for k, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
-        everyone = list(every_layer(layers))
+    def __init__(self, *layers: Any, seed: int | None = None, init: str = "xavier_uniform"):
+        self._set_children(_named(layers))
+        self.seed = default_seed() if seed is None else seed_number("Sequential", seed)
+        self.init = init_name("Sequential", init)
+        self._forget()
+
+    def _set_children(self, children):
+        """Take {name: layer or network}; InputError, and no change, when a layer occurs twice."""
+        flat = dict(_flat(children, ""))
+        everyone = list(every_layer(flat.values()))
         for k, layer in enumerate(everyone):
             if any(layer is other for other in everyone[:k]):
                 raise InputError(f"Sequential: the layer {layer!r} occurs twice; weights cannot be shared")
-        if not layers:
-            raise InputError("Sequential needs at least one layer, got none")
-        self.seed, self.init = seed_number("Sequential", seed), init_name("Sequential", init)
-        self._build(layers)
+        self._children, self.names, self.layers = children, list(flat), list(flat.values())
+        inside = [layer for child in children.values() if isinstance(child, Sequential)
+                  for layer in every_layer(child.layers)]
+        for layer in everyone:                  # of several networks, the first one makes the parameters, or the outer
+            if layer in inside or not (layer.owner and layer.owner()):
+                layer.owner = weakref.ref(self)
 
-    def add(self, layer: Layer) -> "Sequential":
-        """Append a layer and initialise all parameters again, as `Sequential(*layers, layer)` does.
+    def _forget(self) -> None:
+        """Forget everything that depends on the layers."""
+        self._bound: list[dict[str, Parameter]] | None = None
+        self._plans: OrderedDict[tuple, _Laid] = OrderedDict()
+        self._last: ForwardPass | None = None
+        self._passes, self._input_gradient = 0, False
+
+    def add(self, layer: Any) -> "Sequential":
+        """Append a layer and initialise all parameters again, as a new `Sequential(*layers, layer)` does.
 
         Optimizers made before do not know the new parameters.  Returns the model.  Raises InputError when the argument
         is not a layer, or is already in the model.
         """
-        Sequential.__init__(self, *self.layers, layer, seed=self.seed, init=self.init)
+        self._set_children(self._children | {str(len(self._children)): _checked(len(self._children), layer)})
+        for inside in every_layer(self.layers):
+            inside.forget()
+        self._forget()
         return self
 
-    def _build(self, layers):
-        self.layers = list(layers)
-        parameters, self.values = _flat(layer.parameter_shapes() for layer in layers)
-        statistics, self.statistics = _flat(layer.statistic_shapes() for layer in layers)
-        self.grads = aligned(self.values.shape)
-        self._parameters = [
-            {name: Parameter(f"{k}.{name}", *(_view(flat, part) for flat in (self.values, self.grads)),
-                             self.grads[part.start:part.end].reshape(-1, LANES)) for name, part in of_layer.items()}
-            for k, of_layer in enumerate(parameters)]
-        self._statistics = [{name: Parameter(f"{k}.{name}", _view(self.statistics, part))
-                             for name, part in of_layer.items()} for k, of_layer in enumerate(statistics)]
-        index = {p.name: k for k, p in enumerate(self.parameters())}
-        for k, (layer, tensors) in enumerate(zip(layers, self._tensors(), strict=True)):
-            layer.reset_parameters(
-                {name: p.value for name, p in tensors.items()},
-                lambda name, value, init, k=k: value.__setitem__(
-                    ..., INITS[init or self.init](value.shape, self.seed, index[f"{k}.{name}"])))
-        self._plans, self._last, self._passes = OrderedDict(), None, 0
+    def append(self, layer: Any) -> "Sequential":
+        """Append a layer, as `torch.nn.Sequential.append`; the others keep their weights.  Otherwise as `add`."""
+        self.bind()
+        self._set_children(self._children | {str(len(self._children)): _checked(len(self._children), layer)})
+        self._forget()
+        return self
 
-    def _tensors(self):
-        """{name: Parameter} of each layer: its parameters and statistics."""
-        return [of_layer | more for of_layer, more in zip(self._parameters, self._statistics, strict=True)]
+    # ---- parameters -------------------------------------------------------------------------------------------------
+    def bind(self) -> list[dict[str, Parameter]]:
+        """{name: Parameter} of each layer, of its parameters and statistics; made now if they are not there yet."""
+        if self._bound is None:
+            for layer in every_layer(self.layers):
+                owner = layer.owner and layer.owner()
+                if layer.own_tensors is None and owner not in (None, self):
+                    owner.bind()
+            index, fresh = 0, []
+            made: dict[str, Parameter] = {}
+            for name, layer in _leaves(self.names, self.layers):
+                own = own_shapes(layer)
+                if layer.own_tensors is None:
+                    fresh.append((name, layer, own, index))
+                index += len(own[0])
+            for kind in 0, 1:
+                wanted = [(f"{name}.{what}", shape) for name, _, own, _ in fresh for what, shape in own[kind].items()]
+                made |= {p.name: p for p in allocate(wanted, statistic=bool(kind))}
+            for name, layer, own, first in fresh:
+                layer.own_tensors = {what: made[f"{name}.{what}"] for what in (*own[0], *own[1])}
+                self._reset(layer, own[0], first)
+            self._bound = [tensors_of(layer) for layer in self.layers]
+        return self._bound
+
+    def _reset(self, layer, shapes, first):
+        """Initialise the parameters of a layer, {name: shape}; first : the number of its first in this network."""
+        number = {what: k for k, what in enumerate(shapes, first)}
+
+        def initialise(what, value, init):
+            init = init or self.init
+            if value.ndim > 1:
+                value[...] = INITS[init](value.shape, self.seed, number[what])
+            elif init == "pytorch" and what == "bias" and len(shapes.get("weight", ())) > 1:
+                value[...] = pytorch(value.shape, self.seed, number[what], math.prod(shapes["weight"][1:]))
+
+        layer.reset_parameters({what: p.value for what, p in layer.own_tensors.items()}, initialise)
+
+    def named_tensors(self) -> Iterator[tuple[str, Parameter]]:
+        for name, of_layer in zip(self.names, self.bind(), strict=True):
+            yield from ((f"{name}.{what}", p) for what, p in of_layer.items())
+
+    def runs(self, statistics: bool = False) -> list[Run]:
+        """The parameters, or the statistics, as runs of neighbours in memory; one, if no other network shares some."""
+        return runs(self.buffers() if statistics else self.parameters())
+
+    def _flat_vector(self, what, statistics=False):
+        parts = self.runs(statistics)
+        if len(parts) > 1:
+            raise InputError("the parameters of this network are not side by side in memory, because other networks "
+                             "share some: use parameters() instead of the flat vectors")
+        return getattr(parts[0], what) if parts else np.zeros(0, np.float32)
+
+    values = property(lambda self: self._flat_vector("values"))
+    grads = property(lambda self: self._flat_vector("grads"))
+    statistics = property(lambda self: self._flat_vector("values", True))
+
+    def is_finite(self) -> bool:
+        """Whether all parameters and statistics are finite numbers."""
+        return all(np.isfinite(part.values).all() for part in (*self.runs(), *self.runs(True)))
+
+    # ---- the layers as a tree ---------------------------------------------------------------------------------------
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return iter(self._children.items())
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, index: Any) -> Any:
+        """A layer by its position, or a network of a slice of them, which shares their parameters."""
+        if isinstance(index, slice):
+            self.bind()
+            part = Sequential(OrderedDict(list(self._children.items())[index]), seed=self.seed, init=self.init)
+            part.training = self.training
+            return part
+        return list(self._children.values())[index]
+
+    def __getattr__(self, name: str) -> Any:
+        """A layer by its name in an OrderedDict."""
+        children = vars(self).get("_children", {})
+        if name in children:
+            return children[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def train(self, mode: bool = True) -> "Sequential":
         """Switch to training mode, the mode of a new model: batch normalisation uses and collects the statistics of the
         batch, and dropout is active.  Returns the model."""
         self.training = bool(mode)
+        for module in (self, *self.modules(), *every_layer(self.layers)):
+            module.training = bool(mode)
         return self
 
     def eval(self) -> "Sequential":
         """Switch to evaluation: the collected statistics are used, and dropout is off.  Returns the model."""
         return self.train(False)
-
-    def parameters(self) -> list[Parameter]:
-        """The parameters, in the order of the layers."""
-        return [p for of_layer in self._parameters for p in of_layer.values()]
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """{name: copy of the value} of parameters and statistics, with PyTorch's names and shapes."""
-        return {p.name: p.value.copy() for of_layer in self._tensors() for p in of_layer.values()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy values with the names and shapes of `state_dict`; InputError, and no change, when these differ."""
-        mine = {p.name: p for of_layer in self._tensors() for p in of_layer.values()}
-        if not isinstance(state, dict):
-            raise InputError(f"load_state_dict: expected a dict of arrays, got {type(state).__name__}")
-        if set(mine) != set(state):
-            odd = sorted(set(mine) ^ set(state))[0]
-            wrong = "missing" if odd in mine else "not a parameter of this model"
-            raise InputError(f"load_state_dict: {odd!r} is {wrong}, expected exactly {', '.join(mine)}")
-        new = {name: _numbers(f"load_state_dict: {name!r}", value).copy() for name, value in state.items()}
-        for name, value in new.items():
-            if value.shape != mine[name].value.shape:
-                raise InputError(f"load_state_dict: {name!r} has shape {value.shape}, "
-                                 f"expected {mine[name].value.shape}")
-        self.values[:] = 0          # also past the ends, where a step with an infinite learning rate leaves NaN
-        for name, value in new.items():
-            mine[name].value[...] = value
 
     def save(self, path: str | os.PathLike, **facts: Any) -> None:
         """Write the model to an .npz file, for `cnn_numba.load`; a failure leaves the file unchanged.
@@ -210,6 +226,7 @@ class Sequential:
         """
         from cnn_numba.files.model_file import save
 
+        self.refuse_own_forward("the file would not hold it; save its state_dict() with cnn_numba.save_state")
         save(self, path, **facts)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -217,21 +234,41 @@ class Sequential:
         return infer_shapes(self.layers, shape)[-1]
 
     def plan(self, shape: tuple[int, ...], blocks: int, logits: bool = False, **options: Any) -> Plan:
-        """A new layout of this network (see `plan.Plan`) for images of a shape.
+        """A new layout of this network (see `plan.Plan`) for images of a shape; gradients overwrite those before.
+
+        In a layout for training, a layer that is in evaluation mode inside a model that is not stays in that mode.
 
         logits : whether to leave out a Softmax or LogSoftmax at the end
+
+        Raises InputError for a model with a `forward` of its own, which a layout does not know.
         """
+        self.refuse_own_forward("only model(images) runs it; a Trainer, predict and save run the layers in their order")
         cut = logits and self.layers[-1].takes_logits and len(self.layers) > 1
-        layers = self.layers[:-1] if cut else self.layers
-        return Plan(layers, self._tensors(), infer_shapes(layers, shape), blocks,
-                    **({"textbook": textbook()} | options))
+        own_modes = options.get("training", True) and self.training
+        return self._lay_out(shape, blocks, len(self.layers) - cut, False, own_modes=own_modes, **options)
+
+    def _lay_out(self, shape, blocks, count, accumulate, **options):
+        tensors = [{name: p.wired(accumulate) for name, p in of_layer.items()} for of_layer in self.bind()[:count]]
+        layers = self.layers[:count]
+        return Plan(layers, tensors, infer_shapes(layers, shape), blocks, **({"textbook": textbook()} | options))
+
+    def refuse_own_forward(self, why: str) -> None:
+        """InputError if a subclass has a `forward` of its own."""
+        if type(self).forward is not Sequential.forward:
+            raise InputError(f"{type(self).__name__} has a forward of its own, and {why}")
 
     def __call__(self, images: Any) -> Any:
+        """The forward pass: `forward(images)`."""
+        return self.forward(images)
+
+    def forward(self, images: Any) -> Any:
         """The forward pass.
 
         Parameters
         ----------
         images : array (N, C, H, W), or (N, K) when the first layer is dense
+            As they are: `predict` also normalises them.  They can be the Output of another network, to which the
+            gradient then goes on.
 
         Returns
         -------
@@ -239,36 +276,94 @@ class Sequential:
 
         Raises InputError for an empty batch, NaN or infinity in the images, and shapes that do not fit.
         """
-        images = _numbers("model: the images", images)
+        source = images.forward_pass if isinstance(images, Output) and is_grad_enabled() else None
+        images = float32_array("model: the images", images)
         if images.ndim not in (2, 4) or not len(images):
             raise InputError(f"model: expected images (N, C, H, W) or features (N, K), got shape {images.shape}")
         if not np.isfinite(images).all():
             raise InputError("model: the images contain NaN or infinity, expected finite numbers")
         with driver.exclusive:          # other Python threads use the same buffers
-            return self._forward(images)
+            return self._forward(images, source)
 
-    def _forward(self, images):
-        key = images.shape[1:], math.ceil(len(images) / LANES), self.training, textbook()
+    def _key(self, images, input_gradient):
+        """What a layout for a batch depends on."""
+        modes = tuple(layer.training for layer in every_layer(self.layers))
+        trained = tuple(p.requires_grad for p in self.parameters())
+        return (images.shape[1:], math.ceil(len(images) / LANES), modes, textbook(),
+                is_grad_enabled() and (trained, input_gradient))
+
+    def _laid(self, key):
+        """The layout for a key, and its programs."""
         if key not in self._plans:
-            plan = self.plan(*key[:2], training=self.training)
-            self._plans[key] = plan, *plan.programs()
+            shape, blocks, _, plain, gradients = key
+            plan = self._lay_out(
+                shape, blocks, len(self.layers), True, backward=bool(gradients), own_modes=True,
+                input_gradient=bool(gradients and gradients[1]), textbook=plain)
+            self._plans[key] = _Laid(plan, *plan.programs(), Program(at_once(self._sum_calls() if gradients else [])))
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
-        plan, forward, _ = self._plans[key]
-        plan.x.put(images)
-        plan.setup.batch[1] = len(images)
-        plan.setup.draw[:] = self.seed, self._passes
+        return self._plans[key]
+
+    def _sum_calls(self):
+        """The calls that add the gradients of a backward pass to those before."""
+        return [Call(optimizer.accumulate, math.ceil(len(part.grads) / LANES / CHUNK),
+                     grad=part.grads.reshape(-1, LANES),
+                     fresh=part.memory.fresh[part.start:part.end].reshape(-1, LANES), chunk=CHUNK)
+                for part in runs(p for p in self.parameters() if p.requires_grad)]
+
+    def _forward(self, images, source):
+        key = self._key(images, source is not None or self._input_gradient)
+        laid, draw = self._laid(key), (self.seed, self._passes)
         self._passes += self.training
-        forward()
-        output = plan.z.get(len(images)).view(Output)
-        output.model, output.forward_pass = self, object()
+        laid.run(images, draw)
+        output = laid.plan.z.get(len(images)).view(Output)
         output.flags.writeable = False
-        self._last = output.forward_pass, key, len(images)
-        return output if plan.indices is None else (output, plan.indices.get(len(images)).astype(np.int64))
+        self._last = None
+        if is_grad_enabled():
+            weights = fingerprint(self._weights(key))
+            self._last = output.forward_pass = laid.holder = ForwardPass(
+                self, images.copy(), key, draw, source, weights)
+        else:
+            laid.holder, output.without_grad = None, True
+        indices = laid.plan.indices
+        return output if indices is None else (output, indices.get(len(images)).astype(np.int64))
+
+    def _weights(self, key):
+        """What a backward pass depends on: the parameters, and in evaluation the statistics."""
+        return [*self.runs(), *(self.runs(True) if not any(key[2]) else [])]
+
+    def run_backward(self, forward_pass: ForwardPass, doutput: Any, input_gradient: bool = False) -> Any:
+        """The backward pass of a forward pass, which runs again if its buffers were used since.
+
+        input_gradient : whether the gradient of the images is needed; it is returned where there is one
+
+        Raises InputError when the weights changed, or the gradient has another shape than the output.
+        """
+        if fingerprint(self._weights(forward_pass.key)) != forward_pass.weights:
+            raise InputError("backward: the weights changed since the forward pass, so the gradient would be that of "
+                             "neither; call the model again after step() or load_state_dict()")
+        key, images = forward_pass.key, forward_pass.images
+        if input_gradient and not key[-1][1]:
+            self._input_gradient, key = True, (*key[:-1], (key[-1][0], True))
+        laid = self._laid(key)
+        shape = len(images), *laid.plan.z.shape
+        doutput = float32_array("backward: the gradient", doutput)
+        if doutput.shape != shape:
+            raise InputError(f"backward: expected a gradient of shape {shape}, got {doutput.shape}")
+        if laid.holder is not forward_pass:
+            statistics = [(p, p.value.copy()) for p in self.buffers()]
+            laid.run(images, forward_pass.draw)
+            for p, value in statistics:
+                p.value[...] = value
+            laid.holder = forward_pass
+        laid.plan.dz.put(doutput)
+        laid.backward()
+        laid.add()
+        return None if laid.plan.dx is None else laid.plan.dx.get(len(images))
 
     def backward(self, doutput: Any) -> np.ndarray:
-        """The backward pass of the last forward pass; overwrites all gradients.
+        """The backward pass of the last forward pass; adds to the gradients of all parameters.
 
         Parameters
         ----------
@@ -278,36 +373,24 @@ class Sequential:
         -------
         float32 array : the gradient of the images, in their shape
 
-        Raises InputError before a forward pass, or when the shape differs.
+        Raises InputError before a forward pass, when the shape differs, or when the weights changed since.
         """
-        doutput = _numbers("model.backward: the gradient", doutput)
         with driver.exclusive:
             if self._last is None:
-                raise InputError("model.backward needs a forward pass first: call model(images)")
-            _, key, n = self._last
-            plan, _, backward = self._plans[key]
-            if doutput.shape != (n, *plan.z.shape):
-                raise InputError(f"model.backward: expected a gradient of shape {(n, *plan.z.shape)}, got "
-                                 f"{doutput.shape}")
-            plan.dz.put(doutput)
-            backward()
-            return plan.dx.get(n)
+                raise InputError("model.backward needs a forward pass first: call model(images), not in no_grad()")
+            return self.run_backward(self._last, doutput, input_gradient=True)
 
-    def ran_last(self, forward_pass: object) -> bool:
-        """Whether this forward pass is the last one, whose values a backward pass needs."""
-        return self._last is not None and self._last[0] is forward_pass
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have everything but the buffers."""
+        self.bind()
+        return {name: value for name, value in vars(self).items() if name not in ("_plans", "_last", "_bound")}
 
-    def __reduce__(self):
-        """Rebuild copies and pickles, so that their parameters are views of their own vectors."""
-        facts = {name: vars(self)[name] for name in (
-            "input_shape", "mean", "std", "classes", "accuracy", "recipe", "training", "_passes") if name in vars(self)}
-        return _restored, (self.layers, self.seed, self.init, self.values.copy(), self.statistics.copy()), facts
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        vars(self).update(state)
 
     def __repr__(self):
-        return container_text("Sequential", enumerate(self.layers))
-
-    def __len__(self) -> int:
-        return len(self.layers)
+        return container_text(type(self).__name__, self._children.items())
 
     def summary(self, shape: tuple[int, ...]) -> str:
         """One line of text: the shapes of an image on its way through the layers, and the number of parameters."""
@@ -317,31 +400,61 @@ class Sequential:
         return f"{' -> '.join(map(shape_text, path))}, {count:,} parameters"
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """The part of a flat vector that holds a tensor: it begins at start; the next one begins at end."""
+@dataclass
+class _Laid:
+    """A plan with its programs; holder : the forward pass whose values are in its buffers."""
 
-    start: int
-    end: int
-    shape: tuple
+    plan: Plan
+    forward: Program
+    backward: Program
+    add: Program
+    holder: ForwardPass | None = None
 
-
-def _flat(shapes):
-    """[{name: _Slice}] for [{name: shape}], and a vector of zeros for all of them."""
-    slices, end = [], 0
-    for of_layer in shapes:
-        slices.append({})
-        for name, shape in of_layer.items():
-            start, end = end, end + math.ceil(math.prod(shape) / LANES) * LANES
-            slices[-1][name] = _Slice(start, end, shape)
-    return slices, aligned(end)
+    def run(self, images, draw):
+        self.plan.x.put(images)
+        self.plan.setup.batch[1] = len(images)
+        self.plan.setup.draw[:] = draw
+        self.forward()
 
 
-def _view(flat, part):
-    return flat[part.start:part.start + math.prod(part.shape)].reshape(part.shape)
+def _checked(k, layer):
+    if not isinstance(layer, (Layer, Sequential)):
+        raise InputError(f"Sequential: argument {k} must be a layer, got {type(layer).__name__}")
+    return layer
 
 
-def _restored(layers, seed, init, values, statistics):
-    model = Sequential(*layers, seed=seed, init=init)
-    model.values[...], model.statistics[...] = values, statistics
-    return model
+def _named(layers):
+    """{name: layer or network} for the arguments of Sequential."""
+    if len(layers) == 1 and isinstance(layers[0], dict):
+        named = layers[0]
+        for name in named:
+            if not isinstance(name, str) or not name or "." in name:
+                raise InputError(f"Sequential: the name of a layer must be text without a dot, got {name!r}")
+    else:
+        named = {str(k): layer for k, layer in enumerate(layers)}
+    if not named:
+        raise InputError("Sequential needs at least one layer, got none")
+    return {name: _checked(k, layer) for k, (name, layer) in enumerate(named.items())}
+
+
+def _flat(children, prefix):
+    """(name, layer) of all layers, with those of the networks inside."""
+    for name, child in children.items():
+        if isinstance(child, Sequential):
+            yield from _flat(child._children, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+def _leaves(names, layers):
+    """(name, layer) of all layers, with those of containers inside."""
+    for name, layer in zip(names, layers, strict=True):
+        yield name, layer
+        for branch, inside in layer.branches.items():
+            yield from _leaves([f"{name}.{branch}.{k}" for k in range(len(inside))], inside)
+
+
+def own_shapes(layer: Layer) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """{name: shape} of the parameters and of the statistics of a layer itself, not of those inside it."""
+    return tuple({name: shape for name, shape in shapes.items() if name.split(".")[0] not in layer.branches}
+                 for shapes in (layer.parameter_shapes(), layer.statistic_shapes()))   # type: ignore[return-value]

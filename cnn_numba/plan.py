@@ -46,15 +46,16 @@ class Plan:
     ----------
     layers : list of Layer
     tensors : list of dict
-        {name: Parameter} of each layer: its parameters and statistics.
+        {name: parameter.Wired} of each layer: its parameters and statistics.
     shapes : list of tuple
         The input shape of each layer for one image, and the output shape of the last.
     blocks : int
     backward, input_gradient : bool
-        Whether gradients are computed, and whether that of the images is, too.
+        Whether gradients are computed, and whether that of the images is, too.  Below the first layer with a parameter
+        that is trained, nothing is computed.
     lanes : int
         The number of lanes per block that can hold an image: below LANES when there are fewer images.
-    training, textbook, batch, draw : see `layers.Setup`; arrays are made when missing
+    training, own_modes, textbook, batch, draw : see `layers.Setup`; arrays are made when missing
 
     Attributes
     ----------
@@ -69,10 +70,10 @@ class Plan:
     def __init__(self, layers: Sequence[Layer], tensors: Sequence[dict[str, Any]], shapes: Sequence[tuple[int, ...]],
                  blocks: int, backward: bool = True, input_gradient: bool = True, lanes: int = LANES,
                  training: bool = True, textbook: bool = False, batch: np.ndarray | None = None,
-                 draw: np.ndarray | None = None):
+                 draw: np.ndarray | None = None, own_modes: bool = False):
         self.blocks, self.shapes, self.backward = blocks, shapes, backward
         self.setup = Setup(lanes, training, textbook, np.array([0, blocks * LANES]) if batch is None else batch,
-                           np.zeros(2, np.int64) if draw is None else draw)
+                           np.zeros(2, np.int64) if draw is None else draw, own_modes)
         self.stages: list[tuple[str, Layer, Wires]] = []
         self.indices: Buffer | None = None
         self._index = {id(layer): k for k, layer in enumerate(every_layer(layers))}
@@ -97,11 +98,14 @@ class Plan:
             wires = Wires(
                 x=x, y=None, dx=dx, parameters=tensors[k], setup=self.setup, index=self._index[id(layer)],
                 relu_after=stage.relu_after, relu_before=stage.relu_before, plan=self, name=f"{prefix}{k}")
+            gradient = self.backward and (
+                reader is None or dx is not None or any(p.requires_grad for p in tensors[k].values()))
             if end and reader is None:
                 wires.y, wires.dy = end
             else:
                 needs = Needs() if reader is None else self._needs(reader.layer, shapes[reader.position])
-                self._add_outputs(wires, layer, shapes[k + 1], layer.gradient_sides(shapes[k], self.setup)[1], needs)
+                self._add_outputs(wires, layer, shapes[k + 1], layer.gradient_sides(shapes[k], self.setup)[1], needs,
+                                  gradient)
             if layer.gives_indices and reader is None and not prefix:
                 wires.indices = self.indices = Buffer(self.blocks, wires.y.shape)
             self.stages.append((wires.name, layer, wires))
@@ -114,16 +118,16 @@ class Plan:
         return calls, x, dx
 
     def _add_outputs(self, wires: Wires, layer: Layer, shape: tuple[int, ...], own: tuple[int, int],
-                     needs: Needs) -> None:
+                     needs: Needs, gradient: bool) -> None:
         """Make y with the border that the next layer reads, and dy with the columns that either layer needs."""
         if layer.reshapes:
             wires.y = wires.x.flat()
-            if self.backward:
+            if gradient:
                 plain = wires.dx is not None and not any(wires.dx.border)
                 wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shape)
             return
         wires.y = Buffer(self.blocks, shape, needs.border, needs.dense)
-        if self.backward:
+        if gradient:
             wires.dy = Buffer(self.blocks, shape, (0, 0, *map(max, own, needs.beside)), needs.dense)
 
     def lay_out_branch(self, wires: Wires, name: str, layers: Sequence[Layer], dx: Buffer | None) -> Buffer:

@@ -3,6 +3,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, up
     before : calls that run first, such as `Feed.next_batch`
     rates : calls that set the learning rate of the step
     """
-    calls, phases = plan.calls, in_order(update)
+    calls, phases = plan.calls, in_order(update) or [[]]
     phases[-1] += at_once([feed.tally()])[0]        # beside the gradients, it made two-conv 5 % slower on 2 threads
     return (at_once([*before, *calls.prepare])
             + in_order([*gather, *calls.forward, loss, *calls.backward])
@@ -101,7 +102,7 @@ class Trainer:
                  max_norm: float | None = None, measure_norm: bool = False, measure_test: bool = False,
                  augment: Augment | None = None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
-        if optimizer.model is not model:
+        if not {id(p) for p in optimizer.parameters} <= {id(p) for p in model.parameters()}:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
         if scheduler is not None and scheduler.optimizer is not optimizer:
             raise InputError("Trainer: the scheduler belongs to another optimizer than the one that updates the model")
@@ -125,15 +126,12 @@ class Trainer:
         model.accuracy = model.recipe = None
         feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
         logits = isinstance(self.loss, CrossEntropyLoss)
-        plan = model.plan(shape, feed.blocks, logits=logits, input_gradient=False, lanes=feed.lanes,
-                          batch=feed.batch, draw=feed.draw)
         self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
-        self._rates = np.zeros((feed.steps, 2)) if scheduler is not None and scheduler.per == "step" else None
-        rate_calls = [] if self._rates is None else [optimizer.rate_call(self._rates, feed.batch, batch_size)]
-        update_calls = [*(self._norm.calls() if self._norm else []), *optimizer.calls()]
-        self._step = Program(training_step(
-            feed, plan, feed.gather(plan, augment), feed.loss(self.loss, plan, plan.dz), update_calls,
-            [feed.next_batch()], rate_calls), REPLAYS)
+        of_steps = scheduler is not None and scheduler.per == "step"
+        self._rates = np.zeros((len(optimizer.param_groups), feed.steps, 2)) if of_steps else None
+        self._augment = augment
+        self._trained: Any = None
+        self._make_step()
         self._evaluation_plan = model.plan(
             shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
         self._validation = None if data.validation_images is None else self._evaluation_program(
@@ -141,6 +139,25 @@ class Trainer:
         test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
         self._test = test if measure_test else None
         Program([])()                                               # compiles the driver
+
+    def _make_step(self):
+        """Make the program of a step, unless it is there and the same parameters are frozen."""
+        trained = [p.requires_grad for p in self.model.parameters()], self.optimizer.trained()
+        if self._trained == trained:
+            return
+        feed, model, optimizer, self._trained = self._feed, self.model, self.optimizer, trained
+        if not any(optimizer.trained()) and optimizer.parameters:
+            raise InputError("Trainer: all parameters are frozen (requires_grad is False), nothing can be trained")
+        logits = isinstance(self.loss, CrossEntropyLoss)
+        plan = model.plan(self.data.train_images.shape[1:], feed.blocks, logits=logits, input_gradient=False,
+                          lanes=feed.lanes, batch=feed.batch, draw=feed.draw)
+        rate_calls = [] if self._rates is None else [
+            group.rate_call(rates, feed.batch, self.batch_size)
+            for group, rates in zip(optimizer.param_groups, self._rates, strict=True)]
+        update_calls = [*(self._norm.calls() if self._norm else []), *optimizer.calls()]
+        self._step = Program(training_step(
+            feed, plan, feed.gather(plan, self._augment), feed.loss(self.loss, plan, plan.dz), update_calls,
+            [feed.next_batch()], rate_calls), REPLAYS)
 
     def _make_feed(self, images, labels, batch_size, batch):
         shape = self.data.train_images.shape[1:]
@@ -173,6 +190,7 @@ class Trainer:
         """
         epochs = whole_number("fit", "epochs", epochs, 0)
         notify, self._stopping = Notifier(self, callbacks), False
+        self._make_step()
         try:
             notify("on_train_begin")
             while self.epochs < epochs and not self._stopping:
@@ -239,7 +257,8 @@ class Trainer:
         feed.order[:] = stream(self.seed, ORDER, self.epochs).permutation(len(feed.images))
         feed.draw[:] = self.seed, self.epochs
         if self._rates is not None:
-            self._rates[:] = self.scheduler.rates(feed.steps)
+            for k, rates in enumerate(self._rates):
+                rates[:] = self.scheduler.rates(feed.steps, k)
 
     def _end_epoch(self):
         self._seconds = 0.0
@@ -265,7 +284,7 @@ class Trainer:
             losses = feed.losses[feed.order[:feed.done]]
             image = int(np.argmin(np.isfinite(losses)))
             what, step = f"the loss became {losses[image]}", image // self.batch_size + 1
-        elif not (np.isfinite(self.model.values).all() and np.isfinite(self.model.statistics).all()):
+        elif not self.model.is_finite():
             what = "the weights are no longer finite"
         elif self._norm and not math.isfinite(self._norm.norms[1]):
             what = "the norm of the gradient is no longer finite"
@@ -308,13 +327,13 @@ class Trainer:
 
         The order of the images derives from the seed and the number of the epoch.
         """
-        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(),
                    "best": self._best_tensors or {}}
         return {"batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs, "step": self.step,
                 "sums": self._feed.sums.tolist(), "seconds": self._seconds, "best": self.best,
                 "history": self.history.state(),
                 "norms": self._norm.norms.tolist() if self._norm else None,
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "scheduler": self.scheduler.state() if self.scheduler else None,
                 **{f"{part}.{name}": value for part, state in tensors.items() for name, value in state.items()}}
 
     def load_state(self, state):
@@ -352,11 +371,11 @@ class Trainer:
             self.model.load_state_dict(parts["best"])               # checks them
         self._best_tensors = parts["best"] or None
         self.model.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
+        self.optimizer.load_state(parts["optimizer"])
         if self._norm:
             self._norm.norms[:] = state["norms"] or 0
         if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.scheduler.load_state(state["scheduler"])
         self.epochs, self.history, self.best = epochs, history, best
         self._seconds = float(state["seconds"])
         self._feed.batch[:] = 0, min(step * self.batch_size, len(self._feed.images))

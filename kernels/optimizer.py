@@ -148,3 +148,10 @@ def scale(item, grad, factor, chunk):
         by = splat(factor[0])
         for k in range(item * chunk, min(item * chunk + chunk, grad.shape[0])):
             store(grad, (k,), by * load(grad, (k,)))
+
+
+@njit(**KERNEL)
+def accumulate(item, grad, fresh, chunk):
+    """grad += fresh.  grad, fresh (vectors,); grad is updated."""
+    for k in range(item * chunk, min(item * chunk + chunk, grad.shape[0])):
+        store(grad, (k,), load(grad, (k,)) + load(fresh, (k,)))

@@ -62,6 +62,7 @@ def check(layer, shape, images):
     """Output, input gradient and parameter gradients of a single layer are those of the reference, exactly, or to TOOM
     of the largest sum of products."""
     model, network, x, dy = both([layer], shape, images)
+    model.zero_grad()
     y, dx = model(x), model.backward(dy)
     wanted = {"output": network.forward(x)}
     wanted["input gradient"], gradients = network.backward(dy)
@@ -77,4 +78,5 @@ def check(layer, shape, images):
 
 def outputs_and_gradients(model, x, dy):
     """{what: array} of a forward and a backward pass."""
+    model.zero_grad()
     return {"output": model(x), "input gradient": model.backward(dy)} | {p.name: p.grad for p in model.parameters()}

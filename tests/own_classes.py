@@ -97,9 +97,9 @@ class SignDescent(Optimizer):
     def __init__(self, model, lr=1e-3, momentum=0.9, weight_decay=0.0, decay_weights_only=False):
         super().__init__(model, ["mean"], decay_weights_only, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def calls(self):
-        items, vectors = self.vectors(mean=self.mean)
-        return [Call(sign_descent, items, **vectors, hyper=self.hyper)]
+    def group_calls(self, group):
+        return [Call(sign_descent, part.items, **part.vectors(mean=self.mean), hyper=group.hyper)
+                for part in group.parts()]
 
 
 # ---- a loss ---------------------------------------------------------------------------------------------------------

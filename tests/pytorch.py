@@ -73,6 +73,7 @@ def run(other, x, dy):
 def differences(model, other, x, dy):
     """{what: distance} of the output, the input gradient and the parameter gradients."""
     y, dx = run(other, x, dy)
+    model.zero_grad()
     found = {"output": distance(model(x), y), "input gradient": distance(model.backward(dy), dx)}
     wanted = dict(other.named_parameters())
     assert [p.name for p in model.parameters()] == list(wanted)

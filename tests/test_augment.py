@@ -193,6 +193,7 @@ def test_epochs_are_the_loop_of_the_library_on_moved_images(text):
         images = moved(augment, data.train_images, mean=PLAIN[0][:2], scale=PLAIN[1][:2], draw=(SEED, epoch))[:70]
         for first in range(0, 70, 16):
             chosen = order[first:first + 16]
+            optimizer.zero_grad()
             CrossEntropyLoss()(other(normalised(data, images[chosen])), data.train_labels[chosen]).backward()
             optimizer.step()
     assert np.array_equal(model.values, other.values)

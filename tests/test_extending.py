@@ -123,7 +123,7 @@ def test_lion_is_its_formula(imported):
         value -= 0.1 * (np.sign(0.9 * mean + 0.1 * grad) + 0.2 * value)
         mean = 0.95 * mean + 0.05 * grad
     np.testing.assert_allclose(parameter.value, value, rtol=1e-6, atol=1e-6)
-    assert Lion(model, betas=(0.9, 0.95)).state_dict().keys() == optimizer.state_dict().keys()
+    assert Lion(model, betas=(0.9, 0.95)).state().keys() == optimizer.state().keys()
 
 
 def test_the_callback_of_the_page_runs(capsys):

@@ -85,6 +85,7 @@ def test_epochs_are_the_loop_of_the_library(rule, schedule, loss, max_norm):
     for epoch in range(3):
         result, norms = trainer.epoch(), []
         for images, labels in batches(data, epoch):
+            optimizer.zero_grad()
             criterion(model(images), labels).backward()
             norms.append(optim.clip_grad_norm_(model, math.inf if max_norm is None else max_norm))
             rates.append(optimizer.lr)
@@ -214,6 +215,7 @@ def first_step_without_finite_loss(data, lr):
                 loss = CrossEntropyLoss()(other.model(images), labels)
             if not math.isfinite(loss):
                 return epoch + 1, step + 1, before
+            other.optimizer.zero_grad()
             loss.backward()
             other.optimizer.step()
     raise AssertionError
@@ -243,7 +245,7 @@ def test_weights_that_are_no_longer_finite_after_the_last_step():
     trainer = trainer_of(scheduler=("OneCycleLR", {"max_lr": 0.1, "total_steps": STEPS}))
     table, before = trainer.scheduler.rates(STEPS), trainer.model.values.copy()
     table[-1, 0] = 1e300
-    trainer.scheduler.rates = lambda count: table
+    trainer.scheduler.rates = lambda count, group: table
     with pytest.raises(Diverged, match="^the weights are no longer finite at step 3 of epoch 1$"):
         trainer.fit(1)
     assert np.array_equal(trainer.model.values, before), "past the ends of the parameters, too"

@@ -36,6 +36,7 @@ def differences(model, golden):
     loss.backward()
     found = {p.name: distance(p.grad, golden[f"gradient.{p.name}"]) for p in model.parameters()}
     found["logits"] = distance(logits, golden["logits"])
+    model.zero_grad()
     found["images"] = distance(model.backward(loss.dlogits), golden["gradient.images"])
     return found | {"loss": abs(loss - golden["losses"][0])}
 
@@ -62,6 +63,7 @@ def test_steps(golden):
     losses = []
     for _ in golden["losses"]:
         loss = CrossEntropyLoss()(model(golden["images"]), golden["labels"])
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

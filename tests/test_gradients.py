@@ -36,6 +36,7 @@ def setup(name, images=5):
     loss = CrossEntropyLoss()(model(x), labels)
     loss.backward()
     gradients = {p.name: p.grad.copy() for p in model.parameters()}
+    model.zero_grad()
     gradients["images"] = model.backward(loss.dlogits)
     return layers, model.state_dict() | {"images": x}, labels, gradients
 

@@ -23,6 +23,7 @@ rng = np.random.default_rng(0)
 x, labels = rng.normal(size=(40, 20)), rng.integers(0, 5, 40)
 optimizer = SGD(model, lr=0.1)
 for _ in range(3):
+    optimizer.zero_grad()
     CrossEntropyLoss()(model(x), labels).backward()
     optimizer.step()
 print(model.values.tobytes().hex())

@@ -222,12 +222,14 @@ def test_batch_norm_gradients_are_divided_by_the_batch_twice():
 
 def test_batch_norm_is_not_saved(tmp_path):
     """A file with the weights of convolutions and dense layers only: what is loaded starts with others of the rest."""
-    layers = Conv2d(2, 3, 3), BatchNorm2d(3), Flatten(), Linear(48, 4)
-    model, _ = with_normal_parameters(*layers)
+    def layers():
+        return Conv2d(2, 3, 3), BatchNorm2d(3), Flatten(), Linear(48, 4)
+
+    model, _ = with_normal_parameters(*layers())
     images = normal(20, 2, 6, 6)
     model(images)                                                   # collects statistics
     model.eval().save(tmp_path / "model.npz")
-    forgetful = Sequential(*layers)
+    forgetful = Sequential(*layers())
     forgetful.load_state_dict(forgetful.state_dict() | {
         name: value for name, value in model.state_dict().items() if not name.startswith("1.")})
     want = np.array(model(images))

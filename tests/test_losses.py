@@ -112,6 +112,7 @@ def test_an_epoch_is_the_loop_of_the_library(loss):
     for first in range(0, 70, 16):
         chosen = order[first:first + 16]
         outputs = other(normalised(data, data.train_images[chosen]))
+        optimizer.zero_grad()
         loss(outputs, data.train_labels[chosen]).backward()
         optimizer.step()
         right += (outputs.argmax(1) == data.train_labels[chosen]).sum()

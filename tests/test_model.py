@@ -229,20 +229,20 @@ def test_output_and_loss_are_plain_numbers():
     assert CrossEntropyLoss()(logits.tolist(), labels.tolist()) == loss
     loss.backward()
     by_loss = [p.grad.copy() for p in model.parameters()]
+    model.zero_grad()
     model.backward(loss.dlogits)
     assert all(np.array_equal(p.grad, grad) for p, grad in zip(model.parameters(), by_loss, strict=True))
     np.testing.assert_allclose(loss.dlogits, gradient, rtol=0, atol=1e-7)
 
 
-def test_gradients_are_overwritten_and_zero_grad_clears_them():
+def test_gradients_add_up_until_zero_grad():
     model = small()
     optimizer = SGD(model, lr=0.1)
-    for _ in range(2):
-        CrossEntropyLoss()(model(images(3)), [0, 1, 2]).backward()
-        grads = model.grads.copy()
-        assert grads.any()
     CrossEntropyLoss()(model(images(3)), [0, 1, 2]).backward()
-    assert np.array_equal(model.grads, grads)
+    grads = model.grads.copy()
+    assert grads.any()
+    CrossEntropyLoss()(model(images(3)), [0, 1, 2]).backward()
+    assert np.array_equal(model.grads, 2 * grads)
     optimizer.zero_grad()
     assert not any(p.grad.any() for p in model.parameters())
 
@@ -276,16 +276,19 @@ def test_the_output_cannot_change_behind_the_back_of_its_gradient():
         logits *= 2
 
 
-def test_loss_of_a_stale_forward_pass_has_no_backward():
-    model = small()
+def test_the_backward_pass_of_an_earlier_forward_pass():
+    """The model has run on other images since, in the same buffers."""
+    model, other = small(), small()
     loss = CrossEntropyLoss()(model(images(3)), [0, 1, 2])
     model(images(3, seed=1))
-    with pytest.raises(InputError, match="run on other images since") as error:
+    with pytest.raises(InputError):
+        model(np.zeros((3, 1, 6, 5)))
+    loss.backward()
+    CrossEntropyLoss()(other(images(3)), [0, 1, 2]).backward()
+    assert np.array_equal(model.grads, other.grads) and model.grads.any()
+    with pytest.raises(InputError, match="used by an earlier backward") as error:
         loss.backward()
     sentence(error)
-    with pytest.raises(InputError):
-        model(np.zeros((3, 1, 6, 5)))                           # fails before it runs: the last pass stays
-    CrossEntropyLoss()(model(images(3)), [0, 1, 2]).backward()
 
 
 @pytest.mark.parametrize("sizes", ((16, 3, 16), (3, 17, 3, 1), (1, 17, 33, 49, 65, 17, 1)))
@@ -293,6 +296,7 @@ def test_batch_sizes_change_between_calls(sizes):
     """More sizes than plans are kept, and short batches in the buffers of long ones: as if each were the first."""
     model = small()
     for k, n in enumerate(sizes):
+        model.zero_grad()
         dy = whole(np.random.default_rng(k), (n, 3))
         y, dx = model(images(n, k)), model.backward(dy)
         fresh = small()
@@ -387,9 +391,10 @@ def test_layers_that_are_added_make_the_same_model():
     model(np.ones((1, 1, 4, 4)))
     for layer in layers[1:]:
         assert model.add(layer) is model
-    want = Sequential(*layers, seed=4, init="kaiming_normal")
+    fresh = [Conv2d(1, 3, 3), ReLU(), Flatten(), Linear(12, 5)]
+    want = Sequential(*copy.deepcopy(fresh), seed=4, init="kaiming_normal")
     assert repr(model) == repr(want) and len(model) == 4
-    assert model.values.tobytes() == want.values.tobytes() != Sequential(*layers, seed=4).values.tobytes()
+    assert model.values.tobytes() == want.values.tobytes() != Sequential(*fresh, seed=4).values.tobytes()
     x = np.random.default_rng(0).normal(size=(3, 1, 4, 4))
     assert np.array_equal(model(x), want(x))
     with pytest.raises(InputError, match="occurs twice"):

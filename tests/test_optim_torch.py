@@ -111,9 +111,8 @@ def test_steps_are_pytorchs(name, weights_only):
 def test_defaults_are_pytorchs(name):
     model = network(1)
     others = mirror(model)
-    needed = {"lr": 0.1} if name == "SGD" else {}
-    mine, theirs = getattr(cnn_numba, name)(model, **needed), getattr(torch.optim, name)(others, **needed)
-    state = mine.state_dict()
+    mine, theirs = getattr(cnn_numba, name)(model), getattr(torch.optim, name)(others)
+    state = mine.state()
     for setting in [*mine.settings, *mine.flags]:
         if setting not in ("steps", "decay_weights_only"):
             assert state[setting] == theirs.defaults[setting], setting
@@ -282,7 +281,7 @@ def test_a_training_with_one_cycle_in_one_table(kind):
     scheduler = OneCycleLR(mine, 0.02, total_steps=20)
     other = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.02, total_steps=20)
     batch = np.array([0, 8])
-    program = Program(in_order([mine.rate_call(scheduler.rates(20), batch, 8), *mine.calls()]))
+    program = Program(in_order([mine.param_groups[0].rate_call(scheduler.rates(20), batch, 8), *mine.calls()]))
     for k in range(19):
         batch[0] = 8 * k
         put(model, others, rng)

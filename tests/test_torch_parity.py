@@ -76,6 +76,7 @@ def test_100_steps_follow_the_loss(layers, shape):
     for step in range(100):
         k = step % 4
         loss = CrossEntropyLoss()(model(x[k]), labels[k])
+        mine.zero_grad()
         loss.backward()
         mine.step()
         theirs.zero_grad()

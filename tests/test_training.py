@@ -65,6 +65,7 @@ def test_epochs_are_the_loop_of_the_library(images, batch_size):
             labels = data.train_labels[chosen]
             logits = other(normalised(data, data.train_images[chosen]))
             loss = CrossEntropyLoss()(logits, labels)
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses += loss * len(chosen)

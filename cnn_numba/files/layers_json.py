@@ -34,10 +34,11 @@ def describe_layers(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 
 
 def _described(layer, argument):
-    if not hasattr(layer, argument):
+    try:
+        value = layer.argument(argument)
+    except AttributeError:
         raise InputError(f"{type(layer).__name__} cannot be saved: it does not keep its argument {argument} as an "
-                         "attribute")
-    value = getattr(layer, argument)
+                         "attribute") from None
     if argument in layer.branches:
         with naming(argument):
             return describe_layers(value) or None

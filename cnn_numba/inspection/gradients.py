@@ -1,4 +1,5 @@
 """Gradients of the kernels, compared with central differences of a forward pass in float64."""
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def check_gradients(model: Sequential, image_shape: Shape, batch_size: int = 4, 
 
     Raises InputError when the model does not fit the images, or a layer has no method `textbook`.
     """
-    values, model = model.values, Sequential(*model.layers, seed=model.seed)
-    model.values[...] = values
+    model.refuse_own_forward("check_gradients runs the layers in their order")
+    model = Sequential(*copy.deepcopy(model).layers, seed=model.seed).train().requires_grad_(True)
     move_biases(model, seed)
     images, labels, margin = draw_batch(model, image_shape, batch_size, seed)
     return GradientReport(compare_all(Network(model, images, labels), samples, seed, tolerance), tolerance, margin)
@@ -112,15 +113,13 @@ class Network:
 
     def input_gradient(self) -> np.ndarray:
         """The gradient of the images by the kernels, which also leave the gradients of the parameters in the model."""
+        self.model.zero_grad()
         loss = CrossEntropyLoss()(self.model(self.inputs[0]), self.labels)
         return self.model.backward(loss.dlogits)            # as loss.backward() does
 
     def tail(self, first: int) -> "Network":
         """The layers from `first` on as a network of their own, with their input in this network as its images."""
-        model = Sequential(*self.model.layers[first:])
-        for mine, theirs in zip(reversed(model.parameters()), reversed(self.model.parameters()), strict=False):
-            mine.value[...] = theirs.value
-        return Network(model, self.inputs[first], self.labels)
+        return Network(Sequential(*self.model.layers[first:]), self.inputs[first], self.labels)
 
     def slopes(self, elements: np.ndarray, first: int = 0, name: str | None = None) -> np.ndarray:
         """The slopes of the loss to either side of some elements: float64 (count, 2).
@@ -146,7 +145,9 @@ class Network:
 
 
 def float64_parameters(model: Sequential) -> dict[str, np.ndarray]:
-    return {parameter.name: parameter.value.astype(np.float64) for parameter in model.parameters()}
+    """{name: value} of the parameters; a name begins with the number of the layer."""
+    return {f"{k}.{name}": p.value.astype(np.float64) for k, tensors in enumerate(model.bind())
+            for name, p in tensors.items() if not p.statistic}
 
 
 def first_run(model: Sequential, shape: Shape) -> Run:
@@ -172,12 +173,15 @@ def compare_all(network: Network, samples: int = 20, seed: int = 0, tolerance: f
         elements = chosen_elements(gradient, samples, rng)
         found.append((name, gradient, elements, slopes(elements)))
 
+    of_images, tensors = network.input_gradient(), network.model.bind()
+    gradients = [{f"{k}.{name}": p.grad.copy() for name, p in of_layer.items() if not p.statistic}
+                 for k, of_layer in enumerate(tensors)]                 # the tails share the parameters
     for k, layer in enumerate(network.model.layers):
         tail = network.tail(k) if k else network
-        add(f"input of {k} {type(layer).__name__}" if k else "images", tail.input_gradient(), tail.slopes)
-        for parameter in network.model.parameters():
-            if parameter.grad is not None and parameter.name.startswith(f"{k}."):
-                add(parameter.name, parameter.grad, partial(network.slopes, first=k, name=parameter.name))
+        add(f"input of {k} {type(layer).__name__}" if k else "images", tail.input_gradient() if k else of_images,
+            tail.slopes)
+        for name, gradient in gradients[k].items():
+            add(name, gradient, partial(network.slopes, first=k, name=name))
     floor = FLOOR * max(np.abs(slopes).max() for *_, slopes in found)
     return [compare(*of_one, floor, tolerance) for of_one in found]
 

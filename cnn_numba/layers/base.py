@@ -10,6 +10,8 @@ import numpy as np
 from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
 from cnn_numba.kernels.program import Call
+from cnn_numba.layers.module import Module
+from cnn_numba.parameter import Parameter
 
 WIDE = REGISTERS > 8            # registers for large tiles: AVX-512
 
@@ -46,6 +48,7 @@ class Setup:
     lanes : number of lanes per block that can hold an image
     training : whether layers are in training mode
     textbook : whether all convolutions run the plain loops
+    own_modes : whether each layer's own `training` counts instead
     batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
     draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
     """
@@ -55,17 +58,23 @@ class Setup:
     textbook: bool
     batch: np.ndarray
     draw: np.ndarray
+    own_modes: bool = False
+
+    def trains(self, layer: "Layer") -> bool:
+        """Whether a layer is in training mode."""
+        return layer.training if self.own_modes else self.training
 
 
 @dataclass(kw_only=True)
 class Wires(Calls):
     """What connects one layer to its network: the layer reads the buffers and appends its calls to the four lists.
 
-    Buffers (see `buffer.Buffer`): x and y; dy in a plan with a backward pass; dx if an earlier
-    layer needs the gradient.
+    Buffers (see `buffer.Buffer`): x and y; dy in a plan with a backward pass, unless neither this layer nor an earlier
+    one needs the gradient; dx if an earlier layer needs it.
     Lanes without an image may hold any finite number in x and y; dx must be 0 there when dy is.
 
-    parameters : {name: Parameter}, for the names of `parameter_shapes` and `statistic_shapes`
+    parameters : {name: parameter.Wired}, for the names of `parameter_shapes` and `statistic_shapes`; the gradient of
+        one without `requires_grad` need not be computed
     index : number of the layer in the network, including the layers in containers
     relu_after : the layer applies the ReLU that follows to its y
     relu_before : x comes from such a ReLU, and the layer applies its gradient to dx
@@ -97,12 +106,15 @@ class Wires(Calls):
         return self.plan.lay_out_branch(self, name, layers, dx)
 
 
-class Layer:
+class Layer(Module):
     """Base class of all layers.
 
     A subclass keeps the arguments of its constructor as attributes of the same names, and defines `calls`.  It defines
     `output_shape` if the layer changes the shape, and `parameter_shapes` if it is trained.  The name of the class is
     its type in JSON and in model files.  docs/extending.md builds a layer from scratch.
+
+    A layer gets its parameters from the first network that uses it, or when it is used alone; other networks share
+    them.  Called with images, it is a network of one layer.
     """
 
     applies_relu = False            # can apply a ReLU that follows to its output (`Wires.relu_after`)
@@ -114,6 +126,11 @@ class Layer:
     init: str | None = None         # the initialisation of its weights; None: the model's
     branch_names: ClassVar[tuple[str, ...]] = ()    # the arguments of a container that are lists of layers
     branches: dict[str, tuple["Layer", ...]] = {}   # these lists, by the names of the arguments
+
+    training = True                 # see `train` and `eval`
+    own_tensors: dict[str, Parameter] | None = None     # without those of the branches; None: not made yet
+    owner: Any = None               # weak reference to the network that will make them
+    _alone: Any = None              # the network of this layer alone
 
     aliases: ClassVar[tuple[str, ...]] = ()         # names of the layer in other programs, for networks in JSON
     written_defaults: ClassVar[dict[str, Any]] = {}     # of arguments that such a network may leave out
@@ -130,21 +147,25 @@ class Layer:
         return shape
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """{name: shape} of the trained parameters."""
-        return {}
+        """{name: shape} of the trained parameters; of a container, those of its layers."""
+        return self._of_branches("parameter_shapes")
 
     def statistic_shapes(self) -> dict[str, Shape]:
         """{name: shape} of the statistics that a training collects."""
-        return {}
+        return self._of_branches("statistic_shapes")
+
+    def _of_branches(self, method):
+        return {f"{branch}.{k}.{name}": shape for branch, layers in self.branches.items()
+                for k, layer in enumerate(layers) for name, shape in getattr(layer, method)().items()}
 
     def reset_parameters(self, values: dict[str, np.ndarray], initialise: Any) -> None:
-        """Set the parameters and statistics, {name: array of zeros}, to their values before training.
+        """Set the layer's own parameters and statistics, {name: array of zeros}, to their values before training.
 
-        initialise(name, array, init) : fills an array with random weights; init None: the model's initialisation
+        initialise(name, array, init) : fills an array with random weights; init None: the model's initialisation.  A
+            bias stays zero, except with the initialisation "pytorch".
         """
         for name, value in values.items():
-            if value.ndim > 1:
-                initialise(name, value, self.init)
+            initialise(name, value, self.init)
 
     def padding_sides(self) -> Sides:
         """Rows and columns of zeros that the input needs: (top, bottom, left, right)."""
@@ -173,6 +194,55 @@ class Layer:
         """Multiply-adds of the forward pass of one image: each weight is used once for each pixel of the output."""
         return math.prod(self.parameter_shapes().get("weight", (0,))) * math.prod(after[1:])
 
+    # ---- a layer as part of a tree, and alone ----------------------------------------------------------------------
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return ((f"{branch}.{k}", layer) for branch, layers in self.branches.items() for k, layer in enumerate(layers))
+
+    def alone(self) -> Any:
+        """The network of this layer alone, which shares its parameters."""
+        from cnn_numba.model import Sequential
+
+        if self._alone is None:
+            self._alone = Sequential(self)
+        return self._alone
+
+    def __call__(self, images: Any) -> Any:
+        """The layer's output, as from a network of this layer alone."""
+        return self.alone()(images)
+
+    def named_tensors(self) -> Iterator[tuple[str, Parameter]]:
+        self.alone().bind()
+        yield from tensors_of(self).items()
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters and statistics are attributes, as in PyTorch: `layer.weight`."""
+        if not name.startswith("_") and not vars(self).get("_asked"):
+            self._asked = True                  # the shapes may need what is missing
+            try:
+                known = name in self.parameter_shapes() or name in self.statistic_shapes()
+            finally:
+                del self._asked
+            if known:
+                return dict(self.named_tensors())[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_alone", "owner")}
+
+    def forget(self) -> None:
+        """Forget the parameters: the next network makes them anew."""
+        self.own_tensors = self._alone = None
+
+    def train(self, mode: bool = True) -> "Layer":
+        """Switch this layer, and those inside it, to training mode.  Returns the layer."""
+        for layer in every_layer([self]):
+            layer.training = bool(mode)
+        return self
+
+    def eval(self) -> "Layer":
+        """Switch this layer, and those inside it, to evaluation mode.  Returns the layer."""
+        return self.train(False)
+
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
         """{name: inspect.Parameter} of the constructor."""
@@ -183,13 +253,40 @@ class Layer:
 
     def extra_repr(self) -> str:
         """The arguments in the layer's repr, as `torch.nn.Module.extra_repr`."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments())
+        return ", ".join(f"{name}={self.argument(name)!r}" for name in self.arguments())
+
+    def argument(self, name: str) -> Any:
+        """The value of an argument of the constructor: the attribute of that name."""
+        return getattr(self, name)
 
 
 def container_text(name: str, parts: Any) -> str:
     """A container as PyTorch prints it; parts: (name, layer or its text)."""
     lines = ["  ({}): {}\n".format(part, str(inside).replace("\n", "\n  ")) for part, inside in parts]
     return f"{name}(\n{''.join(lines)})"
+
+
+class Biased:
+    """For layers whose argument `bias` says whether they have a parameter of that name."""
+
+    has_bias: bool
+
+    @property
+    def bias(self) -> Parameter | None:
+        """The bias, or None."""
+        return dict(self.named_tensors())["bias"] if self.has_bias else None        # type: ignore[attr-defined]
+
+    def argument(self, name: str) -> Any:
+        return self.has_bias if name == "bias" else super().argument(name)          # type: ignore[misc]
+
+
+def tensors_of(layer: Layer) -> dict[str, Parameter]:
+    """{name: Parameter} of a layer whose parameters are made, and of those inside it."""
+    found = dict(layer.own_tensors or {})
+    for branch, layers in layer.branches.items():
+        for k, inside in enumerate(layers):
+            found |= {f"{branch}.{k}.{name}": p for name, p in tensors_of(inside).items()}
+    return found
 
 
 def below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cnn_numba.kernels import conv, conv_toom
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.kernels.toom import Toom
-from cnn_numba.layers.base import WIDE, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
+from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
 from cnn_numba.layers.windows import windows
 
 __all__ = ["Conv2d"]
@@ -19,7 +19,7 @@ TOOM = {3: (4,), 5: (4, 5)}
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
 
-class Conv2d(Layer):
+class Conv2d(Biased, Layer):
     """Two-dimensional cross-correlation, as `torch.nn.Conv2d`.
 
     Parameters
@@ -53,7 +53,7 @@ class Conv2d(Layer):
         self.stride = pair("Conv2d", "stride", stride)
         self.dilation = pair("Conv2d", "dilation", dilation)
         self.groups = whole_number("Conv2d", "groups", groups)
-        self.bias = truth_value("Conv2d", "bias", bias)
+        self.has_bias = truth_value("Conv2d", "bias", bias)
         self.init = None if init is None else init_name("Conv2d", init)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise InputError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
@@ -87,7 +87,7 @@ class Conv2d(Layer):
 
     def parameter_shapes(self) -> dict[str, Shape]:
         shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
-        return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
+        return shapes | ({"bias": (self.out_channels,)} if self.has_bias else {})
 
     def toom(self, shape, setup):
         """The Cook-Toom product with the fewest multiplications for an input shape; None: a direct convolution."""
@@ -118,12 +118,12 @@ class Conv2d(Layer):
             self._toom_calls(wires, toom)
         else:
             self._direct_calls(wires)
-        if wires.dy is not None and self.bias:
+        if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
             dbias = self._per_block(wires, wires.parameters["bias"])
             wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=wires.dy.inner))
 
     def _bias(self, wires):
-        return wires.parameters["bias"].value if self.bias else aligned(self.out_channels)
+        return wires.parameters["bias"].value if self.has_bias else aligned(self.out_channels)
 
     def _direct_calls(self, wires):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -145,6 +145,8 @@ class Conv2d(Layer):
                 conv.conv2d_backward_input, x.blocks, dx=dx.inner, dy=dy.padded(0, 0, margin, margin),
                 weight=weight.value, x=x.inner, stride=self.stride[0], **dilation, groups=self.groups, top=top,
                 left=left, margin=margin, relu=int(wires.relu_before), T=tile))
+        if not weight.requires_grad:
+            return
         dweight, (rows, cols) = self._per_block(wires, weight), self.kernel_size
         most = (27 if rows * cols == 9 else 20) if WIDE else 5      # registers for sums
         operands = dict(dy=dy.inner, x=padded, stride_h=self.stride[0], stride_w=self.stride[1],
@@ -177,7 +179,7 @@ class Conv2d(Layer):
             Call(conv_toom.toom_input, x.blocks, v=v, x=x.padded(top, bottom, left, right), toom=toom),
             Call(conv_toom.toom_forward, x.blocks, y=y.inner, u=u, v=v, bias=self._bias(wires),
                  relu=int(wires.relu_after), toom=toom, T=Tile(fit(filters, most), toom.n))]
-        if dy is None:
+        if dy is None or (dx is None and not weight.requires_grad):
             return
         d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
         wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d=d, dy=dy.inner, toom=toom))
@@ -185,6 +187,8 @@ class Conv2d(Layer):
             wires.backward.append(Call(
                 conv_toom.toom_backward_input, x.blocks, dx=dx.padded(0, 0, left, right), u=u, d=d, x=x.inner, top=top,
                 left=left, relu=int(wires.relu_before), toom=toom, T=Tile(fit(channels, most), toom.n)))
+        if not weight.requires_grad:
+            return
         tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
         sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
         wires.backward.append(Call(
@@ -211,7 +215,7 @@ class Conv2d(Layer):
             n = len(seen)
             columns = seen.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, rows * cols)
             y[first:first + n] = (matrix @ columns).reshape(n, filters, rows, cols)
-        return y + parameters["bias"][:, None, None] if self.bias else y
+        return y + parameters["bias"][:, None, None] if self.has_bias else y
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -221,4 +225,4 @@ class Conv2d(Layer):
             text += f", dilation={self.dilation}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        return text if self.bias else text + ", bias=False"
+        return text if self.has_bias else text + ", bias=False"

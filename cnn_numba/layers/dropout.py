@@ -33,7 +33,7 @@ class Dropout(Layer):
         self.p = number("Dropout", "p", p, 0, 1)
 
     def calls(self, wires: Wires) -> None:
-        p = self.p if wires.setup.training else 0.0
+        p = self.p if wires.setup.trains(self) else 0.0
         rates = np.array([p, 1 / (1 - p) if p < 1 else 0], np.float32)
         drawn = dict(batch=wires.setup.batch, draw=wires.setup.draw, rates=rates, layer=wires.index)
         x, y = wires.x.image(), wires.y.image()

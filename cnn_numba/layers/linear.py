@@ -6,12 +6,12 @@ from cnn_numba.init import init_name
 from cnn_numba.kernels import dense
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import WIDE, Layer, Shape, Wires, shape_text
+from cnn_numba.layers.base import WIDE, Biased, Layer, Shape, Wires, shape_text
 
 __all__ = ["Linear"]
 
 
-class Linear(Layer):
+class Linear(Biased, Layer):
     """x @ weight.T + bias, as `torch.nn.Linear`.
 
     Parameters
@@ -34,7 +34,7 @@ class Linear(Layer):
     def __init__(self, in_features, out_features, bias=True, init=None):
         self.in_features = whole_number("Linear", "in_features", in_features)
         self.out_features = whole_number("Linear", "out_features", out_features)
-        self.bias = truth_value("Linear", "bias", bias)
+        self.has_bias = truth_value("Linear", "bias", bias)
         self.init = None if init is None else init_name("Linear", init)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -44,7 +44,8 @@ class Linear(Layer):
         return (self.out_features,)
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {"weight": (self.out_features, self.in_features)} | ({"bias": (self.out_features,)} if self.bias else {})
+        shapes = {"weight": (self.out_features, self.in_features)}
+        return shapes | ({"bias": (self.out_features,)} if self.has_bias else {})
 
     def calls(self, wires: Wires) -> None:
         x, y, dy = wires.x.array, wires.y.array, wires.dy
@@ -62,17 +63,18 @@ class Linear(Layer):
             wires.backward.append(Call(
                 dense.linear_backward_input, wires.blocks, dx=wires.dx.array, dy=dy, weight=weight.value, x=x,
                 relu=int(wires.relu_before), T=Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
-        xt, lanes = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0], wires.setup.lanes
-        wires.backward.append(Call(dense.transpose, wires.blocks, xt=xt, x=x, lanes=lanes))
-        tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(xt.shape[1], 2 if WIDE else 1))
-        wires.gradients.append(Call(
-            dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), dweight=weight.grad, dy=dy, xt=xt,
-            lanes=lanes, T=tile))
-        if bias:
+        if weight.requires_grad:
+            xt, lanes = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0], wires.setup.lanes
+            wires.backward.append(Call(dense.transpose, wires.blocks, xt=xt, x=x, lanes=lanes))
+            tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(xt.shape[1], 2 if WIDE else 1))
+            wires.gradients.append(Call(
+                dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), dweight=weight.grad, dy=dy,
+                xt=xt, lanes=lanes, T=tile))
+        if bias and bias.requires_grad:
             wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, dbias=bias.grad, dy=dy))
 
     def textbook(self, x, parameters, run):
         return x @ parameters["weight"].T + parameters.get("bias", 0.0)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"

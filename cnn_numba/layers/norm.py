@@ -77,7 +77,7 @@ class _BatchNorm(Layer):
             means, variances, batches = (tensors[name].value.reshape(-1) for name in self.statistic_shapes())
         else:
             means, variances, batches = aligned(C), aligned(C), aligned(1)
-        batch, of_batch = wires.setup.batch, wires.setup.training or not self.track_running_stats
+        batch, of_batch = wires.setup.batch, wires.setup.trains(self) or not self.track_running_stats
         if of_batch:
             wires.forward += [
                 Call(norm.batch_norm_block, blocks, sums=sums, x=x, batch=batch, T=tile),
@@ -91,14 +91,16 @@ class _BatchNorm(Layer):
         if wires.dy is None:
             return
         dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
-        wires.backward.append(Call(
-            norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
+        trained = self.affine and (tensors["weight"].requires_grad or tensors["bias"].requires_grad)
+        if trained or of_batch:
+            wires.backward.append(Call(
+                norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
         if wires.dx is not None:
             wires.backward.append(Call(
                 norm.batch_norm_backward_input, blocks, dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales,
                 sums=backward_sums, batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
-                after_all=of_batch))
-        if self.affine:
+                after_all=bool(of_batch)))
+        if trained:
             wires.gradients.append(Call(
                 norm.batch_norm_backward_parameters, 1, dweight=tensors["weight"].grad, dbias=tensors["bias"].grad,
                 sums=backward_sums))

@@ -3,7 +3,18 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming
 from cnn_numba.kernels import residual
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, Setup, Shape, Sides, Wires, below, container_text, infer_shapes, shape_text
+from cnn_numba.layers.base import (
+    Layer,
+    Setup,
+    Shape,
+    Sides,
+    Wires,
+    below,
+    container_text,
+    every_layer,
+    infer_shapes,
+    shape_text,
+)
 
 __all__ = ["Residual"]
 
@@ -18,7 +29,7 @@ class Residual(Layer):
     shortcut : the same, optional
         Default: the identity, x itself.  A 1x1 convolution, for example, can give x the shape of body(x).
 
-    If body or shortcut is a Sequential, its weights are not kept: the network around it initialises them again.
+    The layers of a Sequential keep their weights if it has been used.
 
     Shapes
     ------
@@ -51,24 +62,6 @@ class Residual(Layer):
             raise InputError(f"Residual adds body and shortcut, which give {shape_text(ends['body'])} and "
                              f"{shape_text(ends['shortcut'])}, expected the same shape")
         return ends["body"]
-
-    def _of_layers(self, method):
-        return {f"{branch}.{k}.{name}": shape for branch, layers in self.branches.items()
-                for k, layer in enumerate(layers) for name, shape in getattr(layer, method)().items()}
-
-    def parameter_shapes(self) -> dict[str, Shape]:
-        return self._of_layers("parameter_shapes")
-
-    def statistic_shapes(self) -> dict[str, Shape]:
-        return self._of_layers("statistic_shapes")
-
-    def reset_parameters(self, values, initialise):
-        for branch, layers in self.branches.items():
-            for k, layer in enumerate(layers):
-                part = f"{branch}.{k}."
-                layer.reset_parameters(
-                    below(part, values),
-                    lambda name, value, init, part=part: initialise(part + name, value, init))
 
     def padding_sides(self) -> Sides:
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
@@ -110,4 +103,7 @@ def _layers(name, value):
         raise InputError(f"Residual: {name} needs at least one layer, got none")
     if layers[0].reshapes or layers[-1].reshapes:
         raise InputError(f"Residual: {name} must not begin or end in Flatten")
+    if not isinstance(value, (Layer, list, tuple)):
+        for layer in every_layer(layers):
+            layer.owner = None              # the network around the block makes the parameters, not this one
     return tuple(layers)
