@@ -28,6 +28,21 @@ PLANS_KEPT = 3          # number of batch sizes whose buffers a model keeps
 CHUNK = 256             # vectors per item of the sum of gradients
 
 
+def _flat_vector(what: str, statistics: bool = False) -> property:
+    """A property for a flat vector of the parameters or statistics; assigned numbers are copied into it."""
+    def get(self):
+        parts = self.runs(statistics)
+        if len(parts) > 1:
+            raise InputError("the parameters of this network are not side by side in memory, because other networks "
+                             "share some: use parameters() instead of the flat vectors")
+        return getattr(parts[0], what) if parts else np.zeros(0, np.float32)
+
+    def set_numbers(self, values):
+        get(self)[...] = values
+
+    return property(get, set_numbers)
+
+
 class Sequential(Module):
     """A network whose layers run one after the other, as `torch.nn.Sequential`.
 
@@ -68,6 +83,9 @@ class Sequential(Module):
     accuracy: float | None = None
     recipe: dict[str, Any] | None = None
     training = True
+    values = _flat_vector("values")
+    grads = _flat_vector("grads")
+    statistics = _flat_vector("values", statistics=True)
 
     def __init__(self, *layers: Any, seed: int | None = None, init: str = "xavier_uniform"):
         self._set_children(_named(layers))
@@ -159,17 +177,6 @@ class Sequential(Module):
     def runs(self, statistics: bool = False) -> list[Run]:
         """The parameters, or the statistics, as runs of neighbours in memory; one, if no other network shares some."""
         return runs(self.buffers() if statistics else self.parameters())
-
-    def _flat_vector(self, what, statistics=False):
-        parts = self.runs(statistics)
-        if len(parts) > 1:
-            raise InputError("the parameters of this network are not side by side in memory, because other networks "
-                             "share some: use parameters() instead of the flat vectors")
-        return getattr(parts[0], what) if parts else np.zeros(0, np.float32)
-
-    values = property(lambda self: self._flat_vector("values"))
-    grads = property(lambda self: self._flat_vector("grads"))
-    statistics = property(lambda self: self._flat_vector("values", True))
 
     def is_finite(self) -> bool:
         """Whether all parameters and statistics are finite numbers."""

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from cnn_numba import InputError
+from cnn_numba import Conv2d, Flatten, InputError, Linear, Sequential
 from cnn_numba.init import INITS, WEIGHTS, init_name, stream
 
 SHAPES = ((300, 400), (64, 32, 3, 5), (40, 1, 25, 25))
@@ -14,6 +14,8 @@ def deviation(name, shape):
     """The standard deviation that PyTorch documents, with the gain of a ReLU for Kaiming's."""
     window = math.prod(shape[2:])
     fan_in, fan_out = shape[1] * window, shape[0] * window
+    if name == "pytorch":
+        return math.sqrt(1 / (3 * fan_in))
     return math.sqrt(2 / fan_in if name.startswith("kaiming") else 2 / (fan_in + fan_out))
 
 
@@ -27,7 +29,7 @@ def test_distribution(name, shape):
     error = 5 / math.sqrt(x.size)
     assert abs(x.mean()) < error
     assert abs(x.var() - 1) < error * math.sqrt(2)
-    if name.endswith("uniform"):
+    if not name.endswith("normal"):
         assert 0.999 * math.sqrt(3) < np.abs(x).max() <= math.sqrt(3) * (1 + 1e-12)
         assert np.mean(x**4) == pytest.approx(9 / 5, abs=0.1)
     else:
@@ -67,8 +69,22 @@ def test_streams_of_other_purposes_differ():
 def test_deviation_is_pytorchs(name, shape):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; the formulas above stand in for it")
     options = {"nonlinearity": "relu"} if name.startswith("kaiming") else {}
-    want = getattr(torch.nn.init, f"{name}_")(torch.empty(shape), **options).std().item()
+    if name == "pytorch":
+        want = (torch.nn.Conv2d if shape[2:] else torch.nn.Linear)(
+            *shape[1::-1], **({"kernel_size": shape[2:]} if shape[2:] else {})).weight.std().item()
+    else:
+        want = getattr(torch.nn.init, f"{name}_")(torch.empty(shape), **options).std().item()
     assert INITS[name](shape, 0, 0).std() == pytest.approx(want, rel=0.02)
+
+
+def test_pytorchs_biases():
+    """Uniform in +-1 / sqrt(fan_in), as those of torch.nn.Conv2d and Linear; with the other names they are zero."""
+    model = Sequential(Conv2d(6, 3000, (2, 3), groups=2), Flatten(), Linear(3000, 2000), seed=2, init="pytorch")
+    for p, fan_in in zip(model.parameters()[1::2], (18, 3000), strict=True):
+        bound = 1 / math.sqrt(fan_in)
+        assert 0.99 * bound < np.abs(p.value).max() <= np.float32(bound)
+        assert p.value.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert not Sequential(Linear(30, 20)).parameters()[1].value.any()
 
 
 @pytest.mark.parametrize("name", ("xavier", "", None, 3, ["xavier_uniform"], "XAVIER_UNIFORM"))

@@ -1,4 +1,5 @@
 """What every layer of a network gives for some images."""
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -6,10 +7,11 @@ import numpy as np
 from cnn_numba.execution import textbook
 from cnn_numba.inspection.summary import layer_summaries
 from cnn_numba.kernels import driver
-from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.kernels.lanes import LANES
 from cnn_numba.layers import Layer, below, infer_shapes
 from cnn_numba.layers.base import Shape
-from cnn_numba.model import Parameter, Sequential
+from cnn_numba.model import Sequential
+from cnn_numba.parameter import Wired
 from cnn_numba.plan import Plan
 
 
@@ -34,9 +36,12 @@ class Activations:
 
     def __init__(self, model: Sequential, shape: Shape):
         self.layers = layer_summaries(model.layers, shape)
-        self._steps = self._prepared(model.layers, _copies(model.state_dict()), shape)
+        model = copy.deepcopy(model)
+        tensors = {f"{k}.{name}": p.wired(False)
+                   for k, of_layer in enumerate(model.bind()) for name, p in of_layer.items()}
+        self._steps = self._prepared(model.layers, tensors, shape)
 
-    def _prepared(self, layers: Sequence[Layer], tensors: dict[str, Parameter], shape: Shape) -> list:
+    def _prepared(self, layers: Sequence[Layer], tensors: dict[str, Wired], shape: Shape) -> list:
         """[(plan of the layer, its forward pass, [the same for the layers of each branch])]"""
         steps, shapes = [], infer_shapes(layers, shape)
         for k, layer in enumerate(layers):
@@ -64,11 +69,3 @@ class Activations:
             outputs += [y, *(inside for branch in branches for inside in self._run(branch, x))]
             x = y
         return outputs
-
-
-def _copies(state: dict[str, np.ndarray]) -> dict[str, Parameter]:
-    copies = {}
-    for name, value in state.items():
-        copies[name] = Parameter(name, aligned(value.shape))
-        copies[name].value = value
-    return copies
