@@ -52,7 +52,7 @@ def make(path: str, *arguments: Any, **options: Any) -> Any:
 
 def _one_cycle(optimizer: Any, recipe: Any, steps: int) -> Any:
     momentum = optimizer.betas[0] if hasattr(optimizer, "betas") else getattr(optimizer, "momentum", 0.0)
-    return make("lr_scheduler.OneCycleLR", optimizer, recipe.lr, epochs=recipe.epochs, steps_per_epoch=steps,
+    return make("lr_scheduler.OneCycleLR", optimizer, recipe.lr, epochs=recipe.schedule_epochs, steps_per_epoch=steps,
                 pct_start=recipe.warm_up, cycle_momentum=momentum > 0, max_momentum=momentum,
                 base_momentum=max(0.0, momentum - MOMENTUM_RANGE))
 
@@ -68,7 +68,7 @@ OPTIMIZERS = {
 }
 SCHEDULES = {
     "linear": Choice({}, lambda optimizer, recipe, steps: make(
-        "lr_scheduler.LinearLR", optimizer, 1.0, 0.0, recipe.epochs)),
+        "lr_scheduler.LinearLR", optimizer, 1.0, 0.0, recipe.schedule_epochs)),
     "constant": Choice({}, lambda optimizer, recipe, steps: None, open_ended=True),
     "step": Choice({"step_size": 6, "gamma": 0.3}, lambda optimizer, recipe, steps: make(
         "lr_scheduler.StepLR", optimizer, recipe.step_size, recipe.gamma), open_ended=True),
@@ -77,7 +77,7 @@ SCHEDULES = {
     "plateau": Choice({"patience": 4, "gamma": 0.5}, lambda optimizer, recipe, steps: make(
         "lr_scheduler.ReduceLROnPlateau", optimizer, factor=recipe.gamma, patience=recipe.patience), open_ended=True),
     "cosine": Choice({}, lambda optimizer, recipe, steps: make(
-        "lr_scheduler.CosineAnnealingLR", optimizer, recipe.epochs)),
+        "lr_scheduler.CosineAnnealingLR", optimizer, recipe.schedule_epochs)),
     "one-cycle": Choice({"warm_up": 0.3}, _one_cycle, changes={"momentum": 0.95, "betas": (0.95, 0.999)}),
 }
 LOSSES = {

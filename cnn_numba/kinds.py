@@ -264,6 +264,7 @@ VALIDATION = Kind("a whole number of at least 1, or a fraction between 0 and 1",
                   lambda text: int(text) if text.isdecimal() else float(text), _fraction_or_count)
 COLUMN = Kind("the name of a column, or its number from 1", str, _column)
 TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no")
+PATH = Kind("a path", str, lambda value: _text(os.fspath(value)))
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)
 FILE_NAMES = Kind("a list of names of files", str, lambda value: tuple(map(_text, value)), ", ".join)
 DATA = DataName()

@@ -6,7 +6,7 @@ module imports neither NumPy nor Numba.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -131,6 +131,9 @@ class Recipe:
     model: str = of_training(
         kinds.NETWORK, "", ": .npz, ONNX or safetensors, of which the layers are taken", metavar="NAME|FILE",
         default="two-conv", brief="two-conv (default), lenet5, ..., or a file of yours")
+    weights: str | None = of_training(
+        kinds.PATH, "begin with the weights of a trained network", ": .npz, ONNX or safetensors; its layers, too, "
+        "unless --model names others", metavar="FILE", usual="new ones")
     init: str = of_training(
         kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
     epochs: int = of_training(
@@ -198,6 +201,7 @@ class Recipe:
         ", such as shift=2,rotate=10,scale=0.1,flip: up to 2 pixels, 10 degrees, a tenth, and half of them mirrored",
         group="augmentation", metavar="LIST", usual="none")
     extensions: tuple[str, ...] = field(default=(), metadata={"kind": kinds.FILE_NAMES})
+    begun: int = field(default=0, metadata={"kind": kinds.COUNT_OR_NONE})      # epochs before the schedule began anew
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -207,6 +211,8 @@ class Recipe:
                     self._set(each.name, each.metadata["kind"].check(value))
         for choice in CHOICES:
             self._complete(choice)
+        if self.begun and (self.epochs is None or self.epochs <= self.begun):
+            raise FieldError("epochs", f"the schedule began after {self.begun} epochs, got {self.epochs}")
         if self.nesterov and not self.momentum:
             raise FieldError("nesterov", f"needs a momentum above 0, got {self.momentum:g}")
         if self.spare_biases and not find_choice("optimizer", self.optimizer).spares:
@@ -283,6 +289,11 @@ class Recipe:
         return cls(**named_fields(name, changes))
 
     @property
+    def schedule_epochs(self) -> int:
+        """The number of epochs that the schedule is for: all, unless it began anew in a training that was extended."""
+        return self.epochs - self.begun
+
+    @property
     def open_ended(self) -> bool:
         """Whether the schedule does not depend on the number of epochs, so that a training can be made longer."""
         return find_choice("schedule", self.schedule).open_ended
@@ -329,11 +340,18 @@ class Recipe:
     def _of_files(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in OF_FILES}
 
-    def make_model(self, data: Dataset) -> Sequential:
-        """A new network for a data set."""
-        from cnn_numba.interchange.formats import make_network
+    def make_model(self, data: Dataset, report: Callable[[str], object] = lambda sentence: None) -> Sequential:
+        """A new network for a data set, with the weights of a file if the recipe has one.
 
-        return make_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
+        report : gets the sentences of `load_weights`
+        """
+        from cnn_numba.interchange.formats import load_weights, make_network
+
+        model = make_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
+        if self.weights is not None:
+            with about("weights"):
+                load_weights(model, self.weights, report)
+        return model
 
     def make_loss(self, data: Dataset) -> ClassLoss:
         """The loss; InputError unless there is one weight for each class of the data set."""

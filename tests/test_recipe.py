@@ -200,6 +200,7 @@ CHANGES = {
     "patience": (dict(DIGITS, schedule="plateau"), "2", {"scheduler"}),
     "warm_up": (dict(DIGITS, schedule="one-cycle"), "0.6", {"scheduler"}),
     "augment": (DIGITS, "shift=1", {"augment"}),
+    "weights": (DIGITS, "{weights}", {"weights"}),
 }
 
 
@@ -215,7 +216,8 @@ def files(tmp_path_factory):
         for k in range(6):
             (folder / "images" / label / f"{k}.pgm").write_bytes(b"P5 8 8 255\n" + rng.bytes(64))
     tables = {name: str(folder / f"{name}.csv") for name in ("csv", "other", "colours")}
-    return tables | {"folder": str(folder / "images")}
+    PRESETS["two-conv"]((1, 8, 8), 10, seed=9).save(folder / "weights.npz")
+    return tables | {"folder": str(folder / "images"), "weights": str(folder / "weights.npz")}
 
 
 def built(recipe, monkeypatch):
@@ -240,8 +242,8 @@ def built(recipe, monkeypatch):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_a_flag_and_changes_what_it_names(name, files, monkeypatch):
-    if name in ("extensions", "skip_broken"):
-        return                          # change nothing here: see test_extensions.py and test_data_parts.py
+    if name in ("extensions", "skip_broken", "begun"):
+        return              # change nothing here: see test_extensions.py, test_data_parts.py and test_weights.py
     if name == "image_size":
         pytest.importorskip("PIL")
     base, text, changed = CHANGES[name]

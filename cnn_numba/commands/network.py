@@ -50,11 +50,17 @@ def chosen_network(args: argparse.Namespace, seed: int = 0) -> "tuple[str, Seque
 
 def trained_network(args: argparse.Namespace) -> "Sequential":
     """The model of --load, with --mean and --std."""
-    import numpy as np
-
     from cnn_numba.interchange.formats import load
 
     model = load(args.load)
+    add_pixels(model, args)
+    return model
+
+
+def add_pixels(model: "Sequential", args: argparse.Namespace) -> None:
+    """Give a model the --mean and --std of its pixels."""
+    import numpy as np
+
     channels = (model.input_shape or (1,))[0]
     for flag in "mean", "std":
         given = getattr(args, flag)
@@ -63,7 +69,6 @@ def trained_network(args: argparse.Namespace) -> "Sequential":
                 raise InputError(f"argument --{flag}: {args.load} takes images of {channels} channels, got "
                                  f"{len(given)} numbers")
             setattr(model, flag, np.broadcast_to(np.array(given, np.float32), (channels,)))
-    return model
 
 
 def trained_classifier(args: argparse.Namespace) -> "Classifier":

@@ -81,6 +81,9 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     if args.resume:
         check_exists("--resume", args.resume)
     saved = newest_checkpoint(args.resume, report=warn) if args.resume else None
+    if "weights" in given and not saved:
+        check_exists("--weights", given["weights"])
+        given.setdefault("model", given["weights"])
     recipe = resumed_recipe(saved, given, args) if saved else Recipe(**given, extensions=args.extensions)
     check_early(args, recipe)
     choose_execution(args)
@@ -98,8 +101,9 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     say(reading_line(data, parts))
     for sentence in suspicions(data, parts):
         warn(f"warning: {sentence}")
-    model = make_model(recipe, data, saved)
-    say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}")
+    model = make_model(recipe, data, saved, warn)
+    say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}"
+        + (f", with the weights of {recipe.weights}" if recipe.weights and not saved else ""))
     say(describe())
     start = time.perf_counter()
     trainer = recipe.make_trainer(model, data, measure_norm=log is not None,
@@ -111,6 +115,9 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     if checkpoint:
         checkpoint.recipe = recipe.to_json()
     if checkpoint and saved:
+        if extends(saved, recipe):
+            saved = with_new_schedule(saved, trainer)
+            say(f"The schedule {recipe.schedule} begins anew, for {count(recipe.schedule_epochs, 'more epoch')}")
         checkpoint.resume(trainer, saved)
         say(resumed_line(trainer, saved))
         if trainer.epochs > recipe.epochs:
@@ -207,6 +214,9 @@ def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse
         if value == before or moved or name == "epochs" and recipe.open_ended:
             changed[name] = value
             continue
+        if name == "epochs" and value > before == saved.state.get("epochs"):
+            changed |= {"epochs": value, "begun": before}
+            continue
         why = advice = ""
         if name == "epochs":
             why = f" with the schedule {recipe.schedule}"
@@ -218,17 +228,31 @@ def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse
     return replace(recipe, **changed)
 
 
+def extends(saved: "SavedTraining", recipe: Recipe) -> bool:
+    """Whether the recipe has more epochs than the finished training of a checkpoint, and another schedule for them."""
+    return recipe.begun > 0 and recipe.begun == saved.state.get("epochs") and saved.recipe.get("begun") != recipe.begun
+
+
+def with_new_schedule(saved: "SavedTraining", trainer: "Trainer") -> "SavedTraining":
+    """The state of a checkpoint, but the settings of optimizer and schedule are those of a new trainer."""
+    fresh = {name: value for name, value in trainer.state().items()
+             if name == "scheduler" or name.startswith("optimizer.") and name in saved.state
+             and isinstance(value, (int, float, tuple))}
+    return replace(saved, state=saved.state | fresh)
+
+
 def written(name: str, value: Any) -> str:
     """The value of a field as a flag takes it."""
     return "none" if value is None else FIELDS[name].metadata["kind"].write(value)
 
 
-def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None") -> "Sequential":
+def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None",
+               report: Callable[[str], None]) -> "Sequential":
     """The network to train: a new one, or that of a checkpoint, even if the file that describes it has changed."""
     from cnn_numba.files.network_json import rebuild_network
 
     if saved is None:
-        return recipe.make_model(data)
+        return recipe.make_model(data, report)
     with naming(str(saved.path)):
         return rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, seed=recipe.seed,
                                init=recipe.init)

@@ -57,7 +57,7 @@ def unpack(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise InputError(f"this is not a safetensors file ({str(error)[:100]})") from None
     length = int.from_bytes(content[:8], "little")
     metadata = strict_json.loads(content[8:8 + length]).get("__metadata__", {})
-    return {name: _array(name, entry) for name, entry in entries}, metadata
+    return {name: _array(name, entry) for name, entry in sorted(entries, key=lambda entry: entry[0])}, metadata
 
 
 def _array(name: str, entry: dict[str, Any]) -> np.ndarray:

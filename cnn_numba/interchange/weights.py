@@ -38,7 +38,7 @@ def transfer(model: Sequential, weights: Weights, report: Callable[[str], object
     names = _names(mine, theirs, weights.ordered, report)
     for layer in _kept(mine, theirs, names):
         here, there = (_sizes(layers[name]) for layers, name in ((mine, layer), (theirs, names[layer])))
-        report(f"layer {layer} starts anew: the weights are for {there}, expected {here}")
+        report(f"layer {layer} starts anew: the file has {there}, the network {here}")
         del names[layer]
     for layer, other in names.items():
         for name in mine[layer].keys() & theirs[other].keys():
