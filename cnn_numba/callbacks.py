@@ -25,6 +25,7 @@ from cnn_numba.files.checkpoints import (
 )
 from cnn_numba.files.layers_json import build_layers, describe_layers
 from cnn_numba.files.run_log import RunLog
+from cnn_numba.notebook import notebook_bars
 
 if TYPE_CHECKING:
     from cnn_numba.history import EpochResult
@@ -76,13 +77,14 @@ class Notifier:
 class ProgressBar(Callback):
     """A bar on stderr with the epoch, the loss so far, images per second and the remaining time of the epoch.
 
-    It draws nothing where stderr is not a terminal.
+    In a notebook it is a bar of tqdm for each epoch, which stays.  It draws nothing where stderr is something else.
     """
 
     def __init__(self):
-        self._bar = None
+        self._bar = self._bars = None
 
     def on_train_begin(self, trainer):
+        self._bars = notebook_bars()
         self._begin(trainer)
         self.on_batch_end(trainer)
 
@@ -91,6 +93,8 @@ class ProgressBar(Callback):
             self._draw(trainer)
 
     def on_epoch_end(self, trainer, result):
+        if self._bar is not None and self._bars:
+            self._fill(result.images, result.loss, f", accuracy {result.accuracy:.2f} %")
         self.on_train_end(trainer)
         self._begin(trainer)
 
@@ -102,6 +106,11 @@ class ProgressBar(Callback):
         self._began, self._first = time.perf_counter(), trainer.images_done
 
     def _draw(self, trainer):
+        if self._bars:
+            self._bar = self._bar or self._bars(
+                desc=f"Epoch {trainer.epochs + 1}", total=len(trainer.data.train_images), unit=" images")
+            self._fill(trainer.images_done, trainer.running_loss)
+            return
         if not sys.stderr.isatty():
             return
         from progress.bar import Bar
@@ -120,11 +129,18 @@ class ProgressBar(Callback):
         self._bar.width = max(LEAST_BAR, min(20, room - len(self._bar.suffix)))
         self._bar.goto(done)
 
+    def _fill(self, images, loss, more=""):
+        """Fill the bar of a notebook up to a number of images."""
+        self._bar.set_postfix_str(f"loss {loss:.4f}{more}", refresh=False)
+        self._bar.update(images - self._bar.n)
+
     def _close(self):
-        if self._bar is not None:
+        if self._bar is not None and self._bars:
+            self._bar.close()
+        elif self._bar is not None:
             sys.stderr.write("\r\x1b[K")       # the next line of output replaces the bar
             sys.stderr.flush()
-            self._bar = None
+        self._bar = None
 
 
 def _duration(seconds: float) -> str:

@@ -264,6 +264,38 @@ def test_a_progress_bar_is_drawn_on_terminals_only_and_wiped_away_at_the_end(ter
     assert "Epoch 1" in drawn and "images/s" in drawn and drawn.endswith("\r\x1b[K")
 
 
+class Notebook:
+    """What IPython is in the kernel of a notebook."""
+
+    kernel = None
+
+    @staticmethod
+    def get_ipython():
+        return Notebook
+
+
+def test_in_a_notebook_every_epoch_has_a_bar_that_stays(monkeypatch, capsys):
+    pytest.importorskip("tqdm", reason="tqdm is missing: pip install tqdm")
+    monkeypatch.setitem(sys.modules, "IPython", Notebook)
+    history = trainer_of().fit(2, ProgressBar())
+    bars = [line.rpartition("\r")[2] for line in capsys.readouterr().err.removesuffix("\n").split("\n")]
+    assert len(bars) == 2
+    for bar, result in zip(bars, history, strict=True):
+        assert bar.startswith(f"Epoch {result.epoch}: 100%") and f"{result.images}/{result.images} " in bar
+        assert f"loss {result.loss:.4f}, accuracy {result.accuracy:.2f} %]" in bar
+    with pytest.raises(ZeroDivisionError):
+        trainer_of().fit(2, [ProgressBar(), Notes([], fails_at="batch")])
+    assert capsys.readouterr().err.count("\n") == 1, "the bar ends with the training"
+
+
+def test_a_notebook_without_tqdm_is_told_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", Notebook)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.warns(UserWarning, match="pip install tqdm") as told:
+        trainer_of().fit(2, ProgressBar())
+    assert len(told) == 1
+
+
 @pytest.mark.skipif(not JIT, reason="takes a while")
 @pytest.mark.parametrize("seconds, least, most", ((math.inf, 50, 100), (0, 1000, 1000)))
 def test_short_batches_are_told_several_at_a_time_and_long_ones_each(seconds, least, most, monkeypatch):

@@ -14,8 +14,8 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 # these is one of them; "library" is what stands at the top of the package.
 LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution", "extensions", "feed", "forward_pass",
            "functional", "fusion", "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model",
-           "optim", "parameter", "plan", "presets", "recipe", "table", "training", "errors", "data", "files",
-           "interchange", "kernels", "layers")
+           "notebook", "optim", "parameter", "plan", "presets", "recipe", "table", "training", "errors", "data",
+           "files", "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),
@@ -31,7 +31,7 @@ HOUSE = {
 EXCEPTIONS = {("layers.base", "model")}         # a layer that is called is a network of one layer
 ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
-            "google", "safetensors"}
+            "google", "safetensors", "tqdm"}
 BRIDGES = {"sklearn"}               # what only the users of one optional package import, and nothing of the library
 CONTENDERS = {"benchmark.torch_cnn", "benchmark.jax_cnn"}           # imported in processes of their own only
 NUMBA = {"numba", "llvmlite"}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cnn_numba.escaping import printable
+from cnn_numba.notebook import notebook_bars
 
 INTERVAL = 0.1              # seconds before the first drawing, and between two: drawing may take longer than reading
 
@@ -13,8 +14,12 @@ INTERVAL = 0.1              # seconds before the first drawing, and between two:
 def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that advances a bar on stderr by an amount of the total.
 
-    It draws nothing where stderr is not a terminal.
+    In a notebook it is a bar of tqdm.  It draws nothing where stderr is something else.
     """
+    if bars := notebook_bars():
+        with bars(desc=name, total=total, unit_scale=True, leave=False) as shown:
+            yield shown.update
+        return
     from progress.bar import Bar
 
     drawn, waiting, due = None, 0, time.monotonic() + INTERVAL
