@@ -248,6 +248,22 @@ def test_evaluate_says_what_it_changed(model, run, tmp_path):
     assert "multiplied by 255" in out[0] and out[1].startswith("Test accuracy: 100.00 %")
 
 
+def test_evaluate_remembers_the_data_set_of_the_training(run, tmp_path):
+    path = table(tmp_path / "some.csv")
+    train = "--dataset", path, "--serial", "--epochs", "2", "--label-column", "label", "--save", tmp_path / "m.npz"
+    _, out, _ = run(*train)
+    accuracy, = (line.split()[2] for line in out if line.startswith("Test accuracy"))
+    evaluate = "evaluate", "--serial", "--load", tmp_path / "m.npz"
+    assert run(*evaluate)[1][0] == f"Test accuracy: {accuracy} % of 10 images, the test part of some.csv"
+    assert " of 50 images, the train part of some.csv" in run(*evaluate, "--part", "train")[1][0]
+    assert run(*evaluate, "--dataset", path)[1][0].endswith(" of 60 images, all of some.csv")
+    path.rename(tmp_path / "other.csv")
+    code, out, err = run(*evaluate)
+    assert (code, out) == (2, []) and err == [f"error: argument --dataset: required, because {tmp_path / 'm.npz'} was "
+                                              f"trained on {path}, which is not here"]
+    assert run(*evaluate, "--dataset", tmp_path / "other.csv")[0] == 0
+
+
 # ---- inspect -------------------------------------------------------------------------------------------------------
 def test_inspect_shows_what_a_data_set_holds_and_how_it_was_read(run, tmp_path):
     images = np.concatenate([IMAGES, IMAGES[:3]])
@@ -271,7 +287,7 @@ def test_inspect_shows_what_a_data_set_holds_and_how_it_was_read(run, tmp_path):
     ([30, 1, 30], [5, 5, 5], "the class b has a single training image"),
     ([30, 0, 0], [5, 5, 5], "2 classes (b, c) have no training images"),
     ([100, 4, 50], [5, 5, 5], "classes have 4 to 100 training images: --class-weights balanced"),
-    ([30, 30, 30], [1, 1, 1], "3 test images say little"),
+    ([30, 30, 30], [1, 1, 1], "3 test images say little"), ([30, 30, 30], [1, 0, 0], "1 test image says little"),
     ([1, 2, 2], [5, 5, 5], "5 training images are few for 3 classes"),
     ([30, 30, 30], [5, 5, 5], "")])
 def test_what_looks_wrong_is_said(counts, test, words):

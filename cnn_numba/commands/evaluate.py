@@ -19,8 +19,9 @@ from cnn_numba.commands.network import trained_classifier
 from cnn_numba.commands.output import count, printers
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
+from cnn_numba.errors import InputError, naming
 from cnn_numba.escaping import printable
-from cnn_numba.recipe import Recipe
+from cnn_numba.recipe import OF_FILES, Recipe
 from cnn_numba.table import Table
 
 if TYPE_CHECKING:
@@ -34,21 +35,25 @@ def evaluate(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     add_location_flags(parser)
     parser.group("data").add_argument("--part", type=choice("test", "train"), metavar="NAME",
                                       help="part of the data set: test or train (default: test where the data set has "
-                                           "parts, else all images)")
+                                           "parts or is that of the training, else all images)")
     add_execution_flags(parser)
     return run_evaluate
 
 
 def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     say, warn = printers(quiet=False)
-    recipe = Recipe(**given_fields(args))
-    check_data_paths(recipe)
+    given = given_fields(args)
+    if given.get("dataset"):
+        check_data_paths(Recipe(**given))
     check_exists("--load", args.load)
     choose_execution(args)
     from cnn_numba.inference import confusion_matrix, labels_in
 
     classifier = trained_classifier(args)
-    part = recipe.load_part(args.part, classifier.shape, data_dir=args.data_dir, mirror=args.mirror, report=warn,
+    trained = classifier.model.recipe
+    recipe = data_recipe(given, trained, args.load)
+    usual = "test" if trained and not given.get("dataset") else None        # never the images of the training
+    part = recipe.load_part(args.part or usual, classifier.shape, data_dir=args.data_dir, mirror=args.mirror, report=warn,
                             progress=bar)
     paths = recipe.test_data or recipe.dataset or "mnist"
     name = os.path.basename(os.path.abspath(paths if isinstance(paths, str) else paths[0]))
@@ -61,6 +66,24 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes, *heading):
         say(line)
     return 0
+
+
+def data_recipe(given: dict[str, Any], trained: dict[str, Any] | None, model: str) -> Recipe:
+    """The data to measure on: those that the flags give or, without --dataset, those that the model was trained on."""
+    if given.get("dataset") or not trained:
+        recipe = Recipe(**given)
+        check_data_paths(recipe)
+        return recipe
+    with naming(f"{model}, the data set of its training"):
+        recipe = Recipe.from_json({name: trained.get(name) for name in ("dataset", *OF_FILES) if trained.get(name)})
+    recipe = Recipe(**{name: getattr(recipe, name) for name in ("dataset", *OF_FILES)} | given)
+    try:
+        check_data_paths(recipe)
+    except InputError:
+        paths = recipe.dataset if isinstance(recipe.dataset, str) else " ".join(recipe.dataset or ())
+        raise InputError(f"argument --dataset: required, because {model} was trained on {paths}, which is not here"
+                         ) from None
+    return recipe
 
 
 def report(matrix: "np.ndarray", classes: Sequence[str], before: str = "Test accuracy: ",

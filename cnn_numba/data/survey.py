@@ -91,8 +91,9 @@ def suspicions(data: Dataset, parts: list[PartSurvey]) -> Iterator[str]:
     for part in parts:
         if part.known:
             yield f"{part.known:,} of {part.images:,} {part.name} images are in the training part, too"
-    if parts[-1].images < FEW:
-        yield f"{parts[-1].images} test images say little about the accuracy"
+    for part in parts[1:]:
+        if part.images < FEW:
+            yield f"{part.images} {part.name} image{'s say' if part.images > 1 else ' says'} little about the accuracy"
     if train.images < 2 * np.count_nonzero(train.counts):
         yield f"{train.images:,} training images are few for {np.count_nonzero(train.counts)} classes"
 
