@@ -363,6 +363,18 @@ class Recipe:
             options["weight"] = balanced_weights(np.bincount(data.train_labels, minlength=data.num_classes))
         return find_choice("loss", self.loss).build(**options)
 
+    def suspicions(self, data: Dataset) -> Iterator[str]:
+        """A sentence for each setting that does something else with a data set than its name says."""
+        import numpy as np
+
+        if self.class_weights == "balanced":
+            counts = np.bincount(data.train_labels, minlength=data.num_classes)
+            limited = [data.classes[k] for k in np.flatnonzero(balanced_weights(counts) == HEAVIEST)]
+            if limited:
+                which = f"the class {limited[0]}" if len(limited) == 1 else (
+                    f"{len(limited)} classes ({', '.join(limited[:5])}{', ...' * (len(limited) > 5)})")
+                yield f"the balanced weight of {which} is limited to {HEAVIEST}"
+
     def make_optimizer(self, model: Sequential) -> Optimizer:
         """The optimizer of a model; its weight decay is that for a large data set, unless given or `fitted`."""
         chosen = find_choice("optimizer", self.optimizer)

@@ -109,6 +109,14 @@ def test_a_run_prints_data_network_kernels_epochs_accuracy_predictions_and_total
         assert re.fullmatch(pattern, line), (line, pattern)
 
 
+def test_a_network_that_the_digits_are_too_small_for_is_said_with_those_that_fit(run):
+    for flags, name in (("--model", "lenet5"), "lenet5"), (("--recipe", "fast"), "fast"):
+        code, out, err = run(*DIGITS, *flags)
+        assert code == 2 and "Epoch" not in out
+        assert re.fullmatch(rf"error: the images of digits have 8 x 8 pixels, too few for {name} \(layer \d: .*\): "
+                            "choose --model two-conv, .*small, or train on MNIST \\(--data-dir, --mirror\\)\n", err)
+
+
 @pytest.mark.parametrize("seed", ["0", "3"])
 def test_digits_are_learned_with_the_default_flags(run, seed):
     code, out, _ = run("--dataset", "digits", "--seed", seed, "--predictions", "0")

@@ -284,6 +284,16 @@ def test_a_rare_class_has_a_bounded_weight():
     assert balanced_weights(np.array([997, 1, 2, 0])).tolist() == pytest.approx([1000 / 3988, 10, 10, 0])
 
 
+@pytest.mark.parametrize("counts, said", [
+    ([50, 50, 50], []), ([90, 1, 50], ["the balanced weight of the class 1 is limited to 10"]),
+    ([300, 1, 2], ["the balanced weight of 2 classes (1, 2) is limited to 10"])])
+def test_a_balanced_weight_that_is_limited_is_said(counts, said):
+    labels = np.repeat(np.arange(3), counts)
+    pixels = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    data = Dataset("some", pixels, labels, pixels, labels, 3)
+    assert list(Recipe(class_weights="balanced").suspicions(data)) == said and not list(Recipe().suspicions(data))
+
+
 def test_a_recipe_and_its_trainer_are_the_command(tmp_path):
     """The same bits from Python as from the command line."""
     path = tmp_path / "m.npz"

@@ -288,7 +288,7 @@ def test_inspect_shows_what_a_data_set_holds_and_how_it_was_read(run, tmp_path):
     ([30, 0, 0], [5, 5, 5], "2 classes (b, c) have no training images"),
     ([100, 4, 50], [5, 5, 5], "classes have 4 to 100 training images: --class-weights balanced"),
     ([30, 30, 30], [1, 1, 1], "3 test images say little"), ([30, 30, 30], [1, 0, 0], "1 test image says little"),
-    ([1, 2, 2], [5, 5, 5], "5 training images are few for 3 classes"),
+    ([1, 2, 2], [5, 5, 5], "5 training images are little to learn 3 classes from"),
     ([30, 30, 30], [5, 5, 5], "")])
 def test_what_looks_wrong_is_said(counts, test, words):
     parts = []

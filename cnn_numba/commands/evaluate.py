@@ -53,8 +53,8 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     trained = classifier.model.recipe
     recipe = data_recipe(given, trained, args.load)
     usual = "test" if trained and not given.get("dataset") else None        # never the images of the training
-    part = recipe.load_part(args.part or usual, classifier.shape, data_dir=args.data_dir, mirror=args.mirror, report=warn,
-                            progress=bar)
+    part = recipe.load_part(args.part or usual, classifier.shape, data_dir=args.data_dir, mirror=args.mirror,
+                            report=warn, progress=bar)
     paths = recipe.test_data or recipe.dataset or "mnist"
     name = os.path.basename(os.path.abspath(paths if isinstance(paths, str) else paths[0]))
     images = classifier.fitted(part.images, name, warn)

@@ -66,7 +66,7 @@ def reading_line(data: "Dataset", parts: "list[PartSurvey]") -> str:
     present = train.counts[train.counts > 0]
     images = f"{present.min():,}" + f" to {present.max():,}" * bool(present.min() < present.max())
     return (f"{how} {train.low:g} to {train.high:g}, mean {number(train.mean)}, standard deviation "
-            f"{number(train.std)}; {images} training images of a class")
+            f"{number(train.std)}; {images} training image{'s' * bool(present.max() > 1)} of a class")
 
 
 def report(data: "Dataset", parts: "list[PartSurvey]") -> Iterator[str]:

@@ -2,6 +2,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     parts = survey(data)
     say(data_line(data))
     say(reading_line(data, parts))
-    for sentence in suspicions(data, parts):
+    for sentence in [*suspicions(data, parts), *recipe.suspicions(data)]:
         warn(f"warning: {sentence}")
     model = make_model(recipe, data, saved, warn)
     say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}"
@@ -252,10 +253,33 @@ def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None",
     from cnn_numba.files.network_json import rebuild_network
 
     if saved is None:
-        return recipe.make_model(data, report)
+        try:
+            return recipe.make_model(data, report)
+        except InputError as error:
+            if recipe.model in PRESETS and recipe.model not in (fitting := presets_for(data)):
+                raise InputError(no_fit(recipe.model, fitting, data, error)) from None
+            raise
     with naming(str(saved.path)):
         return rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, seed=recipe.seed,
                                init=recipe.init)
+
+
+def presets_for(data: "Dataset") -> list[str]:
+    """The names of the networks whose layers are not larger than the images."""
+    fitting = []
+    for name, build in PRESETS.items():
+        with suppress(InputError):
+            build(data.train_images.shape[1:], data.num_classes)
+            fitting.append(name)
+    return fitting
+
+
+def no_fit(name: str, fitting: list[str], data: "Dataset", error: InputError) -> str:
+    """What to do about a preset whose layers are larger than the images."""
+    rows, columns = data.train_images.shape[2:]
+    mnist = ", or train on MNIST (--data-dir, --mirror)" if data.name == "digits" else ""
+    return (f"the images of {data.name} have {rows} x {columns} pixels, too few for {name} ({error}): "
+            f"choose --model {', '.join(fitting) or 'FILE.json'}{mnist}")
 
 
 def resumed_line(trainer: "Trainer", saved: "SavedTraining") -> str:

@@ -95,7 +95,8 @@ def suspicions(data: Dataset, parts: list[PartSurvey]) -> Iterator[str]:
         if part.images < FEW:
             yield f"{part.images} {part.name} image{'s say' if part.images > 1 else ' says'} little about the accuracy"
     if train.images < 2 * np.count_nonzero(train.counts):
-        yield f"{train.images:,} training images are few for {np.count_nonzero(train.counts)} classes"
+        yield (f"{train.images:,} training image{'s are' if train.images > 1 else ' is'} little to learn "
+               f"{data.num_classes} classes from")
 
 
 def _listed(names: list[str]) -> str:
