@@ -21,6 +21,7 @@ from cnn_numba.layers.base import tensors_of
 from cnn_numba.layers.module import Module
 from cnn_numba.parameter import Parameter, Run, allocate, fingerprint, float32_array, runs
 from cnn_numba.plan import Plan
+from cnn_numba.table import Column, Table
 
 __all__ = ["Parameter", "Sequential", "manual_seed"]
 
@@ -399,12 +400,30 @@ class Sequential(Module):
     def __repr__(self):
         return container_text(type(self).__name__, self._children.items())
 
+    def _repr_html_(self) -> str:
+        """A table of the layers for notebooks, with their output shapes where `input_shape` is known."""
+        shapes = infer_shapes(self.layers, self.input_shape)[1:] if self.input_shape else [None] * len(self.layers)
+        counts = [sum(map(math.prod, layer.parameter_shapes().values())) for layer in self.layers]
+        columns: list[Column] = [("", lambda row: str(row[0])), ("layer", lambda row: _brief(row[1]))]
+        if self.input_shape:
+            columns.append((f"{shape_text(self.input_shape)} becomes", lambda row: shape_text(row[2])))
+        columns.append(("parameters", lambda row: f"{row[3]:,}" if row[3] else "-"))
+        rows = list(zip(range(len(self.layers)), self.layers, shapes, counts, strict=True))
+        total = ["", "total", *[""] * bool(self.input_shape), f"{sum(counts):,}"]
+        return Table(columns, rows, left=2, total=total)._repr_html_()
+
     def summary(self, shape: tuple[int, ...]) -> str:
         """One line of text: the shapes of an image on its way through the layers, and the number of parameters."""
         shapes = infer_shapes(self.layers, shape)
         path = [shapes[0]] + [b for a, b in zip(shapes, shapes[1:], strict=False) if a != b]
         count = sum(p.value.size for p in self.parameters())
         return f"{' -> '.join(map(shape_text, path))}, {count:,} parameters"
+
+
+def _brief(layer: Layer) -> str:
+    """A layer in a line: of a container, the number of layers inside."""
+    inside = sum(1 for _ in every_layer([layer])) - 1
+    return f"{type(layer).__name__} of {inside} layers" if inside else repr(layer)
 
 
 @dataclass

@@ -19,7 +19,7 @@ LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution",
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),
-    "data": ("errors", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
+    "data": ("errors", "escaping", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
     "files": ("errors", "layers", "model", "presets", "kinds"),
     "interchange": ("errors", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command

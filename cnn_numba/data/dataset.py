@@ -1,5 +1,7 @@
 """A data set in memory: its parts, and the statistics that normalise them."""
 
+import base64
+import io
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.escaping import html_text
 from cnn_numba.init import HELD_OUT, stream
 
+SHOWN = 10                  # classes of which notebooks show an image
 NORMALIZE = {"standard": None, "unit": 255, "none": 1}          # the divisor of the pixels
 
 
@@ -60,6 +64,20 @@ class Dataset:
         names = ", ".join(self.classes[:10]) + ", ..." * (self.num_classes > 10)
         return (f"Dataset {self.name}: {', '.join(parts[:-1])} and {parts[-1]} images of {shape}, "
                 f"{self.train_images.dtype}\n{self.num_classes} classes: {names}")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the sentences of the repr, and an image of each of the first classes where Pillow is there."""
+        lines = "<br>".join(map(html_text, repr(self).split("\n")))
+        firsts = [int(k) for k in np.unique(self.train_labels, return_index=True)[1][:SHOWN]]
+        try:
+            images = [_picture(self.train_images[k], float(self.train_images[firsts].max())) for k in firsts]
+        except ImportError:
+            return f"<p>{lines}</p>"
+        figures = "".join(
+            f'<figure style="display: inline-block; margin: 4px; text-align: center">{image}'
+            f"<figcaption>{html_text(self.classes[self.train_labels[k]])}</figcaption></figure>"
+            for k, image in zip(firsts, images, strict=True))
+        return f"<p>{lines}</p><div>{figures}</div>"
 
     @property
     def mean(self) -> np.ndarray:
@@ -125,6 +143,20 @@ class Dataset:
         return replace(
             self, train_images=self.train_images[~chosen], train_labels=self.train_labels[~chosen],
             validation_images=self.train_images[chosen], validation_labels=self.train_labels[chosen])
+
+
+def _picture(image: np.ndarray, white: float) -> str:
+    """An image (C, H, W) as an element of HTML; ImportError without Pillow.
+
+    white : the largest pixel; of more than 3 channels, or of 2, the first is shown
+    """
+    import PIL.Image
+
+    pixels = np.clip(image.astype(np.float64) * (255 / (white or 1)), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0]).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="" style="height: 56px; image-rendering: pixelated">'
 
 
 def representative(labels: np.ndarray, size: int | None) -> slice | np.ndarray:
