@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LEAST_BAR = 5               # columns
 HASHED = 1 << 24            # bytes at a time
 
-__all__ = ["Callback", "Checkpoint", "EarlyStopping", "Log", "ProgressBar"]
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "Log", "ProgressBar", "TimeLimit"]
 
 
 class Callback:
@@ -281,6 +281,24 @@ class EarlyStopping(Callback):
     def _stop_if_enough(self, trainer):
         if trainer.best and trainer.epochs - trainer.best["epoch"] >= self.patience:
             trainer.stop()
+
+
+class TimeLimit(Callback):
+    """Ends a training after some seconds, counted from the construction.
+
+    reached : whether it has ended the training
+    """
+
+    def __init__(self, seconds: float):
+        self.reached, self._end = False, time.monotonic() + seconds
+
+    def on_batch_end(self, trainer):
+        if time.monotonic() >= self._end:
+            self.reached = True
+            trainer.stop()
+
+    def on_epoch_end(self, trainer, result):
+        self.on_batch_end(trainer)
 
 
 def _check_same_training(trainer, saved):

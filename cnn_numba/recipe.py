@@ -458,7 +458,12 @@ NAMED = kinds.Name(RECIPES)
 
 def named_fields(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Recipe.named`."""
-    found = dict(RECIPES[NAMED.check(name)])
+    return changed_fields(RECIPES[NAMED.check(name)], changes)
+
+
+def changed_fields(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with some changes; another optimizer, schedule or loss drops those that depend on the one before."""
+    found = dict(fields)
     for choice in CHOICES:
         usual = found.get(choice, FIELDS[choice].default)
         if kinds.plain(str(changes.get(choice, usual))) != kinds.plain(usual):

@@ -206,7 +206,8 @@ def test_help_all_names_every_flag_with_its_default(run):
     fields = {flag_of(name) for name, field in FIELDS.items() if "group" in field.metadata}
     assert entries.keys() == fields | {f"--{flag}" for flag in (
         "recipe", "data-dir", "mirror", "jit", "no-jit", "parallel", "serial", "threads", "textbook", "save",
-        "checkpoint", "resume", "checkpoint-minutes", "checkpoint-steps", "predictions", "log", "quiet", "extension")}
+        "run", "config", "max-minutes", "checkpoint", "resume", "checkpoint-minutes", "checkpoint-steps", "predictions",
+        "log", "quiet", "extension")}
     for flag, text in entries.items():
         assert "(default" in text or flag in ("--no-jit", "--serial"), text
     for text in ("mnist, fashion-mnist, kmnist, digits", "xavier_uniform, xavier_normal", "two-conv, lenet5,",
@@ -374,8 +375,8 @@ def test_a_reader_that_goes_away_leaves_no_traceback(start):
     (["--serial", "--parallel"], "argument --parallel: not allowed with argument --serial"),
     (["--serial", "--threads", "2"], "argument --threads: expected 1 with --serial, got 2"),
     (["--mirror", "ftp://x"], "argument --mirror: expected a URL that starts with http:// or https://, got 'ftp://x'"),
-    (["--checkpoint-steps", "3"], "argument --checkpoint-steps: needs --checkpoint or --resume"),
-    (["--checkpoint-minutes", "3"], "argument --checkpoint-minutes: needs --checkpoint or --resume"),
+    (["--checkpoint-steps", "3"], "argument --checkpoint-steps: needs --run, --checkpoint or --resume"),
+    (["--checkpoint-minutes", "3"], "argument --checkpoint-minutes: needs --run, --checkpoint or --resume"),
     (["--dataset", "letters"], "argument --dataset: expected one of mnist, fashion-mnist, kmnist, digits, or the "
                                "path of a file or folder, got 'letters'"),
     (["--dataset", __file__, "--test-data", "nowhere"], "argument --test-data: nowhere does not exist"),

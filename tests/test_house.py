@@ -14,8 +14,8 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 # these is one of them; "library" is what stands at the top of the package.
 LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution", "extensions", "feed", "forward_pass",
            "functional", "fusion", "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model",
-           "notebook", "optim", "parameter", "plan", "presets", "recipe", "table", "training", "errors", "data",
-           "files", "interchange", "kernels", "layers")
+           "notebook", "optim", "parameter", "plan", "presets", "recipe", "recipe_file", "run_folder",
+           "table", "training", "errors", "data", "files", "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),

@@ -52,12 +52,16 @@ class Report:
 
 def machine(execution: str, vector_bits: int) -> dict[str, str]:
     """What the numbers depend on: {"CPU": ..., "execution": ..., ...}."""
-    libraries = [f"{name} {found}" for name in ("numba", "numpy", "torch", "jax") if (found := _version(name))]
-    return {"CPU": f"{_cpu()}, {os.cpu_count()} logical cores, {vector_bits}-bit vectors in use",
-            "execution": execution,
-            "software": ", ".join([f"Python {platform.python_version()}", *libraries]),
+    return {"CPU": f"{cpu()}, {vector_bits}-bit vectors in use", "execution": execution,
+            "software": ", ".join(libraries()),
             "system": f"{platform.system()} {platform.machine()}", "date": f"{datetime.now():%Y-%m-%d %H:%M}",
             "command": shlex.join(["python", *sys.argv])}
+
+
+def libraries() -> list[str]:
+    """The versions of Python and of the libraries that are installed."""
+    found = [f"{name} {found}" for name in ("numba", "numpy", "torch", "jax") if (found := _version(name))]
+    return [f"Python {platform.python_version()}", *found]
 
 
 def _version(name: str) -> str | None:
@@ -67,11 +71,13 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The name of the processor, and the number of its logical cores."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
         if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical cores"
 
 
 # ---- functions that give the texts of a column ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The `train` command."""
 import argparse
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,15 +24,17 @@ from cnn_numba.commands.flags import (
 )
 from cnn_numba.commands.inspect import reading_line
 from cnn_numba.commands.interrupt import Interruption
-from cnn_numba.commands.output import count, data_line, fail, printers, put, seconds_text, tell, warning
+from cnn_numba.commands.output import count, data_line, fail, printers, put, seconds_text, tell
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
 from cnn_numba.errors import Diverged, InputError, naming, shortened
 from cnn_numba.presets import PRESETS
-from cnn_numba.recipe import FIELDS, NAMED, RECIPES, Recipe, named_fields
+from cnn_numba.recipe import FIELDS, NAMED, RECIPES, FieldError, Recipe, changed_fields, named_fields
+from cnn_numba.recipe_file import read_fields
 
 if TYPE_CHECKING:
-    from cnn_numba.callbacks import Callback, Checkpoint, Log
+    from cnn_numba.callbacks import Callback
+    from cnn_numba.commands.kept import Kept
     from cnn_numba.data import Dataset
     from cnn_numba.files.checkpoints import SavedTraining
     from cnn_numba.model import Sequential
@@ -43,11 +46,15 @@ PLACES = "dataset", "test_data"         # may have moved: `Checkpoint.resume` co
 
 def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     """Train a convolutional network, on MNIST or on images of your own."""
-    parser.group("recipe").add_argument(
+    pair = parser.group("recipe").add_mutually_exclusive_group()
+    pair.add_argument(
         "--recipe", type=reader(NAMED), metavar="NAME",
         help="all settings of a published run"
              + (f": {', '.join(RECIPES)}; other flags override them" if parser.full else ", such as fast")
              + " (default: none)")
+    pair.add_argument("--config", metavar="FILE",
+                      help="all settings of a .json file, such as the config.json of a run, or of a .toml file; other "
+                           "flags override them (default: none)")
     add_recipe_flags(parser)
     add_location_flags(parser)
     add_execution_flags(parser)
@@ -55,16 +62,23 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     group = parser.group("files")
     group.add_argument("--save", metavar="FILE", help="write the trained model to an .npz file (default: no)")
     pair = group.add_mutually_exclusive_group()
+    pair.add_argument("--run", metavar="DIR", dest="run_folder",
+                      help="keep all of the training in a new folder: recipe, numbers, models, checkpoint, report "
+                           "(default: no)")
     pair.add_argument("--checkpoint", metavar="DIR",
-                      help="save the state of the training to a folder (default: no)")
+                      help="save only the state of the training to a folder (default: no)")
     pair.add_argument("--resume", metavar="DIR",
-                      help="resume the training in such a folder (default: start a new one)")
+                      help="resume the training in either folder (default: start a new one)")
     group.add_argument("--checkpoint-minutes", type=POSITIVE, metavar="N",
                        help="write a checkpoint every N minutes as well as after every epoch (default: 10)")
     group.add_argument("--checkpoint-steps", type=COUNT, metavar="N",
                        help="also write one every N steps or a few more (default: no)")
     group.add_argument("--log", metavar="FILE",
                        help="append the numbers of every epoch to a file, one JSON object per line (default: no)")
+
+    parser.group("network and training").add_argument(
+        "--max-minutes", type=POSITIVE, metavar="N",
+        help="end the training in time for the program to take N minutes, with everything saved (default: no limit)")
 
     group = parser.group("output")
     group.add_argument("--predictions", type=COUNT_OR_NONE, default=10, metavar="N",
@@ -76,25 +90,27 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 def run_train(args: argparse.Namespace, started: float) -> int:
     from cnn_numba.files.checkpoints import newest_checkpoint
 
-    keeps = any((args.save, args.checkpoint, args.resume, args.log))     # then nobody has to read the output
+    # Then nobody has to read the output.
+    keeps = any((args.save, args.run_folder, args.checkpoint, args.resume, args.log))
     say, warn = printers(args.quiet, go_on=keeps)
-    given = named_fields(args.recipe, given_fields(args)) if args.recipe else given_fields(args)
+    given = chosen_fields(args)
     if args.resume:
         check_exists("--resume", args.resume)
     saved = newest_checkpoint(args.resume, report=warn) if args.resume else None
-    if "weights" in given and not saved:
+    if given.get("weights") and not saved:
         check_exists("--weights", given["weights"])
         given.setdefault("model", given["weights"])
-    recipe = resumed_recipe(saved, given, args) if saved else Recipe(**given, extensions=args.extensions)
+    recipe = resumed_recipe(saved, given, args) if saved else new_recipe(given, args)
     check_early(args, recipe)
     choose_execution(args)
+    from cnn_numba.commands.kept import Kept
     from cnn_numba.data.survey import survey, suspicions
     from cnn_numba.execution import describe
     from cnn_numba.interchange.formats import check_network
 
     if not saved and recipe.model not in PRESETS:
         check_network(recipe.model)                     # before the data are loaded
-    checkpoint, log = open_checkpoint(args), open_log(args)
+    kept = Kept(args)
     data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
     recipe = replace(recipe, dataset=recipe.dataset or data.name).fitted(data)    # MNIST, or digits without it
     parts = survey(data)
@@ -107,53 +123,65 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         + (f", with the weights of {recipe.weights}" if recipe.weights and not saved else ""))
     say(describe())
     start = time.perf_counter()
-    trainer = recipe.make_trainer(model, data, measure_norm=log is not None,
+    trainer = recipe.make_trainer(model, data, measure_norm=kept.measure_norm,
                                   measure_test=data.validation_images is None)
     model.recipe = recipe.to_json()
     say(f"Kernels ready in {seconds_text(time.perf_counter() - start)}")
     say(f"Training: {count(recipe.epochs, 'epoch')} of {count(trainer.steps, 'step')} with "
         f"{count(trainer.batch_size, 'image')} each")
-    if checkpoint:
-        checkpoint.recipe = recipe.to_json()
-    if checkpoint and saved:
+    if kept.checkpoint and saved:
         if extends(saved, recipe):
             saved = with_new_schedule(saved, trainer)
             say(f"The schedule {recipe.schedule} begins anew, for {count(recipe.schedule_epochs, 'more epoch')}")
-        checkpoint.resume(trainer, saved)
+        kept.checkpoint.resume(trainer, saved)
         say(resumed_line(trainer, saved))
         if trainer.epochs > recipe.epochs:
             raise InputError(f"argument --epochs: the training in {args.resume} has run "
                              f"{count(trainer.epochs, 'epoch')}, got {recipe.epochs}")
+    kept.begin(recipe, describe())
     with Interruption() as interruption:                # a second Ctrl-C ends what a first one does not
         try:
-            fit(args, recipe, trainer, [each for each in (log, checkpoint) if each], interruption, say)
+            in_time = fit(args, recipe, trainer, kept.callbacks(), interruption, say, started)
         except Diverged as error:
+            kept.end("diverged", trainer)
             fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
             return 1
         if interruption.number is not None:
-            last = checkpoint and checkpoint.last
+            kept.end("interrupted", trainer)
+            last = kept.checkpoint and kept.checkpoint.last
             tell("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else
                                   save_what_is_good(args, trainer)))
             return 128 + interruption.number
-        if recipe.early_stopping and trainer.epochs < recipe.epochs:
+        end = "finished" if trainer.epochs == recipe.epochs else "early stopping" if in_time else "time limit"
+        if recipe.early_stopping and end == "early stopping":
             say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping, 'epoch')} on "
                 "the validation images")
-        finish(args, trainer, say)
+        elif end == "time limit":
+            say(f"Stopped for --max-minutes in epoch {trainer.epochs + 1} of {recipe.epochs}, after "
+                f"{count(trainer.step, 'step')}"
+                + (f": --resume {kept.checkpoint.folder} goes on" if kept.checkpoint else ""))
+        finish(args, trainer, kept, end, say)
     say(f">>> Program run in {time.perf_counter() - started:.2f} seconds <<<")
     return 0
 
 
 def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "list[Callback]",
-        interruption: Interruption, say: Callable[[str], None]) -> None:
-    """Train until the end or an interruption.  Raises Diverged."""
-    from cnn_numba.callbacks import ProgressBar
+        interruption: Interruption, say: Callable[[str], None], started: float) -> bool:
+    """Train until the end, an interruption or the end of the time.
+
+    Returns whether the time was enough.  Raises Diverged.
+    """
+    from cnn_numba.callbacks import ProgressBar, TimeLimit
     from cnn_numba.commands.callbacks import EpochLine, Estimate, StopWhenInterrupted
+    from cnn_numba.commands.kept import time_left
     from cnn_numba.kernels.compiled import JIT
 
     shown: list[Callback] = [] if args.quiet else [ProgressBar(), EpochLine(say)]
     if not JIT:
         shown.insert(0, Estimate(say))
-    trainer.fit(recipe.epochs, [*shown, *files, *recipe.make_callbacks(), StopWhenInterrupted(interruption)])
+    limit = TimeLimit(time_left(args.max_minutes, started) if args.max_minutes else math.inf)
+    trainer.fit(recipe.epochs, [*shown, *files, *recipe.make_callbacks(), StopWhenInterrupted(interruption), limit])
+    return not limit.reached
 
 
 # ---- before the training --------------------------------------------------------------------------------------------
@@ -168,25 +196,36 @@ def check_early(args: argparse.Namespace, recipe: Recipe) -> None:
         with naming("argument --save"):
             check_writable(args.save)
     for name in "checkpoint_minutes", "checkpoint_steps":
-        if getattr(args, name) is not None and not (args.checkpoint or args.resume):
-            raise InputError(f"argument {flag_of(name)}: needs --checkpoint or --resume")
+        if getattr(args, name) is not None and not (args.run_folder or args.checkpoint or args.resume):
+            raise InputError(f"argument {flag_of(name)}: needs --run, --checkpoint or --resume")
 
 
-def open_checkpoint(args: argparse.Namespace) -> "Checkpoint | None":
-    from cnn_numba.callbacks import Checkpoint
-
-    if not (folder := args.checkpoint or args.resume):
-        return None
-    checkpoint = Checkpoint(folder, minutes=args.checkpoint_minutes or 10, steps=args.checkpoint_steps, report=warning)
-    if not args.resume:
-        checkpoint.check_unused()
-    return checkpoint
+def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the recipe that flags, a named recipe or a file give; flags override the others."""
+    given = given_fields(args)
+    if args.config:
+        check_exists("--config", args.config)
+        return changed_fields(read_fields(args.config), given)
+    return named_fields(args.recipe, given) if args.recipe else given
 
 
-def open_log(args: argparse.Namespace) -> "Log | None":
-    from cnn_numba.callbacks import Log
+def new_recipe(fields: dict[str, Any], args: argparse.Namespace) -> Recipe:
+    """The recipe of these fields.  Raises InputError, naming the file of --config where that has the wrong field."""
+    check_extensions(fields.pop("extensions", ()), args, str(args.config))
+    fields.pop("begun", None)                           # of a training that has trained on after its end
+    try:
+        return Recipe(**fields, extensions=args.extensions)
+    except FieldError as error:
+        if args.config and error.field not in given_fields(args):
+            raise InputError(f"{args.config}: {error}") from None
+        raise
 
-    return Log(args.log, report=warning) if args.log else None
+
+def check_extensions(names: Any, args: argparse.Namespace, owner: str) -> None:
+    """InputError unless --extension gives all files of these names, which a training uses."""
+    for name in names if isinstance(names, (list, tuple)) else ():
+        if name not in args.extensions:
+            raise InputError(f"argument --extension: {owner} has {str(name)[:100]}, which is not given")
 
 
 def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse.Namespace) -> Recipe:
@@ -197,11 +236,7 @@ def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse
     if not saved.recipe:
         raise InputError(f"{saved.path} was not written by this command, so only the program that wrote it can resume "
                          "it")
-    extensions = saved.recipe.get("extensions")
-    for name in extensions if isinstance(extensions, list) else ():
-        if name not in args.extensions:
-            raise InputError(f"argument --extension: the training in {args.resume} has {str(name)[:100]}, which is not "
-                             "given")
+    check_extensions(saved.recipe.get("extensions"), args, f"the training in {args.resume}")
     try:
         recipe = Recipe.from_json(saved.recipe)
     except InputError as error:
@@ -316,8 +351,11 @@ def test(trainer: "Trainer") -> "Evaluation":
     return trainer.evaluate(trainer.data.test_images, trainer.data.test_labels)
 
 
-def finish(args: argparse.Namespace, trainer: "Trainer", say: Callable[[str], None]) -> None:
-    """Test the model, with the weights that were best on the validation part, and save it."""
+def finish(args: argparse.Namespace, trainer: "Trainer", kept: "Kept", end: str, say: Callable[[str], None]) -> None:
+    """Test the model, with the weights that were best on the validation part, and save it.
+
+    end : how the training ended; see `RunFolder.write_result`
+    """
     data = trainer.data
     trainer.restore_best()
     if data.validation_images is not None and trainer.best is not None:
@@ -325,8 +363,11 @@ def finish(args: argparse.Namespace, trainer: "Trainer", say: Callable[[str], No
             **trainer.best))
     result = test(trainer)
     try:
-        if args.save:                   # before anything is printed, which may fail
-            trainer.model.save(args.save, accuracy=result.accuracy)
+        for path in args.save, kept.run and kept.run.model:     # before anything is printed, which may fail
+            if path:
+                trainer.model.save(path, accuracy=result.accuracy)
+        kept.end(end, trainer, test_accuracy=result.accuracy, test_loss=result.loss,
+                 test_images=len(data.test_labels))
     finally:
         put(f"Test accuracy: {result.accuracy:.2f} %")
     for image in range(min(args.predictions, len(data.test_labels))):
@@ -334,3 +375,5 @@ def finish(args: argparse.Namespace, trainer: "Trainer", say: Callable[[str], No
         say(f"pred: {predicted}  true: {true}")
     if args.save:
         say(f"Saved {args.save}")
+    if kept.run:
+        say(f"Saved all in {kept.run.path}")

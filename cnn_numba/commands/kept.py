@@ -1,0 +1,74 @@
+"""The files that a training leaves: the log, the checkpoints, and the run folder."""
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from cnn_numba.commands.output import warning
+from cnn_numba.commands.run_info import info
+
+if TYPE_CHECKING:
+    from cnn_numba.callbacks import Callback
+    from cnn_numba.recipe import Recipe
+    from cnn_numba.training import Trainer
+
+RESERVE = 0.05              # of --max-minutes, for the test and the files
+LONGEST_RESERVE = 20        # seconds
+
+
+class Kept:
+    """The files that the flags of `train` name, opened before the data are loaded.
+
+    log, checkpoint, run : Log, Checkpoint and RunFolder; None where no flag asks for it
+
+    Raises InputError when a file cannot be written, or a folder holds another training.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from cnn_numba.callbacks import Checkpoint, Log
+        from cnn_numba.run_folder import RunFolder
+
+        self.run = RunFolder(args.run_folder or args.resume) if args.run_folder or args.resume else None
+        if args.run_folder and self.run:
+            self.run.check_unused()
+        elif self.run and not self.run.is_run():
+            self.run = None
+        folder = args.run_folder or args.checkpoint or args.resume
+        self.checkpoint = None if folder is None else Checkpoint(
+            folder, minutes=args.checkpoint_minutes or 10, steps=args.checkpoint_steps, report=warning)
+        if self.checkpoint and not args.resume:
+            self.checkpoint.check_unused()
+        self.log = Log(args.log, report=warning) if args.log else None
+
+    @property
+    def measure_norm(self) -> bool:
+        """Whether a file shows the norm of the gradient."""
+        return bool(self.log or self.run)
+
+    def callbacks(self) -> "list[Callback]":
+        from cnn_numba.callbacks import Log
+        from cnn_numba.run_folder import RunFiles
+
+        of_run = [Log(self.run.log, warning), RunFiles(self.run, warning)] if self.run else []
+        return [each for each in (self.log, *of_run, self.checkpoint) if each]
+
+    def begin(self, recipe: "Recipe", execution: str) -> None:
+        """Write what is known before the first epoch.
+
+        execution : how kernels run, in a line
+        """
+        if self.checkpoint:
+            self.checkpoint.recipe = recipe.to_json()
+        if self.run:
+            self.run.begin(recipe, info(execution))
+
+    def end(self, how: str, trainer: "Trainer", **facts: Any) -> None:
+        """Write how the training ended; see `RunFolder.write_result`."""
+        if self.run:
+            seconds = sum(trainer.history["seconds"])
+            self.run.write_result(how, epochs=trainer.epochs, training_seconds=seconds, **facts)
+
+
+def time_left(minutes: float, started: float) -> float:
+    """Seconds that a training may take, so that a program which began at `started` ends in time."""
+    whole = 60 * minutes
+    return whole - min(RESERVE * whole, LONGEST_RESERVE) - (time.perf_counter() - started)
