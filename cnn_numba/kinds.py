@@ -242,6 +242,39 @@ class AugmentText(Kind):
         return self.check(text)
 
 
+def _layer_numbers(value: Any) -> tuple[int, ...]:
+    """Sorted numbers of layers."""
+    found = sorted({operator.index(number) for number in value})
+    if not found or found[0] < 0 or any(isinstance(number, bool) for number in value):
+        raise ValueError
+    return tuple(found)
+
+
+def _read_layer_numbers(text: str) -> tuple[int, ...]:
+    """The numbers in a text such as 0-3,6."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if max(len(first), len(last)) > 4:
+            raise ValueError
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise ValueError
+        found += numbers
+    return tuple(found)
+
+
+def _write_layer_numbers(numbers: tuple[int, ...]) -> str:
+    """As `_read_layer_numbers` takes it."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
 COUNT = whole(lambda n: n >= 1, "a whole number of at least 1")
 COUNT_OR_NONE = whole(lambda n: n >= 0, "a whole number of at least 0")
 SEED = whole(lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
@@ -264,6 +297,7 @@ VALIDATION = Kind("a whole number of at least 1, or a fraction between 0 and 1",
                   lambda text: int(text) if text.isdecimal() else float(text), _fraction_or_count)
 COLUMN = Kind("the name of a column, or its number from 1", str, _column)
 TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no")
+LAYERS = Kind("numbers of layers such as 0-3 or 0,2,5-7", _read_layer_numbers, _layer_numbers, _write_layer_numbers)
 PATH = Kind("a path", str, lambda value: _text(os.fspath(value)))
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)
 FILE_NAMES = Kind("a list of names of files", str, lambda value: tuple(map(_text, value)), ", ".join)

@@ -134,6 +134,9 @@ class Recipe:
     weights: str | None = of_training(
         kinds.PATH, "begin with the weights of a trained network", ": .npz, ONNX or safetensors; its layers, too, "
         "unless --model names others", metavar="FILE", usual="new ones")
+    freeze: tuple[int, ...] | None = of_training(
+        kinds.LAYERS, "layers to leave as they are, such as 0-3", ": they are not trained, collect no statistics and "
+        "drop nothing out; summary lists the layers", metavar="N-N", usual="none")
     init: str = of_training(
         kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
     epochs: int = of_training(
@@ -348,10 +351,21 @@ class Recipe:
         from cnn_numba.interchange.formats import load_weights, make_network
 
         model = make_network(self.model, data.train_images.shape[1:], data.num_classes, seed=self.seed, init=self.init)
+        new: tuple[int, ...] = ()
         if self.weights is not None:
             with about("weights"):
-                load_weights(model, self.weights, report)
+                new = load_weights(model, self.weights, report)
+        if both := set(new) & set(self.freeze or ()):
+            raise FieldError("freeze", f"layer {min(both)} starts anew, so it must be trained")
+        self.freeze_layers(model)
         return model
+
+    def freeze_layers(self, model: Sequential) -> None:
+        """Freeze the layers of a model that the recipe leaves as they are."""
+        for k in self.freeze or ():
+            if k >= len(model.layers):
+                raise FieldError("freeze", f"the network has the layers 0 to {len(model.layers) - 1}, got {k}")
+            model.layers[k].requires_grad_(False).eval()
 
     def make_loss(self, data: Dataset) -> ClassLoss:
         """The loss; InputError unless there is one weight for each class of the data set."""

@@ -201,6 +201,7 @@ CHANGES = {
     "warm_up": (dict(DIGITS, schedule="one-cycle"), "0.6", {"scheduler"}),
     "augment": (DIGITS, "shift=1", {"augment"}),
     "weights": (DIGITS, "{weights}", {"weights"}),
+    "freeze": (DIGITS, "0-2", {"frozen"}),
 }
 
 
@@ -230,9 +231,10 @@ def built(recipe, monkeypatch):
     options = recipe.make_trainer(model, data)
     optimizer, scheduler, loss = (options[name] for name in ("optimizer", "scheduler", "loss"))
     made["data"] = [getattr(data, name).tobytes() for name in ("train_images", "test_images", "mean", "std")], str(data)
+    made["frozen"] = [p.requires_grad for p in model.parameters()]
     made["layers"], made["weights"] = describe_layers(model.layers), model.values.tobytes()
     made["optimizer"] = type(optimizer), {
-        name: value for name, value in optimizer.state_dict().items() if not isinstance(value, np.ndarray)}
+        name: value for name, value in optimizer.state().items() if not isinstance(value, np.ndarray)}
     made["scheduler"] = scheduler.rates(5).tolist() if isinstance(scheduler, lr_scheduler.LRScheduler) else (
         scheduler.factor, scheduler.patience)
     made["loss"] = type(loss), str(vars(loss))

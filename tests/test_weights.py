@@ -7,6 +7,7 @@ import pytest
 import cnn_numba
 from cnn_numba import PRESETS, Conv2d, Flatten, InputError, Linear, ReLU, Sequential, load, load_dataset, load_weights
 from cnn_numba.commands.main import main
+from cnn_numba.files.checkpoints import newest_checkpoint
 
 RUN = ("--dataset", "digits", "--train-size", "200", "--test-size", "40", "--serial", "--predictions", "0",
        "--batch-size", "64", "--lr", "0.03")
@@ -108,6 +109,40 @@ def test_a_model_file_gives_the_layers_of_a_new_network(trained):
     assert np.array_equal(model.values, PRESETS["two-conv"]((1, 8, 8), 10, seed=4).values)
 
 
+# ---- frozen layers -------------------------------------------------------------------------------------------------
+def test_frozen_layers_stay_as_they_are_and_others_learn(trained, tmp_path, capsys):
+    """Also when the training is resumed."""
+    run, out = str(tmp_path / "run"), tmp_path / "new.npz"
+    assert main([*RUN, "--weights", str(trained), "--freeze", "0-3", "--epochs", "1", "--checkpoint", run]) == 0
+    assert main(["--resume", run, "--epochs", "2", "--serial", "--save", str(out)]) == 0
+    old, new = load(trained).state_dict(), load(out).state_dict()
+    same = {name for name in old if np.array_equal(old[name], new[name])}
+    assert same == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_a_frozen_batch_norm_collects_no_statistics(tmp_path):
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    assert main([*RUN, "--model", "two-conv-bn", "--epochs", "1", "--save", str(first)]) == 0
+    assert main([*RUN, "--weights", str(first), "--freeze", "0-1", "--epochs", "1", "--save", str(second)]) == 0
+    old, new = load(first).state_dict(), load(second).state_dict()
+    same = {name for name in old if np.array_equal(old[name], new[name])}
+    assert {"1.running_mean", "1.running_var", "1.num_batches_tracked", "1.weight", "0.weight"} <= same
+    assert "5.running_mean" not in same or "4.running_mean" not in same
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--freeze", "0-12"], "argument --freeze: the network has the layers 0 to 7, got 8"),
+    (["--freeze", "3-0"], "argument --freeze: expected numbers of layers such as 0-3 or 0,2,5-7, got '3-0'"),
+    (["--freeze", "0-99999"], "argument --freeze: expected numbers of layers"),
+    (["--freeze", "0-7"], "all parameters are frozen"),
+    (["--freeze", "5-7", "--weights", "seven.npz"], "argument --freeze: layer 7 starts anew, so it must be trained")])
+def test_layers_that_cannot_be_frozen(flags, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    PRESETS["two-conv"]((1, 8, 8), 7).save("seven.npz")
+    assert main([*RUN, *flags]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 # ---- more epochs ---------------------------------------------------------------------------------------------------
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -124,6 +159,19 @@ def test_epochs_beyond_the_end_train_on_with_the_schedule_from_its_beginning(tmp
     assert [line["learning_rate"] for line in found] == pytest.approx([0.03, 0.015, 0.03, 0.015])
     assert found[3]["loss"] < found[1]["loss"]
     assert main(["--resume", run, "--epochs", "3", "--serial"]) == 2
+
+
+def test_what_an_optimizer_has_collected_is_kept(tmp_path, capsys):
+    """The first step of Adam after the second epoch is no step of a new Adam, which would be as long as the rate."""
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    flags = "--optimizer", "adam", "--schedule", "one-cycle", "--lr", "0.01", "--epochs", "2", "--checkpoint", run
+    assert main([*RUN, *flags]) == 0
+    before = newest_checkpoint(run, pytest.fail).state
+    assert main(["--resume", run, "--epochs", "3", "--serial", "--log", str(log)]) == 0
+    after = newest_checkpoint(run, pytest.fail).state
+    steps = 4
+    assert (before["optimizer.steps"], after["optimizer.steps"]) == (2 * steps, 3 * steps)
+    assert lines(log)[-1]["learning_rate"] < 0.01
 
 
 def test_a_longer_training_resumes_to_the_same_bits(tmp_path):

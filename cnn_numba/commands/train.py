@@ -270,11 +270,10 @@ def extends(saved: "SavedTraining", recipe: Recipe) -> bool:
 
 
 def with_new_schedule(saved: "SavedTraining", trainer: "Trainer") -> "SavedTraining":
-    """The state of a checkpoint, but the settings of optimizer and schedule are those of a new trainer."""
-    fresh = {name: value for name, value in trainer.state().items()
-             if name == "scheduler" or name.startswith("optimizer.") and name in saved.state
-             and isinstance(value, (int, float, tuple))}
-    return replace(saved, state=saved.state | fresh)
+    """The state of a checkpoint, but the schedule, and what it changes, are those of a new trainer."""
+    changes = "scheduler", "optimizer.lr", "optimizer.momentum", "optimizer.betas"
+    fresh = trainer.state()
+    return replace(saved, state=saved.state | {name: fresh[name] for name in changes if name in fresh})
 
 
 def written(name: str, value: Any) -> str:
@@ -295,8 +294,10 @@ def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None",
                 raise InputError(no_fit(recipe.model, fitting, data, error)) from None
             raise
     with naming(str(saved.path)):
-        return rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, seed=recipe.seed,
-                               init=recipe.init)
+        model = rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, seed=recipe.seed,
+                                init=recipe.init)
+    recipe.freeze_layers(model)
+    return model
 
 
 def presets_for(data: "Dataset") -> list[str]:

@@ -175,7 +175,7 @@ def check_network(path: str | os.PathLike) -> None:
 
 
 def load_weights(model: Sequential, path: str | os.PathLike,
-                 report: Callable[[str], object] = lambda sentence: None) -> None:
+                 report: Callable[[str], object] = lambda sentence: None) -> tuple[int, ...]:
     """Begin with the weights of a file: a trained network, or a `state_dict` of PyTorch that was saved as safetensors.
 
     Tensors are found by name; where names differ, by their order, or in a `state_dict`, which has none, by shapes that
@@ -188,10 +188,14 @@ def load_weights(model: Sequential, path: str | os.PathLike,
     report : callable
         Gets a sentence for a layer that keeps its new weights, and for weights that were found by their shape.
 
+    Returns
+    -------
+    The numbers of the layers that keep new weights.
+
     Raises InputError, and changes nothing, when the weights do not fit the model, and as `load` does.
     """
     with naming(str(path)):
-        transfer(model, read_weights(path), report)
+        return transfer(model, read_weights(path), report)
 
 
 def read_weights(path: str | os.PathLike) -> Weights:

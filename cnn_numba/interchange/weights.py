@@ -29,14 +29,15 @@ class Weights:
         return found
 
 
-def transfer(model: Sequential, weights: Weights, report: Callable[[str], object]) -> None:
+def transfer(model: Sequential, weights: Weights, report: Callable[[str], object]) -> tuple[int, ...]:
     """Copy weights into a model; see `formats.load_weights`."""
     mine, theirs = Weights(model.state_dict(), ordered=True).of_layers(), weights.of_layers()
     if not theirs:
         raise InputError("there are no weights in it")
     state = model.state_dict()
     names = _names(mine, theirs, weights.ordered, report)
-    for layer in _kept(mine, theirs, names):
+    kept = _kept(mine, theirs, names)
+    for layer in kept:
         here, there = (_sizes(layers[name]) for layers, name in ((mine, layer), (theirs, names[layer])))
         report(f"layer {layer} starts anew: the file has {there}, the network {here}")
         del names[layer]
@@ -44,6 +45,7 @@ def transfer(model: Sequential, weights: Weights, report: Callable[[str], object
         for name in mine[layer].keys() & theirs[other].keys():
             state[f"{layer}.{name}"] = theirs[other][name]
     model.load_state_dict(state)
+    return tuple({int(layer.partition(".")[0]) for layer in kept})
 
 
 def _names(mine, theirs, ordered, report):
