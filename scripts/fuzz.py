@@ -40,6 +40,7 @@ from cnn_numba.data.idx import read_idx_images  # noqa: E402
 from cnn_numba.data.image import read_image  # noqa: E402
 from cnn_numba.data.npy import read_npy  # noqa: E402
 from cnn_numba.data.npz import read_npz  # noqa: E402
+from cnn_numba.data.parquet import read_parquet  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
 from cnn_numba.files.checkpoints import read_checkpoint  # noqa: E402
 from cnn_numba.files.container import SEAL, TEXT, sealed  # noqa: E402
@@ -224,6 +225,20 @@ def npz_files():
     return sets
 
 
+def parquet_files():
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images, contents = image_files()[:3], []
+    structures = [{"bytes": image, "path": "x"} for image in images]
+    for column in structures, images, np.arange(48).reshape(3, 16).tolist(), np.arange(12.0).reshape(3, 2, 2).tolist():
+        for labels in [0, 2, 1], ["b", "a", "b"]:
+            file = io.BytesIO()
+            pq.write_table(pa.table({"image": column, "label": labels}), file)
+            contents.append(file.getvalue())
+    return contents
+
+
 def model_files():
     model, _ = small_training()
     facts = {"mean": [1.5], "std": [2.5], "classes": ["a", "b", "c"], "accuracy": 50}
@@ -315,6 +330,10 @@ def read_npy_pair(path):
         read_npy(images, path)
 
 
+def read_small_parquet(path):
+    return read_parquet(path, image_size=(6, 6))
+
+
 def read_network(path):
     return read_layers(path, image_shape=(1, 8, 8), num_classes=3)
 
@@ -357,6 +376,9 @@ PARSERS = {
                     read_damaged_image),
     "folder": Parser("png", image_files, damage_image, [b"IHDR", b"IDAT", b"\0\0\xff\xff", b"\xff\xc0", b"\xff" * 4],
                      read_folder),
+    "parquet": Parser("parquet", parquet_files, lambda rng, contents, words: damaged(rng, rng.choice(contents), words),
+                      [b"PAR1", b"\xff" * 4, b"\0" * 4, b"image", b"label", b"bytes", b"\x15\0", b"\x19\x1c"],
+                      read_small_parquet),
     "model": Parser("npz", model_files, damage_archive, ARCHIVE_WORDS, load),
     "checkpoint": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, resume),
     "network": Parser("json", network_files, damage_json,

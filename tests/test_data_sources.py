@@ -397,7 +397,7 @@ def test_classes_that_are_numbers_are_sorted_as_such(tmp_path, load, picture):
     assert load(tmp_path / "some").classes == names
 
 
-def test_grey_and_colour_are_kept(tmp_path, load, picture):
+def test_grey_and_colour_are_kept(tmp_path, load, picture, monkeypatch):
     grey, colour = random.integers(0, 256, (8, 8), np.uint8), random.integers(0, 256, (8, 8, 3), np.uint8)
     for label in "ab":
         for number in range(6):
@@ -413,7 +413,13 @@ def test_grey_and_colour_are_kept(tmp_path, load, picture):
                                                                     strict=True))
     said = []
     fitted = load(tmp_path / "colour", test_data=tmp_path / "grey", report=said.append)
-    assert said == ["grey: 12 of 12 images were brought to 3x8x8 pixels"]
+    assert said == ["grey: 12 of 12 images were brought to 3x8x8"]
+    monkeypatch.setattr("cnn_numba.data.cache.SECONDS", 0)
+    for words in "grey: 12 of 12 images were brought to 3x8x8", "grey: images were brought to 3x8x8":
+        said.clear()                                # the second time from the kept arrays
+        again = load(tmp_path / "colour", test_data=tmp_path / "grey", report=said.append)
+        assert np.array_equal(again.test_images, fitted.test_images)
+        assert said == [words]
     assert np.array_equal(fitted.test_images[0], np.stack([grey] * 3))
 
 

@@ -5,12 +5,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cnn_numba.data.image import ENDINGS, BrokenImages, pillow, read_images
+from cnn_numba.data.image import ENDINGS, BrokenImages, keep_images, pillow
 from cnn_numba.data.parts import part_of
 from cnn_numba.data.reading import (
     MAX_LABEL,
@@ -191,11 +192,10 @@ def _read_classes(folder: Path, classes: tuple[str, ...], image_size: tuple[int,
     shuffled = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     names = np.array([file.name.partition("/")[0] for file in shuffled])
 
-    def read() -> Arrays:
-        paths = [os.path.join(folder, file.name) for file in shuffled]
-        return read_images(paths, folder.name, image_size, like, progress, report), names
+    paths = [os.path.join(folder, file.name) for file in shuffled]
+    kept = partial(keep, folder, [tuple(file) for file in files], (image_size, like))
     try:
-        return keep(folder, [tuple(file) for file in files], (image_size, like), read)
+        return keep_images(paths, folder.name, names, kept, image_size, like, progress, report)
     except BrokenImages as broken:
         if not skip_broken or not len(broken.images):
             raise

@@ -10,6 +10,7 @@ from cnn_numba.data.folder import read_folder
 from cnn_numba.data.idx import read_idx_files
 from cnn_numba.data.npy import read_npy
 from cnn_numba.data.npz import read_npz
+from cnn_numba.data.parquet import read_parquet
 from cnn_numba.data.reading import Content
 from cnn_numba.errors import InputError
 
@@ -96,6 +97,8 @@ FORMATS = [
     Format("NPZ", ("*.npz",), read_npz, (*ARRAYS, "keep", "progress", "note")),
     NPY,
     IDX,
+    Format("Parquet", ("*.parquet",), read_parquet, (
+        *ARRAYS, "image_size", "label_column", "skip_broken", "keep", "progress", "report", "note")),
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_numba.data.reading import (
+    Arrays,
     Progress,
     Say,
     StrPath,
@@ -31,6 +32,7 @@ ENDINGS = tuple(itertools.chain(*IMAGE_FORMATS.values()))
 LARGEST_FILE = 1 << 28      # bytes
 PIXELS = 1 << 22            # pixels that every file may promise;
 PIXELS_PER_BYTE = 2000      # a larger image may have this many for each byte of its file: a PNG of one colour has 1000
+SAMPLE = 20                 # images that stand for all of them, which are in random order
 TASK = 64                   # files that a thread reads in a row
 UNIT, DEPTHS = 1, (8, 12, 16)           # bits: floats from 0 to 1, and what cameras and scanners write
 FAINT = 4                   # a drawing is on a dark ground when white leaves less than a quarter of its contrast
@@ -73,8 +75,20 @@ class ReadImage(NamedTuple):
     converted: tuple[str, ...]
 
 
+def read_file(path: StrPath) -> bytes:
+    """The bytes of an image file; InputError when it cannot be read or is too large for one."""
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise InputError(f"{path} is too large for an image, expected at most {LARGEST_FILE >> 20} MB")
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+
+
 def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None, like: tuple[int, ...] | None = None,
-                progress: Progress = no_progress, report: Say = say_nothing) -> np.ndarray:
+                progress: Progress = no_progress, report: Say = say_nothing,
+                read: Callable[[str], bytes] = read_file) -> np.ndarray:
     """Read image files, in parallel.
 
     Images with pixels of more than 8 bits are scaled by the largest number in all of them.
@@ -86,6 +100,7 @@ def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None
     size : (rows, columns) to which all are resized; by default they must have one size
     like : (C, H, W) that all get; by default 3 channels when any image has colours, else 1
     progress, report : see `Format`
+    read : gives the bytes of a file by its path
 
     Returns
     -------
@@ -101,7 +116,7 @@ def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None
     images, first = np.empty((0, 0, 0, 0), np.uint8), ""
     whole, bits, sentences, converted = np.zeros(len(paths), bool), np.zeros(len(paths), int), [], 0
     with warnings.catch_warnings(action="ignore"), progress(name, len(paths)) as advance:
-        for k, image in enumerate(_in_parallel(lambda path: _attempt(path, channels, target), paths)):
+        for k, image in enumerate(_in_parallel(lambda path: _attempt(path, read, channels, target), paths)):
             advance(1)
             if isinstance(image, InputError):
                 sentences.append(str(image))
@@ -118,12 +133,32 @@ def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None
             images[k], whole[k], bits[k] = pixels, True, image.bits
             converted += bool(image.converted) and like is not None
         for k in map(int, np.flatnonzero((bits > 0) & (bits < bits.max(initial=0)))):
-            images[k] = open_image(paths[k], channels, target, int(bits.max())).pixels
+            images[k] = decode_image(read(paths[k]), paths[k], channels, target, int(bits.max())).pixels
     if converted:
-        report(f"{name}: {converted} of {len(paths)} images were brought to {shape_text(images.shape[1:])} pixels")
+        report(f"{name}: {converted} of {len(paths)} images were brought to {shape_text(images.shape[1:])}")
     if sentences:
         raise BrokenImages(sentences, images[whole] if first else images, whole)
     return images
+
+
+def keep_images(paths: list[str], name: str, labels: np.ndarray, keep: Callable[[Callable[[], Arrays]], Arrays],
+                size: tuple[int, int] | None, like: tuple[int, ...] | None, progress: Progress, report: Say,
+                read: Callable[[str], bytes] = read_file) -> Arrays:
+    """The images of `read_images` and their labels, or those that `keep` has from an earlier run.
+
+    keep : `keep` of `Format`, for a state and options
+    """
+    now = []
+
+    def read_now() -> Arrays:
+        now.append(True)
+        return read_images(paths, name, size, like, progress, report, read), labels
+    arrays = keep(read_now)
+    if like is not None and not now:                # an earlier run said it, about images that few look at again
+        sample = [decode_image(read(path), path, like[0], like[1:]) for path in paths[:SAMPLE]]
+        if any(image.converted for image in sample):
+            report(f"{name}: images were brought to {shape_text(like)}")
+    return arrays
 
 
 def read_image(path: StrPath, channels: int | None = None, size: tuple[int, ...] | None = None) -> np.ndarray:
@@ -145,23 +180,23 @@ def read_image(path: StrPath, channels: int | None = None, size: tuple[int, ...]
     return open_image(path, channels, size).pixels
 
 
-def _attempt(path: str, channels: int | None, size: tuple[int, ...] | None) -> ReadImage | InputError:
+def _attempt(path: str, read: Callable[[str], bytes], channels: int | None,
+             size: tuple[int, ...] | None) -> ReadImage | InputError:
     try:
-        return open_image(path, channels, size)
+        return decode_image(read(path), path, channels, size)
     except InputError as error:
         return error
 
 
 def open_image(path: StrPath, channels: int | None, size: tuple[int, ...] | None, bits: int = 0) -> ReadImage:
     """Read one image file, as `read_image`; bits : least depth of pixels that are not bytes."""
+    return decode_image(read_file(path), path, channels, size, bits)
+
+
+def decode_image(content: bytes, path: StrPath, channels: int | None, size: tuple[int, ...] | None,
+                 bits: int = 0) -> ReadImage:
+    """The image in the bytes of a file, as `open_image`; `path` is its name in messages."""
     PIL = pillow()
-    try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-                raise InputError(f"{path} is too large for an image, expected at most {LARGEST_FILE >> 20} MB")
-            content = file.read()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
     try:
         with PIL.Image.open(BytesIO(content), formats=tuple(IMAGE_FORMATS)) as image:
             width, height = image.size
