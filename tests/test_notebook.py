@@ -1,14 +1,21 @@
 """Notebooks: how models and data sets look in them; the tour in docs/."""
 import base64
+import importlib.util
+import json
 import re
+import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import conv, flatten, linear, make, relu, residual
 
 from cnn_numba import Dataset, Sequential
+from cnn_numba.kernels.compiled import JIT
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def data(shape=(1, 4, 5), names=("<b>x</b>", "dog", "cat")):
@@ -50,3 +57,47 @@ def test_a_model_is_a_table_of_its_layers():
     cells = re.findall("<t[dh][^>]*>(.*?)</t[dh]>", model._repr_html_())
     assert cells[:8] == ["", "layer", "1x4x4 becomes", "parameters", "0", cells[5], "2x2x2", "20"]
     assert cells[-4:] == ["", "total", "", "53"] and cells[-8:-4][2:] == ["3 features", "27"]
+
+
+# ---- the tour -------------------------------------------------------------------------------------------------------
+def tour():
+    """The script that executes the tour."""
+    spec = importlib.util.spec_from_file_location("tour", ROOT / "scripts" / "tour.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.skipif(not JIT, reason="the tour compares compiled kernels with interpreted ones")
+def test_the_tour_shows_what_it_did():
+    for name in "nbclient", "ipykernel", "matplotlib", "PIL", "tqdm":
+        pytest.importorskip(name, reason=f"{name} is missing: pip install -r requirements-dev.txt")
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "tour.py", "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "All cells show what they did.\n"), done.stdout + done.stderr
+
+
+def notebook(text="0.5\n", tags=(), pictures=1):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is missing: pip install nbclient")
+    picture = "display_data", dict(data={"image/png": "", "text/plain": "<Figure>"})
+    shown = [("stream", dict(text=text)), *[picture] * pictures,
+             ("display_data", dict(data={"text/html": '<img src="data:image/png;base64,abc">', "text/plain": ""}))]
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output(kind, **rest) for kind, rest in shown])
+    cell.metadata["tags"] = list(tags)
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), cell])
+
+
+def test_other_text_and_other_pictures_are_noticed():
+    differences = tour().differences
+    assert not list(differences(notebook(), notebook()))
+    for other in notebook("0.6\n"), notebook(pictures=0), notebook(pictures=2):
+        found, = differences(notebook(), other)
+        assert found.startswith("cell 1 of tour.ipynb shows\n")
+        assert not list(differences(notebook(tags=["times"]), other)), "times are not compared"
+
+
+def test_the_tour_is_executed():
+    """All cells, in their order, without an error."""
+    cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 15 and [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
