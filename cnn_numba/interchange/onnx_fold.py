@@ -80,7 +80,7 @@ MOVES: dict[str, Callable[[Node, Arrays], Any]] = {
     "Unsqueeze": lambda node, arrays: np.expand_dims(arrays[0], _axes(node, arrays)),
 }
 ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Sqrt": np.sqrt,
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Mod": np.mod, "Neg": np.negative, "Sqrt": np.sqrt,
     "Div": lambda a, b: a // b if a.dtype == b.dtype == np.int64 else a / b,
     "Reciprocal": lambda a: 1 / a,
 }
