@@ -32,7 +32,25 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cnn_numba import SGD, Conv2d, Dataset, Flatten, Linear, MaxPool2d, ReLU, Sequential, Trainer, load  # noqa: E402
+from cnn_numba import (  # noqa: E402
+    SGD,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dataset,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Trainer,
+    export,
+    load,
+    load_weights,
+)
 from cnn_numba.callbacks import Checkpoint  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
@@ -154,6 +172,80 @@ def damage_archive(rng, contents, words):
     return sealed(file.getvalue()[:-SEAL])
 
 
+def damage_onnx(rng, contents, words):
+    """Damage the bytes, or change, delete or double some fields of the graph."""
+    import onnx
+
+    content = rng.choice(contents)
+    if not rng.randrange(4):
+        return b"\x08" + damaged(rng, content[1:], words)
+    model = onnx.load_from_string(content)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        change_message(rng, model)
+    return model.SerializeToString()
+
+
+def change_message(rng, message):
+    """Change one field somewhere in a protobuf message."""
+    while True:
+        fields = message.ListFields()
+        if not fields:
+            return
+        field, value = rng.choice(fields)
+        inner = rng.choice(value) if field.is_repeated and value else value
+        if not hasattr(inner, "ListFields") or not rng.randrange(4):
+            break
+        message = inner
+    if field.is_repeated:
+        k = rng.randrange(len(value))
+        if hasattr(inner, "ListFields"):
+            if rng.randrange(2):
+                del value[k]
+            value.extend([inner] * rng.choice((0, 1, 2)))
+        else:
+            with contextlib.suppress(ValueError):
+                value[k] = other_value(rng, inner)
+            value.extend([value[k]] * rng.choice((0, 0, 1, 300)))
+    elif hasattr(inner, "ListFields"):
+        message.ClearField(field.name)
+    else:
+        with contextlib.suppress(ValueError):           # not a number of an enumeration
+            setattr(message, field.name, other_value(rng, inner))
+
+
+OPERATORS = ("Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "Relu", "Softmax", "Reshape", "Flatten", "Add", "Mul",
+             "Div", "Pad", "BatchNormalization", "ReduceMean", "Concat", "Slice", "Gather", "Shape", "ConstantOfShape",
+             "Cast", "Transpose", "Squeeze", "Unsqueeze", "Dropout", "If")
+
+
+def other_value(rng, value):
+    """Another value of the type of a field."""
+    if isinstance(value, bytes):
+        return damaged(rng, value, [b"\0" * 4, b"\x7f\xc0\0\0", b"\xff\xff\x7f\x7f"])
+    if isinstance(value, str):
+        return rng.choice((*OPERATORS, "", "x" * 3000, "0.weight", "images", "probabilities", "../x", value[::-1]))
+    if isinstance(value, float):
+        return rng.choice((0.0, -1.0, 0.5, 1e30, float("nan"), float("inf")))
+    return rng.choice((0, 1, 2, 3, 7, 8, 16, 127, 2**15, 2**31 - 1, -1, -(2**31)))
+
+
+def damage_safetensors(rng, contents, words):
+    """Damage the bytes, or the header, with its right length."""
+    content = rng.choice(contents)
+    if not rng.randrange(3):
+        return damaged(rng, content, words)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if rng.randrange(2) and "cnn-numba" in header.get("__metadata__", {}):
+        description = json.loads(header["__metadata__"]["cnn-numba"])
+        change_value(rng, description)
+        header["__metadata__"]["cnn-numba"] = json.dumps(description)
+    else:
+        change_value(rng, header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
 def damage_json(rng, contents, words):
     """Damage the text, or some of its values."""
     content = rng.choice(contents)
@@ -250,6 +342,22 @@ def model_files():
         return [whole, path.read_bytes()]
 
 
+def exported_files(ending):
+    """Models for other programs: with every kind of node, and small."""
+    model, _ = small_training()
+    branches = Residual([Conv2d(1, 2, 3, padding=1), BatchNorm2d(2)], [Conv2d(1, 2, 1)])
+    other = Sequential(branches, AvgPool2d(3, 2, 1, ceil_mode=True), LeakyReLU(), AdaptiveAvgPool2d((2, 1)), Flatten(),
+                       Linear(4, 3, bias=False))
+    other.input_shape, other.mean, other.std = (1, 4, 4), np.float32([1.5]), np.float32([2.5])
+    other.classes = "a", "b", "c"
+    with tempfile.TemporaryDirectory() as folder:
+        path, contents = Path(folder) / f"model{ending}", []
+        for each in model, other:
+            export(each, path)
+            contents.append(path.read_bytes())
+        return contents
+
+
 def checkpoint_files():
     _, trainer = small_training()
     with tempfile.TemporaryDirectory() as folder:
@@ -258,9 +366,13 @@ def checkpoint_files():
         return [checkpoint.last.read_bytes()]
 
 
+def small_network():
+    return Sequential(Conv2d(1, 2, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(8, 3))
+
+
 def small_training():
     images, labels = np.arange(6 * 16).reshape(6, 1, 4, 4).astype(np.uint8), np.arange(6) % 3
-    model = Sequential(Conv2d(1, 2, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(8, 3))
+    model = small_network()
     return model, Trainer(model, Dataset("six", images, labels, images, labels, 3), SGD(model, lr=0.1), batch_size=4)
 
 
@@ -334,6 +446,14 @@ def read_small_parquet(path):
     return read_parquet(path, image_size=(6, 6))
 
 
+def read_any_weights(path):
+    """A network with its weights, or weights alone for a network that they fit."""
+    try:
+        load(path)
+    except InputError:
+        load_weights(small_network(), path)
+
+
 def read_network(path):
     return read_layers(path, image_shape=(1, 8, 8), num_classes=3)
 
@@ -380,6 +500,12 @@ PARSERS = {
                       [b"PAR1", b"\xff" * 4, b"\0" * 4, b"image", b"label", b"bytes", b"\x15\0", b"\x19\x1c"],
                       read_small_parquet),
     "model": Parser("npz", model_files, damage_archive, ARCHIVE_WORDS, load),
+    "onnx": Parser("onnx", lambda: exported_files(".onnx"), damage_onnx,
+                   [b"Conv", b"Reshape", b"\x08\x11", b"\xff" * 9, b"\0" * 4, b"\x0a\x7f", b"images", b"../x"],
+                   load),
+    "safetensors": Parser("safetensors", lambda: exported_files(".safetensors"), damage_safetensors,
+                          [*ARCHIVE_WORDS, b'"F32"', b'"BF16"', b'"data_offsets"', b'"__metadata__"', b"\0" * 8],
+                          read_any_weights),
     "checkpoint": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, resume),
     "network": Parser("json", network_files, damage_json,
                       [*ARCHIVE_WORDS, b'"conv"', b'"residual"', b'"body"', b'"cross_entropy"', b'"units"', b"[]",
@@ -440,7 +566,11 @@ def verdict(read, path, seconds):
 def fuzz(name, count, seed, seconds=10, megabytes=64):
     """Fuzz one parser and print a line of figures; returns the number of inputs that failed."""
     parser = PARSERS[name]
-    contents = parser.contents()
+    try:
+        contents = parser.contents()
+    except InputError as error:             # a package is missing
+        print(f"{name}: not fuzzed, {error}", flush=True)
+        return 0
     outcomes, slowest, start = {"read": 0, "refused": 0, "failed": 0}, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         path = Path(folder) / "a" / f"input.{parser.ending}"

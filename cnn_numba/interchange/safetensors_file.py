@@ -56,7 +56,7 @@ def unpack(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except safetensors.SafetensorError as error:
         raise InputError(f"this is not a safetensors file ({str(error)[:100]})") from None
     length = int.from_bytes(content[:8], "little")
-    metadata = strict_json.loads(content[8:8 + length]).get("__metadata__", {})
+    metadata = strict_json.loads(content[8:8 + length]).get("__metadata__") or {}
     return {name: _array(name, entry) for name, entry in sorted(entries, key=lambda entry: entry[0])}, metadata
 
 
