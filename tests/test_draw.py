@@ -12,6 +12,7 @@ from networks import batch_norm, conv, flatten, linear, make, pool, relu, residu
 from cnn_numba import InputError, Sequential
 from cnn_numba.commands import main as cli
 from cnn_numba.draw import exported_page, serve, served_page
+from cnn_numba.draw.page import script_layers
 from cnn_numba.inference import Classifier
 from cnn_numba.inspection.activations import Activations
 from cnn_numba.layers import Layer
@@ -225,9 +226,14 @@ def test_a_layer_that_the_script_does_not_have_is_named():
     model = small()
     model.layers[3].body[1].__class__ = Mish
     with pytest.raises(InputError, match=r"^layer 3.body.1: Mish is missing in the script of an exported page, which "
-                                         r"has Conv2d, Linear, MaxPool2d, .*Residual$"):
+                                         r"has Conv2d, .*Linear, MaxPool2d, .*Residual$"):
         exported_page(Classifier(model), "x")
     assert "Mish" in served_page(Classifier(model), "x"), "the server runs every layer"
+
+
+def test_the_script_has_every_layer_of_the_library():
+    missing = examples.of_the_library(Layer).keys() - set(script_layers())
+    assert not missing, f"cnn_numba/draw/network.js has no {', '.join(sorted(missing))}: add the loop"
 
 
 @pytest.mark.parametrize("shape", ((2, 8, 8), (64,)))

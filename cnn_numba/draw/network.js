@@ -61,6 +61,30 @@ function convolution(x, p, {weight, bias}) {
     return y;
 }
 
+// Each pixel of x adds its weighted window to y, as in the gradient of a convolution.
+function transposedConvolution(x, p, {weight, bias}) {
+    const [stride, padding, more, dilation] = [p.stride, p.padding, p.output_padding, p.dilation].map(pair);
+    const [, , ...kernel] = weight.shape, [channels, height, width] = x.shape, each = channels / p.groups;
+    const [rows, columns] = [0, 1].map((a) =>
+        (x.shape[a + 1] - 1) * stride[a] - 2 * padding[a] + dilation[a] * (kernel[a] - 1) + more[a] + 1);
+    const filters = p.out_channels / p.groups, sum = new Float64Array(p.out_channels * rows * columns);
+    sum.forEach((_, k) => { sum[k] = bias ? bias.values[Math.floor(k / (rows * columns))] : 0; });
+    for (let c = 0, tap = 0; c < channels; c++)
+        for (let f = Math.floor(c / each) * filters, end = f + filters; f < end; f++)
+            for (let k = 0; k < kernel[0]; k++)
+                for (let l = 0; l < kernel[1]; l++) {
+                    const number = weight.values[tap++];
+                    for (let i = 0; i < height; i++)
+                        for (let j = 0; j < width; j++) {
+                            const row = i * stride[0] - padding[0] + k * dilation[0];
+                            const column = j * stride[1] - padding[1] + l * dilation[1];
+                            if (row < 0 || row >= rows || column < 0 || column >= columns) continue;
+                            sum[(f * rows + row) * columns + column] += number * x.values[(c * height + i) * width + j];
+                        }
+                }
+    return {shape: [p.out_channels, rows, columns], values: Float32Array.from(sum)};
+}
+
 // The rows or columns [begin, end) that each window of a pooling layer begins and ends with.
 function windows(size, kernel, stride, padding, dilation, ceil) {
     const room = size + 2 * padding - dilation * (kernel - 1) - 1;
@@ -69,7 +93,7 @@ function windows(size, kernel, stride, padding, dilation, ceil) {
     return Array.from({length: last + 1}, (_, i) => [i * stride - padding, i * stride - padding + kernel]);
 }
 
-// Combines the numbers of each window: f(numbers, row window, column window).  Numbers outside of the image are left out.
+// Combines the numbers of each window: f(numbers, row window, column window).  Those outside the image are left out.
 function pooled(x, rowWindows, columnWindows, dilation, f) {
     const [channels, height, width] = x.shape, y = zeros([channels, rowWindows.length, columnWindows.length]);
     let to = 0;
@@ -80,7 +104,8 @@ function pooled(x, rowWindows, columnWindows, dilation, f) {
                 for (let k = 0; k < bottom - top; k++)
                     for (let l = 0; l < right - left; l++) {
                         const i = top + k * dilation[0], j = left + l * dilation[1];
-                        if (i >= 0 && i < height && j >= 0 && j < width) seen.push(x.values[(c * height + i) * width + j]);
+                        if (i >= 0 && i < height && j >= 0 && j < width)
+                            seen.push(x.values[(c * height + i) * width + j]);
                     }
                 y.values[to++] = f(seen, [top, bottom], [left, right]);
             }
@@ -88,13 +113,13 @@ function pooled(x, rowWindows, columnWindows, dilation, f) {
 }
 
 function poolWindows(x, p) {
-    const [kernel, stride, padding, dilation] = [p.kernel_size, p.stride ?? p.kernel_size, p.padding, p.dilation ?? 1].map(pair);
+    const [kernel, stride, padding, dilation] = [p.kernel_size, p.stride, p.padding, p.dilation ?? 1].map(pair);
     return [0, 1].map((a) => windows(x.shape[a + 1], kernel[a], stride[a], padding[a], dilation[a], p.ceil_mode));
 }
 
 const total = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
-// (x - mean) / sqrt(variance + eps) in groups of equal size, then weight and bias: one for each channel, or each number.
+// (x - mean) / sqrt(variance + eps) in groups of equal size, then weight and bias: one for each `each` numbers.
 function normalised(x, p, {weight, bias, running_mean, running_var}, groups, each) {
     const y = zeros(x.shape), size = x.values.length / groups;
     for (let g = 0; g < groups; g++) {
@@ -126,12 +151,20 @@ function logSoftmax(x) {
     return y;
 }
 
+// Abramowitz and Stegun 7.1.26; the error is below 1.5e-7.
+function erf(v) {
+    const t = 1 / (1 + 0.3275911 * Math.abs(v));
+    const sum = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+    return Math.sign(v) * (1 - sum * Math.exp(-v * v));
+}
+
 const sigmoid = (v) => 1 / (1 + Math.exp(-v));
 
 // {type: f(x, parameters, {name: tensor}, branch)} -> y; branch(name) runs the layers inside
 // this one on x; containers run their branches in the order in which Python has them.
 const LAYERS = {
     Conv2d(x, p, tensors) { return convolution(x, p, tensors); },
+    ConvTranspose2d(x, p, tensors) { return transposedConvolution(x, p, tensors); },
     Linear(x, p, {weight, bias}) {
         const y = zeros([p.out_features]);
         for (let f = 0, at = 0; f < p.out_features; f++) {
@@ -142,13 +175,15 @@ const LAYERS = {
         return y;
     },
     MaxPool2d(x, p) {
-        return pooled(x, ...poolWindows(x, p), pair(p.dilation), (seen) => seen.reduce((a, b) => Math.max(a, b), -Infinity));
+        const most = (seen) => seen.reduce((a, b) => Math.max(a, b), -Infinity);
+        return pooled(x, ...poolWindows(x, p), pair(p.dilation), most);
     },
     AvgPool2d(x, p) {
         const padding = pair(p.padding), [, height, width] = x.shape;
         const length = ([begin, end], size, pad) => Math.min(end, size + pad) - begin;
-        return pooled(x, ...poolWindows(x, p), [1, 1], (seen, row, column) => total(seen) / (p.divisor_override
-            ?? (p.count_include_pad ? length(row, height, padding[0]) * length(column, width, padding[1]) : seen.length)));
+        const area = (row, column) => length(row, height, padding[0]) * length(column, width, padding[1]);
+        return pooled(x, ...poolWindows(x, p), [1, 1], (seen, row, column) =>
+            total(seen) / (p.divisor_override ?? (p.count_include_pad ? area(row, column) : seen.length)));
     },
     AdaptiveAvgPool2d(x, p) {
         const spans = pair(p.output_size).map((count, axis) => {
@@ -160,17 +195,56 @@ const LAYERS = {
     },
     BatchNorm2d(x, p, tensors) { return normalised(x, p, tensors, x.shape[0], x.shape[1] * x.shape[2]); },
     BatchNorm1d(x, p, tensors) { return normalised(x, p, tensors, x.shape[0], 1); },
+    GroupNorm(x, p, tensors) { return normalised(x, p, tensors, p.num_groups, x.values.length / x.shape[0]); },
+    LayerNorm(x, p, tensors) { return normalised(x, p, tensors, 1, 1); },
     ReLU(x) { return map(x, (v) => Math.max(v, 0)); },
     LeakyReLU(x, p) { return map(x, (v) => v < 0 ? p.negative_slope * v : v); },
     Tanh(x) { return map(x, Math.tanh); },
     Sigmoid(x) { return map(x, sigmoid); },
+    GELU(x, p) {
+        const tanh = (v) => Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3));
+        const share = p.approximate === "tanh" ? tanh : (v) => erf(v / Math.SQRT2);
+        return map(x, (v) => v * (1 + share(v)) / 2);
+    },
+    SiLU(x) { return map(x, (v) => v * sigmoid(v)); },
+    ELU(x, p) { return map(x, (v) => v > 0 ? v : p.alpha * Math.expm1(v)); },
+    Softplus(x, p) { return map(x, (v) => p.beta * v > p.threshold ? v : Math.log1p(Math.exp(p.beta * v)) / p.beta); },
     Softmax(x) { return map(logSoftmax(x), Math.exp); },
     LogSoftmax(x) { return logSoftmax(x); },
     Dropout(x) { return x; },
+    Dropout2d(x) { return x; },
+    Identity(x) { return x; },
     Flatten(x) { return {shape: [x.values.length], values: x.values}; },
     Reshape(x, p) {
         const sizes = [p.shape].flat(), known = product(sizes.filter((size) => size !== -1));
         return {shape: sizes.map((size) => size === -1 ? x.values.length / known : size), values: x.values};
+    },
+    ZeroPad2d(x, p) {
+        const [left, right, top, bottom] = p.padding;
+        return padded(x, [top, bottom, left, right]);
+    },
+    Upsample(x, p) {                                        // the factors are float32 numbers, as in PyTorch
+        const [channels, ...before] = x.shape, middle = p.mode === "nearest-exact" ? 0.5 : 0;
+        const factors = p.size ? [] : pair(p.scale_factor), size = p.size && pair(p.size);
+        const after = before.map((n, axis) => size ? size[axis] : Math.floor(n * factors[axis]));
+        const places = before.map((n, axis) => Array.from({length: after[axis]}, (_, k) => Math.min(n - 1,
+            Math.floor((k + middle) * Math.fround(size ? n / after[axis] : 1 / factors[axis])))));
+        const y = zeros([channels, ...after]);
+        let to = 0;
+        for (let c = 0; c < channels; c++)
+            for (const i of places[0])
+                for (const j of places[1]) y.values[to++] = x.values[(c * before[0] + i) * before[1] + j];
+        return y;
+    },
+    Concat(x, p, tensors, branch) {
+        const parts = ["first", "second", "third", "fourth"].filter((name) => p[name]).map(branch);
+        const y = zeros([total(parts.map((part) => part.shape[0])), ...parts[0].shape.slice(1)]);
+        let end = 0;
+        for (const {values} of parts) {
+            y.values.set(values, end);
+            end += values.length;
+        }
+        return y;
     },
     Residual(x, p, tensors, branch) {
         const body = branch("body"), beside = p.shortcut ? branch("shortcut") : x;

@@ -3,7 +3,7 @@
 
 const NETWORK = JSON.parse(document.getElementById("network").textContent);
 const [CHANNELS, ROWS, COLUMNS] = NETWORK.shape;
-const FACTOR = Math.max(1, Math.round(280 / Math.max(ROWS, COLUMNS)));     // pixels of the canvas for one of the network
+const FACTOR = Math.max(1, Math.round(280 / Math.max(ROWS, COLUMNS)));     // pixels of the canvas for one of the input
 const BOX = 20, INK = 0.2;                      // of the digits of MNIST; as in cnn_numba/data/drawing.py
 const MOST_BARS = 20, MOST_FEATURES = 1024;     // of what is shown
 const GAP = 2;                                  // pixels between the channels of a layer
@@ -26,8 +26,8 @@ function channelsOf(canvas, count) {
 
 // The means of squares of pixels: an image that was enlarged by a whole number becomes what it was.
 function reduced({rows, columns, values}, factor) {
-    const small = {rows: rows / factor, columns: columns / factor, values: new Float32Array(values.length / factor ** 2)};
-    const sums = new Float64Array(small.values.length);
+    const sums = new Float64Array(values.length / factor ** 2);
+    const small = {rows: rows / factor, columns: columns / factor, values: new Float32Array(sums.length)};
     for (let i = 0; i < rows; i++)
         for (let j = 0; j < columns; j++)
             sums[Math.floor(i / factor) * small.columns + Math.floor(j / factor)] += values[i * columns + j];
@@ -47,14 +47,18 @@ function resampled({rows, columns, values}, count) {
         const weights = [];
         for (let k = first; k < end; k++) weights.push(bicubic(Math.abs((k - centre + 0.5) / stretch)));
         const total = weights.reduce((a, b) => a + b, 0);
-        for (let i = 0; i < rows; i++)
-            result.values[i * count + j] = weights.reduce((sum, weight, k) => sum + weight / total * values[i * columns + first + k], 0);
+        for (let i = 0; i < rows; i++) {
+            let sum = 0;
+            weights.forEach((weight, k) => { sum += weight / total * values[i * columns + first + k]; });
+            result.values[i * count + j] = sum;
+        }
     }
     return result;
 }
 
 function transposed({rows, columns, values}) {
-    return {rows: columns, columns: rows, values: values.map((_, k) => values[(k % rows) * columns + Math.floor(k / rows)])};
+    const turned = values.map((_, k) => values[(k % rows) * columns + Math.floor(k / rows)]);
+    return {rows: columns, columns: rows, values: turned};
 }
 
 function even(value) {          // rounds halves to even numbers, as Python does
@@ -77,7 +81,8 @@ function likeMnist({rows, columns, values}) {
     ink.forEach((v, k) => {
         if (v <= INK * 255) return;
         const i = Math.floor(k / columns), j = k % columns;
-        [top, bottom, left, right] = [Math.min(top, i), Math.max(bottom, i + 1), Math.min(left, j), Math.max(right, j + 1)];
+        [top, bottom] = [Math.min(top, i), Math.max(bottom, i + 1)];
+        [left, right] = [Math.min(left, j), Math.max(right, j + 1)];
     });
     let box = {rows: bottom - top, columns: right - left, values: new Float32Array((bottom - top) * (right - left))};
     for (let i = top; i < bottom; i++)
@@ -93,7 +98,8 @@ function likeMnist({rows, columns, values}) {
     const start = (middle, side, size) => Math.min(size - side, Math.max(0, even(size / 2 - middle)));
     const [row, column] = [start(across / mass, height, ROWS), start(along / mass, width, COLUMNS)];
     for (let i = 0; i < height; i++)
-        for (let j = 0; j < width; j++) result.values[(row + i) * COLUMNS + column + j] = even(box.values[i * width + j]);
+        for (let j = 0; j < width; j++)
+            result.values[(row + i) * COLUMNS + column + j] = even(box.values[i * width + j]);
     return result;
 }
 
@@ -112,7 +118,7 @@ function moved({rows, columns, values}, {angle, size, down, right}, outside) {
     })};
 }
 
-// ---- what is drawn ---------------------------------------------------------------------------------------------------
+// ---- what is drawn -------------------------------------------------------------------------------------------------
 const canvas = $("canvas"), pens = canvas.getContext("2d", {willReadFrequently: true});
 let ground = "";                // the colour of the canvas where nothing is drawn
 
@@ -189,7 +195,7 @@ async function openImage(file) {
 const coloursOf = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
 const hexOf = (numbers) => `#${numbers.map((v) => v.toString(16).padStart(2, "0")).join("")}`;
 
-// ---- what the network sees -------------------------------------------------------------------------------------------
+// ---- what the network sees -----------------------------------------------------------------------------------------
 // The channels of the network's input, from 0 to 255.
 function input() {
     const prepare = NETWORK.preparable && $("prepare").checked, outside = coloursOf(prepare ? "#000000" : ground);
@@ -207,7 +213,7 @@ function pixelsOf(channels) {
 
 const isFlat = (channels) => channels.every(({values}) => values.every((v) => Math.abs(v - values[0]) < 2));
 
-// ---- what the network answers: for each layer, the numbers of the channels that are shown, and of all features --------
+// ---- what the network answers: for each layer, the numbers of the channels that are shown, and of all features ----
 // By the server, which runs the compiled kernels.
 async function ask(pixels) {
     const response = await fetch("run", {method: "POST", body: pixels});
@@ -243,12 +249,13 @@ function unpacked({tensors, numbers}) {
 const TENSORS = NETWORK.weights && unpacked(NETWORK.weights), answerTo = TENSORS ? compute : ask;
 
 function probabilitiesOf(logits) {
-    const most = logits.reduce((a, b) => Math.max(a, b), -Infinity), powers = Array.from(logits, (v) => Math.exp(v - most));
+    const most = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+    const powers = Array.from(logits, (v) => Math.exp(v - most));
     const total = powers.reduce((a, b) => a + b, 0);
     return powers.map((v) => v / total);
 }
 
-// ---- the answer on the page ------------------------------------------------------------------------------------------
+// ---- the answer on the page ----------------------------------------------------------------------------------------
 let state = "idle";             // or "busy", or "again": something changed meanwhile
 
 async function update() {
@@ -319,10 +326,11 @@ function showProbabilities(probabilities) {
     });
 }
 
-// ---- feature maps ----------------------------------------------------------------------------------------------------
+// ---- feature maps --------------------------------------------------------------------------------------------------
 // Red, green and blue of a number from -1 to 1: blue, black, orange.
 function shade(number) {
-    const size = Math.abs(number), bright = 255 * Math.min(1, 1.6 * size), middle = 230 * size ** 1.3, dim = 190 * size ** 3;
+    const size = Math.abs(number);
+    const [bright, middle, dim] = [255 * Math.min(1, 1.6 * size), 230 * size ** 1.3, 190 * size ** 3];
     return number < 0 ? [dim, middle, bright] : [bright, middle, dim];
 }
 
@@ -348,7 +356,8 @@ function showLayer(layer, values) {
     [scratch.width, scratch.height] = [columns, rows * count];
     scratch.getContext("2d").putImageData(pixels, 0, 0);
     const [wide, high] = [columns * enlarge, rows * enlarge], brush = layer.canvas.getContext("2d");
-    [layer.canvas.width, layer.canvas.height] = [across * (wide + gap) - gap, Math.ceil(count / across) * (high + gap) - gap];
+    layer.canvas.width = across * (wide + gap) - gap;
+    layer.canvas.height = Math.ceil(count / across) * (high + gap) - gap;
     brush.imageSmoothingEnabled = false;
     for (let tile = 0; tile < count; tile++)
         brush.drawImage(scratch, 0, tile * rows, columns, rows,
@@ -367,14 +376,15 @@ function makeLayer(layer) {
     box.style.marginLeft = `${Math.floor(layer.name.split(".").length / 2)}rem`;
     title.append(`${layer.name} ${layer.text} `);
     const shown = Math.min(layer.shown, sizes.length && sizes[0] * sizes[1] > 1 ? layer.shown : MOST_FEATURES);
-    element(title, "span", "", `gives ${layer.shape.join(" × ")}${shown < channels ? `, the first ${shown} are shown` : ""}`);
+    const rest = shown < channels ? `, the first ${shown} are shown` : "";
+    element(title, "span", "", `gives ${layer.shape.join(" × ")}${rest}`);
     layer.range = element(title, "span");
     layer.canvas = element(box, "canvas");
     layer.canvas.setAttribute("role", "img");
     layer.canvas.setAttribute("aria-label", `What layer ${layer.name} gives`);
 }
 
-// ---- beginning -------------------------------------------------------------------------------------------------------
+// ---- beginning -----------------------------------------------------------------------------------------------------
 const BARS = Array.from({length: Math.min(NETWORK.classes.length, MOST_BARS)}, (_, k) => {
     const name = element($("classes"), "span", "name", NETWORK.classes.length > MOST_BARS ? "" : NETWORK.classes[k]);
     return [name, element(element($("classes"), "span"), "div", "bar"), element($("classes"), "span", "number", "–")];
@@ -391,7 +401,10 @@ function begin() {
     for (const each of document.querySelectorAll(".colour")) each.classList.toggle("hidden", CHANNELS === 1);
     $("prepared").classList.toggle("hidden", !NETWORK.preparable);
     $("prepare").checked = NETWORK.prepare;
-    for (const [id, size] of [["right", COLUMNS], ["down", ROWS]]) [$(id).min, $(id).max] = [-Math.ceil(size / 2), Math.ceil(size / 2)];
+    for (const [id, size] of [["right", COLUMNS], ["down", ROWS]]) {
+        $(id).max = Math.ceil(size / 2);
+        $(id).min = -$(id).max;
+    }
     NETWORK.layers.forEach(makeLayer);
     const legend = $("legend").getContext("2d");
     for (let k = 0; k < 101; k++) {
