@@ -21,8 +21,10 @@ from cnn_numba.files.checkpoints import (
     checkpoint_name,
     list_checkpoints,
     newest_checkpoint,
+    origins,
     write_checkpoint,
 )
+from cnn_numba.files.folder_lock import FolderLock
 from cnn_numba.files.layers_json import build_layers, describe_layers
 from cnn_numba.files.run_log import RunLog
 from cnn_numba.notebook import notebook_bars
@@ -188,7 +190,8 @@ class Checkpoint(Callback):
     ----------
     last : Path of the last file that was completely written, or None
 
-    Raises InputError when the folder cannot be made, and from `fit` when the folder holds another training.
+    Raises InputError when the folder cannot be made, and from `fit` when the folder holds another training, or another
+    training runs in it.
     """
 
     def __init__(self, folder: str | Path, recipe: dict[str, Any] | None = None, minutes: float = 10,
@@ -200,14 +203,24 @@ class Checkpoint(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror})") from None
+        self._data: dict[str, str] = {}
+        self._lock = FolderLock(self.folder)        # from `resume`, or the start of `fit`, to its end
 
     def resume(self, trainer: Trainer, saved: SavedTraining | None = None) -> None:
         """Set a trainer to the newest state in the folder (or to `saved`); `fit` then continues from it.
 
-        Raises InputError when there is none, or when its network, images, batch size or seed differ.
+        Raises InputError when there is none, when its network, images, batch size or seed differ, when another training
+        uses the folder, or has gone on from `saved`.
         """
-        saved = saved or newest_checkpoint(self.folder, self._report)
+        self._lock.acquire()
+        if saved is None:
+            saved = newest_checkpoint(self.folder, self._report)
+        elif saved.path.parent == self.folder:              # read before the lock was there
+            newest = newest_checkpoint(self.folder, lambda _: None).path
+            if newest != saved.path:
+                raise InputError(f"{newest} is newer than {saved.path.name}, which was read: resume again")
         _check_same_training(trainer, saved)
+        self._data = saved.data
         try:
             trainer.load_state(saved.state)
         except InputError as error:
@@ -222,6 +235,7 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, trainer):
         self._handled = sys.exception()     # `fit` may run while an exception is handled
+        self._lock.acquire()
         if self.last is None:
             self.check_unused()
             self.save(trainer)
@@ -238,6 +252,7 @@ class Checkpoint(Callback):
     def on_train_end(self, trainer):
         if sys.exception() is self._handled:        # after an exception, the state may be that of half a step
             self._try_to_save(trainer)
+        self._lock.release()
 
     def _try_to_save(self, trainer):
         try:
@@ -254,7 +269,8 @@ class Checkpoint(Callback):
         state = trainer.state()
         if self.last is not None and self.last.name == checkpoint_name(state):
             return
-        saved = SavedTraining(self.recipe, fingerprint(trainer.data), describe_layers(trainer.model.layers), state)
+        self._data = self._data or fingerprint(trainer.data) | origins(self.recipe)
+        saved = SavedTraining(self.recipe, self._data, describe_layers(trainer.model.layers), state)
         self.last = write_checkpoint(self.folder, saved, [self.last] if self.last else []) or self.last
 
 
@@ -311,8 +327,10 @@ def _check_same_training(trainer, saved):
         if mine != other:
             raise InputError(shortened(f"{saved.path} is a checkpoint of another network: its layer {k} is "
                                        f"{_difference(other, mine)}, expected {_difference(mine, other)}"))
-    if saved.data != fingerprint(trainer.data):
-        raise InputError(f"{saved.path} is a checkpoint of other training images than those of {trainer.data.name}")
+    mine = fingerprint(trainer.data)
+    for part in "training", "validation", "test":
+        if saved.data.get(part) != mine.get(part):
+            raise InputError(f"{saved.path} is a checkpoint of other {part} images than those of {trainer.data.name}")
 
 
 def _difference(layer, other):
@@ -325,10 +343,17 @@ def _difference(layer, other):
     return f"{layer.get('type')}({', '.join(f'{name}={value!r}' for name, value in odd)})"
 
 
-def fingerprint(data: Dataset) -> str:
-    """A hash of the images and labels of the training part."""
+def fingerprint(data: Dataset) -> dict[str, str]:
+    """{part: hash of its images and labels}, with the normalisation in that of the training part."""
+    parts = {"training": (data.train_images, data.train_labels, data.mean, data.std),
+             "validation": (data.validation_images, data.validation_labels),
+             "test": (data.test_images, data.test_labels)}
+    return {part: _hash(map(np.asarray, arrays)) for part, arrays in parts.items() if arrays[0] is not None}
+
+
+def _hash(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for array in data.train_images, data.train_labels:
+    for array in arrays:
         digest.update(f"{array.shape} {array.dtype.str} ".encode())
         block = max(1, HASHED // max(1, array[:1].nbytes))
         for start in range(0, len(array), block):

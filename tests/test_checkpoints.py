@@ -42,6 +42,11 @@ def trainer_of(data=DATA, layers=LAYERS, batch_size=BATCH, seed=3, momentum=0.9)
     return Trainer(model, data, SGD(model, lr=0.05, momentum=momentum), batch_size=batch_size, seed=seed)
 
 
+def files_in(folder):
+    """Names of the files in a folder, without that of its lock."""
+    return sorted(set(os.listdir(folder)) - {".lock"})
+
+
 class StopAfter(Callback):
     """Ends a training after so many steps."""
 
@@ -174,7 +179,7 @@ def test_the_last_two_are_kept(tmp_path):
     trainer.fit(1, [checkpoint, Look()])
     checkpoint.save(trainer)                            # the same once more
     assert seen == [["00000000"], ["00000000", "00000002"], ["00000002", "00000004"]]
-    assert sorted(os.listdir(checkpoint.folder)) == [
+    assert files_in(checkpoint.folder) == [
         "checkpoint-000000-00000004.npz", "checkpoint-000001-00000000.npz", "notes.txt"]
     assert newest_checkpoint(checkpoint.folder, pytest.fail).recipe == {"epochs": 3}
 
@@ -253,6 +258,9 @@ def test_another_training_does_not_start_in_the_folder(tmp_path):
      r"its layer 0 is Conv2d\(kernel_size=\[3, 3\], padding=\[1, 1\]\), expected Conv2d\(kernel_size=\[5, 5\], "),
     ({"data": dataset(seed=1)}, "other training images"), ({"data": dataset(images=71)}, "other training images"),
     ({"data": replace(DATA, train_labels=DATA.train_labels[::-1])}, "other training images"),
+    ({"data": replace(DATA, normalize="unit")}, "other training images"),
+    ({"data": replace(DATA, test_labels=DATA.test_labels[::-1])}, "other test images"),
+    ({"data": DATA.hold_out(9)}, "other training images"),
     ({"batch_size": 8}, "batch_size 16, not 8"), ({"seed": 0}, "seed 3, not 0")])
 def test_checkpoints_of_other_trainings(options, sentence, tmp_path):
     saved(tmp_path, trainer_of())
@@ -291,7 +299,7 @@ def test_what_breaks_into_a_training_writes_no_state(kind, tmp_path):
 
     with pytest.raises(kind):
         trainer_of().fit(1, [Checkpoint(tmp_path), Break()])
-    assert os.listdir(tmp_path) == ["checkpoint-000000-00000000.npz"]
+    assert files_in(tmp_path) == ["checkpoint-000000-00000000.npz"]
 
 
 FULL_DISK = """
@@ -311,14 +319,60 @@ print(trainer.epochs)
 @pytest.mark.parametrize("limit", (0, 3000))
 def test_a_full_disk_destroys_nothing(tmp_path, limit):
     saved(tmp_path, trainer_of())
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
     script = FULL_DISK.format(path=[str(ROOT), str(ROOT / "tests")], folder=str(tmp_path), limit=limit)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     *said, epochs = ended.stdout.splitlines()
     sentence = r".*checkpoint-000001-00000000.npz cannot be written \(.+\); training goes on without this checkpoint"
     assert said and all(re.fullmatch(sentence, line) for line in said)
     assert epochs == "1"
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.npz")} == before
+
+
+# ---- one training at a time ------------------------------------------------------------------------------------
+def test_two_trainings_cannot_use_a_folder(tmp_path):
+    inner = []
+
+    class Second(Callback):
+        """Starts another training in the folder while the first runs, and resumes it."""
+
+        def on_batch_end(self, trainer):
+            for begin in (lambda: trainer_of().fit(1, Checkpoint(tmp_path)),
+                          lambda: Checkpoint(tmp_path).resume(trainer_of())):
+                with pytest.raises(InputError, match="is in use by another training") as refusal:
+                    begin()
+                inner.append(str(refusal.value))
+            trainer.stop()
+    trainer_of().fit(1, [Checkpoint(tmp_path), Second()])
+    assert len(inner) == 2 and all(str(tmp_path) in sentence for sentence in inner)
+    again = trainer_of()
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.resume(again)                # the first has given its lock back
+    assert again.fit(1, checkpoint).state()
+
+
+def test_a_killed_training_leaves_no_lock(tmp_path):
+    process = start(*RUN, "--epochs", "1000000", "--schedule", "constant", "--checkpoint", tmp_path / "run")
+    while not (line := process.stdout.readline()).startswith("Epoch 1 "):
+        assert line
+    code, out, err = ended(start("--resume", tmp_path / "run", "--epochs", "1000000", "--serial", "--quiet"))
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "is in use by another training" in err
+    process.kill()
+    ended(process)
+    reached = list_checkpoints(tmp_path / "run")[-1].name
+    epochs = int(reached.split("-")[1])
+    code, _, err = ended(start("--resume", tmp_path / "run", "--epochs", str(epochs + 1), "--serial", "--quiet"))
+    assert (code, err) == (0, "")
+
+
+def test_a_checkpoint_that_is_no_longer_the_newest_is_not_resumed(tmp_path):
+    trainer_of().fit(1, Checkpoint(tmp_path))
+    saved = newest_checkpoint(tmp_path, pytest.fail)
+    goes_on, checkpoint = trainer_of(), Checkpoint(tmp_path)
+    checkpoint.resume(goes_on, saved)
+    goes_on.fit(2, checkpoint)
+    with pytest.raises(InputError, match="is newer than"):
+        Checkpoint(tmp_path).resume(trainer_of(), saved)
 
 
 # ---- signals --------------------------------------------------------------------------------------------------
@@ -386,7 +440,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_files_whole(tmp_path, numbe
     sent = time.monotonic()
     assert ended(process)[::2] == (code, "Interrupted\n")
     assert time.monotonic() - sent < 5
-    assert os.listdir(tmp_path / "run") == ["checkpoint-000000-00000000.npz"]
+    assert files_in(tmp_path / "run") == ["checkpoint-000000-00000000.npz"]
     assert newest_checkpoint(tmp_path / "run", pytest.fail).state["step"] == 0
 
 
@@ -520,6 +574,28 @@ def test_a_data_set_may_move(tmp_path, capsys):
     assert cli.main([*resume, str(tmp_path / "other.csv")]) == 2
     assert "is a checkpoint of other training images than those of other.csv" in capsys.readouterr().err
     assert cli.main([*resume, str(tmp_path / "after.csv")]) == 0
+
+
+def test_validation_images_are_part_of_a_training(tmp_path):
+    """They choose the best weights."""
+    data = DATA.hold_out(9)
+    saved(tmp_path, trainer_of(data))
+    with pytest.raises(InputError, match="other validation images"):
+        Checkpoint(tmp_path).resume(trainer_of(replace(data, validation_labels=data.validation_labels[::-1])))
+    Checkpoint(tmp_path).resume(trainer_of(data))
+
+
+def test_the_weights_that_a_training_began_with_may_move(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*RUN, "--quiet", "--epochs", "1", "--save", "first.npz"]) == 0
+    common = *RUN, "--quiet", "--schedule", "constant"
+    assert cli.main([*common, "--epochs", "1", "--weights", "first.npz", "--checkpoint", "run"]) == 0
+    os.rename("first.npz", "moved.npz")
+    capsys.readouterr()
+    assert cli.main([*common[3:], "--epochs", "2", "--weights", "moved.npz", "--resume", "run"]) == 0
+    (tmp_path / "other.npz").write_bytes(b"other")
+    assert cli.main([*common[3:], "--epochs", "3", "--weights", "other.npz", "--resume", "run"]) == 2
+    assert "argument --weights: the training in run has" in capsys.readouterr().err
 
 
 def test_a_checkpoint_has_the_recipe(finished):

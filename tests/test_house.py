@@ -20,7 +20,7 @@ HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),
     "data": ("errors", "escaping", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
-    "files": ("errors", "layers", "model", "presets", "kinds"),
+    "files": ("errors", "layers", "model", "presets", "kinds", "kernels.lock"),
     "interchange": ("errors", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,

@@ -242,11 +242,13 @@ def resumed_recipe(saved: "SavedTraining", given: dict[str, Any], args: argparse
     except InputError as error:
         raise InputError(shortened(f"{saved.path} cannot be resumed: {error}")) from None
     from cnn_numba.data.catalogue import NAMES
+    from cnn_numba.files.checkpoints import origins
 
     changed = {}
     for name, value in given.items():
         before = getattr(recipe, name)
-        moved = name in PLACES and not {before, value} <= {None, *NAMES}
+        moved = name in PLACES and not {before, value} <= {None, *NAMES} or (
+            name in saved.data and origins({name: value}).get(name) == saved.data[name])
         if value == before or moved or name == "epochs" and recipe.open_ended:
             changed[name] = value
             continue

@@ -20,14 +20,13 @@ from cnn_numba.data.reading import (
     Say,
     StrPath,
     as_pixels,
-    content_of,
     in_channels,
     keep_nothing,
     no_progress,
     say_nothing,
 )
 from cnn_numba.errors import InputError
-from cnn_numba.files.opening import open_regular
+from cnn_numba.files.opening import content_of, open_regular
 
 BLOCK = 1 << 18             # bytes parsed at once: they and what is computed from them stay in the CPU's cache
 LONGEST_LINE = 1 << 26      # bytes

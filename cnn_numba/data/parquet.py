@@ -19,7 +19,6 @@ from cnn_numba.data.reading import (
     StrPath,
     as_labels,
     as_pixels,
-    content_of,
     first_line,
     in_channels,
     keep_nothing,
@@ -28,7 +27,7 @@ from cnn_numba.data.reading import (
     shape_text,
 )
 from cnn_numba.errors import InputError
-from cnn_numba.files.opening import open_regular
+from cnn_numba.files.opening import content_of, open_regular
 
 UNPACKED = 1 << 26          # bytes to which every file may unpack;
 RATIO = 200                 # a larger result may have this many times the size of the file

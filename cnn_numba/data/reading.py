@@ -1,6 +1,5 @@
 """What the readers share: the pixels and labels that they accept, and the functions that they call while they read."""
 
-import hashlib
 import math
 import os
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from cnn_numba.errors import InputError
-from cnn_numba.files.opening import open_regular
 
 MAX_LABEL = 9999            # a larger number comes from a column that does not hold labels
 
@@ -39,15 +37,6 @@ def keep_nothing(path: Path, state: object, options: object, read: Callable[[], 
 
 def say_nothing(sentence: str) -> None:
     """The report that nobody reads."""
-
-
-def content_of(path: Path) -> str:
-    """The SHA-256 of a file (0.08 s for 110 MB); InputError if it is unreadable."""
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints of a training: a folder with its last two states, from which it continues to the same bits."""
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,12 @@ from cnn_numba import __version__
 from cnn_numba.errors import InputError
 from cnn_numba.files import container
 from cnn_numba.files.atomic import delete_stale_parts, write
+from cnn_numba.files.opening import content_of
 
 FORMAT = "cnn-numba checkpoint"
-VERSION = 3             # 1: before schedules, validation and best weights; 2: before the history and the recipe
+VERSION = 4             # 2: before the history and the recipe; 3: a fingerprint of the training images only
 KIND = "checkpoint"
+ORIGINS = "model", "weights"            # settings of a recipe that may name files
 NAME = re.compile(r"checkpoint-(\d{1,18})-(\d{1,18})\.npz")       # epochs done, steps done of the next epoch
 
 
@@ -25,14 +27,14 @@ class SavedTraining:
     """What a checkpoint holds.
 
     recipe : the recipe of the command line, as JSON values; empty for a training by another program
-    data : fingerprint of the data set
+    data : {what a training depends on: its fingerprint}
     layers : as from `describe_layers`
     state : as from `Trainer.state`
     path : the file that it was read from
     """
 
     recipe: dict[str, Any]
-    data: str
+    data: dict[str, str]
     layers: list
     state: dict[str, Any]
     path: Path = Path()
@@ -48,7 +50,7 @@ def read_checkpoint(path: str | Path) -> SavedTraining:
         raise InputError(f"{path} is a {FORMAT} of version {str(version)[:20]}, and this program reads version "
                          f"{VERSION} only")
     parts: list[Any] = [description.get(name) for name in ("recipe", "data", "layers", "state")]
-    if not all(isinstance(part, kind) for part, kind in zip(parts, (dict, str, list, dict), strict=True)):
+    if not all(isinstance(part, kind) for part, kind in zip(parts, (dict, dict, list, dict), strict=True)):
         raise InputError(f"{path} is not a {FORMAT}: its description lacks a part")
     recipe, data, layers, state = parts
     return SavedTraining(recipe, data, layers, {**state, **arrays}, Path(path))
@@ -115,6 +117,15 @@ def write_checkpoint(folder: Path, training: SavedTraining, keep: Iterable[Path]
     _delete(set(paths[:paths.index(path)]) - set(keep))
     delete_stale_parts(folder, seconds=0)       # only one training writes here
     return path
+
+
+def origins(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """{setting: hash of the file that it names} for what a training of the command line began with, where it is there.
+
+    The layers and weights of a checkpoint no longer depend on these files, whose places may change.
+    """
+    paths = {name: recipe.get(name) for name in ORIGINS}
+    return {name: content_of(path) for name, path in paths.items() if isinstance(path, str) and os.path.isfile(path)}
 
 
 def _delete(paths):
