@@ -552,11 +552,12 @@ def test_the_same_flags_again_are_no_other_training(finished, capsys):
 
 
 def test_the_length_of_a_schedule_cannot_be_changed(tmp_path, capsys):
-    assert cli.main([*RUN, "--quiet", "--epochs", "1", "--checkpoint", str(tmp_path)]) == 0
+    assert cli.main([*RUN, "--quiet", "--epochs", "2", "--checkpoint", str(tmp_path)]) == 0
+    list_checkpoints(tmp_path)[-1].unlink()         # the training is not at its end
     capsys.readouterr()
-    assert cli.main(["--serial", "--resume", str(tmp_path), "--epochs", "2"]) == 2
-    assert re.fullmatch("error: argument --epochs: the training in .* has 1, which cannot be changed with the schedule "
-                        r"linear, got 2: start a new training, with a schedule that does not depend on the number of "
+    assert cli.main(["--serial", "--resume", str(tmp_path), "--epochs", "3"]) == 2
+    assert re.fullmatch("error: argument --epochs: the training in .* has 2, which cannot be changed with the schedule "
+                        r"linear, got 3: start a new training, with a schedule that does not depend on the number of "
                         r"epochs \(constant, step, exponential, plateau\) if it may become longer\n",
                         capsys.readouterr().err)
 
