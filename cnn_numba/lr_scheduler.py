@@ -351,7 +351,7 @@ class OneCycleLR(LRScheduler):
             self._phases = [warm_up, (last, top, end, low, high)]
         super().__init__(optimizer)
 
-    def _place(self, step):
+    def _phase_at(self, step):
         """The phase of a step, and the share of the phase that is done."""
         step, begin = min(step, self.total_steps - 1), 0.0
         for phase in self._phases:
@@ -361,13 +361,13 @@ class OneCycleLR(LRScheduler):
             begin = end
 
     def lr(self, step: int, group: int = 0) -> float:
-        (_, start, end, *_), share = self._place(step)
+        (_, start, end, *_), share = self._phase_at(step)
         return self._anneal(start, end, share)
 
     def momentum(self, step: int, group: int = 0) -> float:
         if not self.cycle_momentum:
             return super().momentum(step, group)
-        (*_, start, end), share = self._place(step)
+        (*_, start, end), share = self._phase_at(step)
         return self._anneal(start, end, share)
 
     def _set(self):

@@ -62,12 +62,17 @@ class Program:
         another one reads or writes.  A chain is a list of (call, item), which run in order.
     most : int
         The largest number of replays in one call.
+
+    Attributes
+    ----------
+    calls : list of Call
+        That of each task; they own the arrays.
     """
 
     def __init__(self, phases, most=1):
         chains = [chain for phase in phases for chain in phase]
         tasks = [call.task(item) for chain in chains for call, item in chain]
-        self._keep = [call for chain in chains for call, _ in chain]
+        self.calls = [call for chain in chains for call, _ in chain]
         self._tasks = np.empty((len(tasks), 3), np.int64 if JIT else object)
         for k, task in enumerate(tasks):
             self._tasks[k, 0], self._tasks[k, 1], self._tasks[k, 2] = task

@@ -268,8 +268,8 @@ def test_a_library_that_is_not_installed_is_a_line(measure, monkeypatch):
 @compiled
 def test_a_worker_that_dies_is_refused_by_name():
     with process.Worker(process.Entrant("mine", "numpy", 1), {}) as worker:
-        worker._process.kill()
-        worker._process.wait()
+        worker.process.kill()
+        worker.process.wait()
         with pytest.raises(process.Refusal, match="mine: its process ended"):
             worker.ask("memory")
 

@@ -35,7 +35,7 @@ def test_the_parts_have_every_call_of_the_whole_step_once():
     whole = step()
 
     def calls(programs):
-        return Counter(id(call) for program in programs for call in program._keep)
+        return Counter(id(call) for program in programs for call in program.calls)
 
     parts, all_of_it = calls(program for _, program in whole.parts), calls([whole.whole])
     assert sum(parts.values()) == sum(all_of_it.values())

@@ -59,7 +59,7 @@ class Worker:
         options = json.dumps({"threads": entrant.threads, **entrant.options})
         blas = dict.fromkeys(BLAS_THREADS, str(entrant.threads)) if entrant.library == "numpy" else {}
         self.started = time.perf_counter()
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "cnn_numba.benchmark.worker", entrant.library, options],
             env={**os.environ, **blas, **environment, **entrant.environment, "PYTHONPATH": path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -69,10 +69,10 @@ class Worker:
 
         Raises Refusal when it failed.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
-            answer = json.loads(self._process.stdout.readline())
+            print(json.dumps([method, arguments]), file=self.process.stdin, flush=True)
+            answer = json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
             raise Refusal(f"{self.label}: its process ended") from None
         if "error" in answer:
@@ -83,8 +83,8 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self.process.kill()
+        self.process.communicate()
 
 
 @contextmanager

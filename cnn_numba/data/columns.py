@@ -81,8 +81,8 @@ class TableReading:
         self.names = [name_of(field) for field in fields] if header else []
         second = split_line(lines[1][1], self.separator) if len(lines) > 1 else []
         self.example = second if header and len(second) == len(fields) else fields
-        label, skipped, guessed, left_out = self._byname_of() if header else self._by_place()
-        named = label is not None and not _isnumber_of(self.example[label])
+        label, skipped, guessed, left_out = self._by_name() if header else self._by_position()
+        named = label is not None and not _is_number(self.example[label])
         count = len(fields) - len(skipped) - (label is not None)
         shape = self._shape(count, label)
         where = "no label" if label is None else f"label in column {label + 1} of {len(fields)}" + (
@@ -123,7 +123,7 @@ class TableReading:
         known = f"a number from 1 to {count}" + (f", or one of {_list(self.names)}" if self.names else "")
         raise InputError(f"{self.path} has no label column {str(wanted)[:100]!r}, expected {known}")
 
-    def _byname_of(self) -> tuple[int | None, tuple[int, ...], bool, str]:
+    def _by_name(self) -> tuple[int | None, tuple[int, ...], bool, str]:
         """(label, skipped, guessed, left out) with a header."""
         chosen = self._chosen()
         keys = [re.sub("[^a-z0-9]", "", name.lower()) for name in self.names]
@@ -171,10 +171,10 @@ class TableReading:
                              "such as label or class (--label-column)")
         return (rest[0], True) if rest else (None, False)
 
-    def _by_place(self) -> tuple[int | None, tuple[int, ...], bool, str]:
+    def _by_position(self) -> tuple[int | None, tuple[int, ...], bool, str]:
         """(label, skipped, guessed, left out) without a header."""
         chosen, count = self._chosen(), len(self.example)
-        words = [i for i, field in enumerate(self.example) if field.strip() and not _isnumber_of(field)]
+        words = [i for i, field in enumerate(self.example) if field.strip() and not _is_number(field)]
         empty = [i for i in (0, count - 1) if not self.example[i].strip()]
         if chosen is not None:
             skipped = [i for i in {*words, *empty} if i != chosen]
@@ -213,7 +213,7 @@ def _separator(line: bytes) -> bytes:
 
 def _is_header(fields: list[bytes]) -> bool:
     """Whether a line holds names of columns: mostly text, or numbers that count the columns."""
-    numbers = [field.strip() for field in fields if _isnumber_of(field)]
+    numbers = [field.strip() for field in fields if _is_number(field)]
     words = len([field for field in fields if field.strip()]) - len(numbers)
     if words > len(numbers) or words and len(numbers) < 2:
         return True
@@ -223,7 +223,7 @@ def _is_header(fields: list[bytes]) -> bool:
     return (counted or repeated) and (words > 0 or len(fields) >= COUNTED)
 
 
-def _isnumber_of(field: bytes) -> bool:
+def _is_number(field: bytes) -> bool:
     return not math.isnan(number_of(field)) or field.strip().lower() == b"nan"
 
 

@@ -12,7 +12,7 @@ from cnn_numba.layers.windows import pool_windows, windows
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
 
-MOST_PLACES = 1 << 24           # pixels of a channel whose indices float32 can hold
+MOST_PIXELS = 1 << 24           # pixels of a channel whose indices float32 can hold
 
 
 class _Window(Layer):
@@ -87,8 +87,8 @@ class MaxPool2d(_Window):
 
     def output_shape(self, shape: Shape) -> Shape:
         after = super().output_shape(shape)
-        if self.return_indices and shape[1] * shape[2] > MOST_PLACES:
-            raise InputError(f"MaxPool2d: return_indices=True takes images of at most {MOST_PLACES:,} pixels, got "
+        if self.return_indices and shape[1] * shape[2] > MOST_PIXELS:
+            raise InputError(f"MaxPool2d: return_indices=True takes images of at most {MOST_PIXELS:,} pixels, got "
                              f"{shape_text(shape)}")
         return after
 
