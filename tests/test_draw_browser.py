@@ -303,10 +303,33 @@ def test_larger_images_fit_and_other_files_are_refused(browser, show, mnist_like
     page = np.full((500, 300), 250, np.uint8)
     page[100:400, 140:160] = 10                         # a bar, dark on light
     browser.execute_async_script(DROP, "drop", png(page), "image/png")
-    pixels = np.reshape(settled(browser)["pixels"], (28, 28))
+    seen = settled(browser)
+    pixels = np.reshape(seen["pixels"], (28, 28))
     assert (pixels[4:24, 12:16].max(axis=1) > 200).all() and pixels[:, :12].max() == 0 == pixels[:, 16:].max()
     browser.execute_async_script(DROP, "drop", base64.b64encode(b"no image").decode(), "text/plain")
     assert settled(browser)["message"] == "file.png is not an image that this browser can read"
+    assert settled(browser)["pixels"] == seen["pixels"]
+
+
+def test_the_ground_of_an_image_goes_on_around_it(browser, show, mnist_like):
+    """Also where the colour of it is moved out, and under a transparent drawing, as predict has it."""
+    show(mnist_like)
+    browser.find_element("id", "prepare").click()
+    red = np.zeros((3, 20, 28), np.uint8)
+    red[0], red[:, 5:9, 5:9] = 200, 255
+    browser.execute_async_script(DROP, "drop", png(red), "image/png")
+    browser.execute_script("right.value = 4; right.dispatchEvent(new Event('input'))")
+    grey = (200 * 19595 + 0x8000) >> 16
+    pixels = np.reshape(settled(browser)["pixels"], (28, 28))
+    assert (pixels[9:13, 9:13] == 255).all() and (pixels == grey).sum() == 28 * 28 - 16
+    for ink, ground in (255, 0), (0, 255):              # white hides the first drawing
+        drawing = np.full((4, 28, 28), ink, np.uint8)
+        drawing[3] = 0
+        drawing[3, 8:12, 9:13] = 255
+        browser.execute_async_script(DROP, "drop", png(drawing), "image/png")
+        browser.find_element("id", "reset").click()
+        pixels = np.reshape(settled(browser)["pixels"], (28, 28))
+        assert (pixels[8:12, 9:13] == ink).all() and (pixels == ground).sum() == 28 * 28 - 16
 
 
 def test_a_program_that_has_ended_is_said(browser, server):

@@ -10,16 +10,16 @@ const GAP = 2;                                  // pixels between the channels o
 const LARGEST_FILE = 64 << 20;
 const $ = (id) => document.getElementById(id);
 
+const luminance = (red, green, blue) => (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;    // as in Pillow
+
 // ---- images: {rows, columns, values}, one channel from 0 to 255 ----------------------------------------------------
-// The channels of the canvas: its colours, or its luminance as Pillow computes it.
+// The channels of the canvas: its colours, or its luminance.
 function channelsOf(canvas, count) {
     const {data, width, height} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     return Array.from({length: count}, (_, c) => {
         const values = new Float32Array(width * height);
-        for (let k = 0; k < values.length; k++) {
-            const [red, green, blue] = [data[4 * k], data[4 * k + 1], data[4 * k + 2]];
-            values[k] = count === 3 ? data[4 * k + c] : (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
-        }
+        for (let k = 0; k < values.length; k++)
+            values[k] = count === 3 ? data[4 * k + c] : luminance(data[4 * k], data[4 * k + 1], data[4 * k + 2]);
         return {rows: height, columns: width, values};
     });
 }
@@ -198,7 +198,8 @@ const hexOf = (numbers) => `#${numbers.map((v) => v.toString(16).padStart(2, "0"
 // ---- what the network sees -----------------------------------------------------------------------------------------
 // The channels of the network's input, from 0 to 255.
 function input() {
-    const prepare = NETWORK.preparable && $("prepare").checked, outside = coloursOf(prepare ? "#000000" : ground);
+    const prepare = NETWORK.preparable && $("prepare").checked, colours = coloursOf(prepare ? "#000000" : ground);
+    const outside = CHANNELS === 1 ? [luminance(...colours)] : colours;
     const number = (id) => Number($(id).value);
     const move = {angle: number("angle") * Math.PI / 180, size: number("size") / 100, down: number("down"),
                   right: number("right")};
@@ -216,7 +217,9 @@ const isFlat = (channels) => channels.every(({values}) => values.every((v) => Ma
 // ---- what the network answers: for each layer, the numbers of the channels that are shown, and of all features ----
 // By the server, which runs the compiled kernels.
 async function ask(pixels) {
-    const response = await fetch("run", {method: "POST", body: pixels});
+    const response = await fetch("run", {method: "POST", body: pixels}).catch(() => {
+        throw new Error("The program no longer answers: start it again.");
+    });
     if (!response.ok) throw new Error(await response.text());
     const numbers = new Float32Array(await response.arrayBuffer());
     let end = 0;
@@ -285,7 +288,7 @@ async function answer() {
         NETWORK.layers.forEach((layer, k) => showLayer(layer, outputs[k]));
     } catch (error) {
         showNothing();
-        say(error instanceof TypeError ? "The program no longer answers: start it again." : error.message);
+        say(error.message);
     }
 }
 
