@@ -337,7 +337,9 @@ function shade(number) {
     return number < 0 ? [dim, middle, bright] : [bright, middle, dim];
 }
 
-const SHADES = Array.from({length: 255}, (_, k) => [...shade((k - 127) / 127), 255]);
+// Those of -127 to 127 in 127, each as one number of four bytes.
+const SHADES = new Uint32Array(Uint8ClampedArray.from(
+    Array.from({length: 255}, (_, k) => [...shade((k - 127) / 127), 255]).flat()).buffer);
 
 // How the channels of a layer are laid out: tiles in rows, each of their pixels enlarged.
 function layoutOf({shape: [, rows = 1, columns = 1], shown}) {
@@ -352,10 +354,11 @@ const scratch = document.createElement("canvas");
 
 function showLayer(layer, values) {
     const {rows, columns, count, enlarge, gap, across} = layoutOf(layer), size = rows * columns;
-    const most = values ? values.reduce((a, v) => Math.max(a, Math.abs(v)), 0) : 0;
     const pixels = new ImageData(columns, rows * count);        // one channel below the other
-    for (let k = 0; k < count * size; k++)
-        pixels.data.set(SHADES[most > 0 ? Math.round(127 * values[k] / most) + 127 : 127], 4 * k);
+    const shades = new Uint32Array(pixels.data.buffer).fill(SHADES[127]);
+    let most = 0;
+    for (let k = 0; values && k < count * size; k++) most = Math.max(most, Math.abs(values[k]));
+    for (let k = 0; most > 0 && k < count * size; k++) shades[k] = SHADES[Math.round(127 * values[k] / most) + 127];
     [scratch.width, scratch.height] = [columns, rows * count];
     scratch.getContext("2d").putImageData(pixels, 0, 0);
     const [wide, high] = [columns * enlarge, rows * enlarge], brush = layer.canvas.getContext("2d");
@@ -365,7 +368,7 @@ function showLayer(layer, values) {
     for (let tile = 0; tile < count; tile++)
         brush.drawImage(scratch, 0, tile * rows, columns, rows,
                         tile % across * (wide + gap), Math.floor(tile / across) * (high + gap), wide, high);
-    layer.range.textContent = values && most > 0 ? `, up to ${Number(most.toPrecision(3))}` : "";
+    layer.range.textContent = most > 0 ? `, up to ${Number(most.toPrecision(3))}` : "";
 }
 
 function element(parent, tag, className = "", text = "") {
