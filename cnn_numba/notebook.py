@@ -1,7 +1,11 @@
 """Progress in notebooks, whose output is a page and no terminal."""
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+DELAY = 0.2                 # seconds before a bar is shown: most reading is done by then
 
 
 def notebook_bars() -> Any:
@@ -19,3 +23,14 @@ def notebook_bars() -> Any:
         warnings.warn("notebooks show the progress with tqdm, which is missing: pip install tqdm", stacklevel=3)
         return None
     return tqdm
+
+
+@contextmanager
+def notebook_progress(name: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Gives a function that advances a bar by an amount of the total; it shows nothing outside of notebooks."""
+    bars = notebook_bars()
+    if bars is None:
+        yield lambda amount: None
+        return
+    with bars(desc=name, total=total, unit_scale=True, leave=False, delay=DELAY) as bar:
+        yield bar.update

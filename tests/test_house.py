@@ -19,7 +19,8 @@ LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution",
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),
-    "data": ("errors", "escaping", "init", "files.atomic", "files.opening", "kernels.cache", "kernels.lock"),
+    "data": ("errors", "escaping", "init", "notebook", "files.atomic", "files.opening", "kernels.cache",
+             "kernels.lock"),
     "files": ("errors", "layers", "model", "presets", "kinds", "kernels.lock"),
     "interchange": ("errors", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from io import BytesIO
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from networks import conv, flatten, linear, make, relu, residual
 
-from cnn_numba import Dataset, Sequential
+from cnn_numba import Dataset, Sequential, load_dataset
+from cnn_numba.commands.progress import bar
 from cnn_numba.kernels.compiled import JIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +59,21 @@ def test_a_model_is_a_table_of_its_layers():
     cells = re.findall("<t[dh][^>]*>(.*?)</t[dh]>", model._repr_html_())
     assert cells[:8] == ["", "layer", "1x4x4 becomes", "parameters", "0", cells[5], "2x2x2", "20"]
     assert cells[-4:] == ["", "total", "", "53"] and cells[-8:-4][2:] == ["3 features", "27"]
+
+
+@pytest.mark.parametrize("kernel", (True, False))
+def test_reading_shows_its_progress_in_a_notebook(kernel, tmp_path, monkeypatch, capsys):
+    """With the library's function, and with the commands."""
+    pytest.importorskip("tqdm", reason="tqdm is missing: pip install tqdm")
+    shell = types.SimpleNamespace(kernel=None) if kernel else types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("cnn_numba.notebook.DELAY", 0)
+    (tmp_path / "my.csv").write_text("".join(f"{k % 2},0,{k},0,9\n" for k in range(20)))
+    load_dataset(tmp_path / "my.csv", data_dir=tmp_path)
+    assert ("my.csv" in capsys.readouterr().err) == kernel
+    with bar("download", 10) as advance:
+        advance(10)
+    assert ("download: " in capsys.readouterr().err) == kernel
 
 
 # ---- the tour -------------------------------------------------------------------------------------------------------

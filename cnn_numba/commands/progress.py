@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cnn_numba.escaping import printable
-from cnn_numba.notebook import notebook_bars
+from cnn_numba.notebook import notebook_bars, notebook_progress
 
 INTERVAL = 0.1              # seconds before the first drawing, and between two: drawing may take longer than reading
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
     """Gives a function that advances a bar on stderr by an amount of the total.
 
     In a notebook it is a bar of tqdm.  It draws nothing where stderr is something else.
     """
-    if bars := notebook_bars():
-        with bars(desc=name, total=total, unit_scale=True, leave=False) as shown:
-            yield shown.update
+    if notebook_bars():
+        with notebook_progress(name, total) as fill:
+            yield fill
         return
     from progress.bar import Bar
 

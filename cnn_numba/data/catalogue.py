@@ -18,6 +18,7 @@ from cnn_numba.data.npz import read_npz
 from cnn_numba.data.reading import LAYOUTS, Progress, StrPath, channels_last, no_progress
 from cnn_numba.errors import InputError
 from cnn_numba.kernels.cache import user_cache
+from cnn_numba.notebook import notebook_progress
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
         MNIST; by default a UserWarning.
     progress : callable, optional
         Shows the progress of slow reading and downloads: progress(name, total) gives a context manager, which gives
-        a function(amount).  By default nothing is shown.
+        a function(amount).  By default it is shown in notebooks only.
 
     Returns
     -------
@@ -200,7 +201,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     InputError (a ValueError) : unknown name, bad files, failed download, size out of range.
     """
     _check_mirror(mirror)
-    root, progress = data_folder(data_dir), progress or no_progress
+    root, progress = data_folder(data_dir), progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     paths, test_paths = _paths(name), _paths(test_data)
@@ -242,7 +243,7 @@ def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | 
     InputError (a ValueError) : unknown name, bad files, failed download, no such part.
     """
     _check_mirror(mirror)
-    root, progress = data_folder(data_dir), progress or no_progress
+    root, progress = data_folder(data_dir), progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     if _is_named(name):
