@@ -404,7 +404,7 @@ def test_a_wrong_flag_gives_one_sentence(capsys, flags, sentence):
     ("--scheduler step", "unknown flag --scheduler: did you mean --schedule?"),
     ("--weigth-decay 0", "unknown flag --weigth-decay: did you mean --weight-decay?"),
     ("--epochs 3 --num-workers 2", "unknown flag --num-workers: did you mean --threads?"),
-    ("--load m.npz", "unknown flag --load: it is a flag of evaluate and predict; --resume continues a training"),
+    ("--load m.npz", "unknown flag --load: it is a flag of evaluate, predict and draw; --resume continues a training"),
     ("predict x.png --weights m.npz", "the following arguments are required: --load"),
     ("predict x.png --load m.npz --fromat csv", "unknown flag --fromat: did you mean --format?"),
     ("predict x.png --load m.npz --lr 1", "unknown flag --lr: --help-all lists all flags"),

@@ -123,7 +123,7 @@ def hints() -> dict[str, str]:
 
     return {name: f": did you mean --dataset {name}?" for name in NAMES} | {
         name: ": the command comes first" for name in COMMANDS} | {
-        "--load": ": it is a flag of evaluate and predict; --resume continues a training"}
+        "--load": ": it is a flag of evaluate, predict and draw; --resume continues a training"}
 
 
 def make_parser(name: str, full: bool = False) -> Parser:
