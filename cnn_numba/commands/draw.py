@@ -66,14 +66,15 @@ def export(args: argparse.Namespace, classifier: "Classifier") -> int:
 
 
 def serve(args: argparse.Namespace, classifier: "Classifier") -> int:
+    import threading
     import webbrowser
 
     from cnn_numba.draw import serve
 
     with serve(classifier, os.path.basename(args.load), args.port or 0, args.white) as server:
         put(f"Draw at {server.url} (Ctrl-C ends it)")
-        if not args.no_browser:
-            webbrowser.open(server.url)
+        if not args.no_browser:             # one of a terminal returns when it is closed
+            threading.Thread(target=webbrowser.open, args=[server.url], daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -1,4 +1,5 @@
 """The server of the page: one page and one question, for the browsers of this computer."""
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -39,6 +40,11 @@ class Server(ThreadingHTTPServer):
     """A thread for each connection; they end with the program."""
 
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
