@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from cnn_numba.augment import *
     from cnn_numba.callbacks import *
     from cnn_numba.data import *
+    from cnn_numba.dataloader import *
     from cnn_numba.errors import *
     from cnn_numba.execution import *
     from cnn_numba.files.network_json import *
+    from cnn_numba.files.state_file import *
     from cnn_numba.forward_pass import *
     from cnn_numba.history import *
     from cnn_numba.interchange.formats import *
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
 
 # Where a name is looked for, in this order: modules that do not need Numba come first.
 _MODULES = ("errors", "data", "presets", "recipe", "history", "execution", "augment", "layers", "losses", "optim",
-            "lr_scheduler", "forward_pass", "model", "training", "callbacks", "interchange.formats",
-            "files.network_json")
-_SUBMODULES = "callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim"
+            "lr_scheduler", "dataloader", "forward_pass", "model", "training", "callbacks", "interchange.formats",
+            "files.network_json", "files.state_file")
+_SUBMODULES = ("callbacks", "data", "functional", "init", "kernels", "layers", "losses", "lr_scheduler", "optim",
+               "transforms")
 
 
 def __getattr__(name: str) -> Any:
@@ -49,7 +52,28 @@ def __getattr__(name: str) -> Any:
             if name in found.__all__:
                 value = globals()[name] = getattr(found, name)
                 return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    instead = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}")
+
+
+_FREE = ("use Sequential, with Residual and Concat for branches, and a forward of a subclass for what is done between "
+         "layers; docs/pytorch.md has the rest")
+_CPU = "networks run on the CPU in float32; arrays need no device"
+_OTHER = "this library is for convolutional networks of images, with the layers that the README lists"
+_OWN = "a kernel of your own takes one file, as docs/extending.md shows"
+# What PyTorch has and this library has not, and what to use instead.
+_INSTEAD = {
+    **dict.fromkeys(("Module", "ModuleList", "ModuleDict"), _FREE),
+    **dict.fromkeys(("cuda", "device", "mps", "float16", "bfloat16", "float64", "compile", "jit"), _CPU),
+    **dict.fromkeys(("tensor", "Tensor", "from_numpy", "as_tensor", "zeros", "randn", "cat"),
+                    "NumPy arrays take the place of tensors"),
+    "autograd": "gradients go back from losses only; a loss of your own is a subclass of ClassLoss",
+    "utils": "clip_grad_norm_, DataLoader, TensorDataset and random_split are names of the package itself",
+    **dict.fromkeys(("Conv1d", "Conv3d", "MaxPool1d", "AvgPool1d"), "give Conv2d or MaxPool2d images of one row"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Embedding", "MultiheadAttention", "Transformer"), _OTHER),
+    **dict.fromkeys(("Adadelta", "Adagrad", "Adamax", "NAdam", "RAdam", "LBFGS", "L1Loss", "BCELoss",
+                     "BCEWithLogitsLoss", "Hardtanh", "ReLU6", "Hardswish", "Mish", "PReLU"), _OWN),
+}
 
 
 def _public_names() -> list[str]:

@@ -54,6 +54,15 @@ class Largest(NamedTuple):
     indices: np.ndarray
 
 
+class Untracked(np.float32):
+    """A number computed from an Output by arithmetic, which has no gradient."""
+
+    def backward(self, *_: Any) -> None:
+        """InputError."""
+        raise InputError("backward of arithmetic on the output of a model: only losses have a gradient, such as "
+                         "CrossEntropyLoss, and what is computed in a subclass of ClassLoss")
+
+
 class Output(np.ndarray):
     """What `model(x)` returns: an array that knows its forward pass, so that a loss can send its gradient back.
 
@@ -76,6 +85,16 @@ class Output(np.ndarray):
                keepdims: bool = False) -> Any:
         """The index of the largest number along an axis, with PyTorch's or NumPy's names; an ordinary array."""
         return np.asarray(self).argmax(axis if dim is None else dim, out, keepdims=keepdim or keepdims)
+
+    def sum(self, *args: Any, **options: Any) -> Any:
+        """As in NumPy; a number has no gradient."""
+        total = np.asarray(self).sum(*args, **options)
+        return total if total.ndim else Untracked(total)
+
+    def mean(self, *args: Any, **options: Any) -> Any:
+        """As in NumPy; a number has no gradient."""
+        mean = np.asarray(self).mean(*args, **options)
+        return mean if mean.ndim else Untracked(mean)
 
     def detach(self) -> np.ndarray:
         """The numbers as an ordinary array."""

@@ -39,7 +39,8 @@ class Classifier:
     def __init__(self, model: Sequential):
         if model.input_shape is None or model.mean is None or model.std is None:
             raise InputError("the model does not say what images it takes: it was saved without input_shape, mean "
-                             "and std, which a Trainer sets")
+                             "and std, which a Trainer sets; after a loop of your own, say it with "
+                             "model.takes_images(shape, mean, std)")
         self.model = model
         self.shape, self.mean, self.std = model.input_shape, model.mean, model.std
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)

@@ -1,11 +1,12 @@
 """Weight initialisation, and the random streams that derive from a seed."""
 import math
+from typing import Any
 
 import numpy as np
 
 from cnn_numba.errors import InputError, seed_number
 
-WEIGHTS, ORDER, HELD_OUT = 0, 1, 2       # purposes of a stream of random numbers
+WEIGHTS, ORDER, HELD_OUT, FILLED = 0, 1, 2, 3       # purposes of a stream of random numbers
 
 
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
@@ -21,6 +22,7 @@ def manual_seed(seed: int) -> None:
 
     The next gets this seed itself, each after that a seed of its own.  Raises InputError for a seed below 0.
     """
+    _filled[0] = 0
     _manual[:] = seed_number("manual_seed", seed), 0
 
 
@@ -81,3 +83,69 @@ def init_name(owner: str, name: str) -> str:
     if not isinstance(name, str) or name not in INITS:
         raise InputError(f"{owner}: init must be one of {', '.join(INITS)}, got {name!r}")
     return name
+
+
+# ---- the functions of torch.nn.init that fill a parameter, with random numbers of `manual_seed` ----------------------
+_filled = [0]
+
+
+def _generator():
+    _filled[0] += 1
+    return stream(_manual[0] if _manual else 0, FILLED, _filled[0])
+
+
+def _fill(parameter, name):
+    seed = int(_generator().integers(2**31))
+    return parameter.copy_(INITS[name](tuple(parameter.shape), seed, 0))
+
+
+def xavier_uniform_(tensor: Any) -> Any:
+    """Fill a weight with `xavier_uniform`; returns it."""
+    return _fill(tensor, "xavier_uniform")
+
+
+def xavier_normal_(tensor: Any) -> Any:
+    """Fill a weight with `xavier_normal`; returns it."""
+    return _fill(tensor, "xavier_normal")
+
+
+def kaiming_uniform_(tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Any:
+    """Fill a weight with `kaiming_uniform`; returns it.  InputError for other options than those of a ReLU."""
+    return _kaiming(tensor, "kaiming_uniform", a, mode, nonlinearity)
+
+
+def kaiming_normal_(tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Any:
+    """Fill a weight with `kaiming_normal`; returns it.  InputError for other options than those of a ReLU."""
+    return _kaiming(tensor, "kaiming_normal", a, mode, nonlinearity)
+
+
+def _kaiming(tensor, name, a, mode, nonlinearity):
+    if a or mode != "fan_in" or nonlinearity not in ("relu", "leaky_relu"):
+        raise InputError(f"{name}_: expected a=0, mode='fan_in' and nonlinearity='relu', got a={a!r}, mode={mode!r}, "
+                         f"nonlinearity={nonlinearity!r}")
+    return _fill(tensor, name)
+
+
+def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0) -> Any:
+    """Fill with numbers from a to b; returns the parameter."""
+    return tensor.copy_(_generator().uniform(a, b, tensor.shape))
+
+
+def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0) -> Any:
+    """Fill with normal numbers; returns the parameter."""
+    return tensor.copy_(_generator().normal(mean, std, tensor.shape))
+
+
+def constant_(tensor: Any, val: float) -> Any:
+    """Fill with one number; returns the parameter."""
+    return tensor.fill_(val)
+
+
+def zeros_(tensor: Any) -> Any:
+    """Fill with 0; returns the parameter."""
+    return tensor.fill_(0)
+
+
+def ones_(tensor: Any) -> Any:
+    """Fill with 1; returns the parameter."""
+    return tensor.fill_(1)

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cnn_numba.buffer import Buffer
-from cnn_numba.errors import InputError, number, register
+from cnn_numba.errors import MOST_SEED, InputError, choice, number, register, whole_number
 from cnn_numba.forward_pass import send_back
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, in_order
 
-__all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss"]
+__all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss", "NLLLoss"]
 
 
 def checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
@@ -33,13 +33,15 @@ class ClassLoss:
     """Base class of losses of class scores: `loss = CrossEntropyLoss()(logits, labels); loss.backward()`."""
 
     kernel: Callable
+    reduction = "mean"                  # over the images: "mean", "sum" or "none"
+    ignore_index: int | None = None     # a label whose images do not count
     known: ClassVar[dict[str, type["ClassLoss"]]] = {}      # every loss class by its name
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         register(ClassLoss.known, cls)
 
-    def __call__(self, logits: Any, labels: Any) -> "Loss":
+    def __call__(self, logits: Any, labels: Any) -> Any:
         """The loss of a batch.
 
         Parameters
@@ -49,20 +51,55 @@ class ClassLoss:
 
         Returns
         -------
-        Loss
+        Loss; with reduction "none", Losses
 
         Raises InputError when shapes or labels are out of range.
         """
         values = np.asarray(logits, np.float32)
         if values.ndim != 2 or not len(values):
             raise InputError(f"{type(self).__name__}: expected logits (N, classes), got shape {values.shape}")
+        n = len(values)
+        kept = np.arange(n)
+        if self.ignore_index is not None and np.shape(labels) == (n,):
+            kept = np.flatnonzero(np.not_equal(labels, self.ignore_index))
+        losses, gradient, divisor = np.zeros(n, np.float32), np.zeros(values.shape, np.float32), 0.0
+        if len(kept) == n:
+            losses, gradient, divisor = self._of_batch(values, labels)
+        elif len(kept):
+            losses[kept], gradient[kept], divisor = self._of_batch(values[kept], np.asarray(labels)[kept])
+        if self.reduction == "mean":            # of no image, it is NaN, as in PyTorch
+            return Loss(float(losses.sum(dtype=np.float64) / len(kept)) if len(kept) else math.nan,
+                        [(logits, gradient)])
+        each = Losses(losses * np.float32(divisor / max(1, len(kept))), gradient * np.float32(divisor), logits)
+        return each.sum() if self.reduction == "sum" else each
+
+    def _of_batch(self, values, labels):
+        """(parts of the loss, whose mean it is; its gradient; what the mean over the batch divides by)"""
         n, classes = values.shape
         labels = checked_labels(labels, n, classes)
         z, dz = (Buffer(math.ceil(n / LANES), (classes,)) for _ in range(2))
         z.put(values)
         losses, predictions = np.zeros(n, np.float32), np.zeros(n, np.int64)
         Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
-        return Loss(float(losses.mean(dtype=np.float64)), [(logits, dz.get(n))])
+        return losses, dz.get(n), self.divisor(labels)
+
+    def divisor(self, labels: np.ndarray) -> float:
+        """What the mean over a batch with these labels divides by: the number of images or the sum of their weights."""
+        return len(labels)
+
+    def _set_reduction(self, reduction, ignore_index):
+        name = type(self).__name__
+        self.reduction = choice(name, "reduction", reduction, "mean", "sum", "none")
+        self.ignore_index = whole_number(name, "ignore_index", ignore_index, -MOST_SEED)
+
+    def refuse_in_training(self, classes: int) -> None:
+        """InputError for what a Trainer does not do: a reduction other than the mean, or a class that is ignored."""
+        name = type(self).__name__
+        if self.reduction != "mean":
+            raise InputError(f"Trainer: the reduction of the loss must be 'mean', got {self.reduction!r}")
+        if self.ignore_index is not None and 0 <= self.ignore_index < classes:
+            raise InputError(f"Trainer: {name} with ignore_index={self.ignore_index} would train on that class; leave "
+                             "its images out of the data set")
 
     def __repr__(self):
         chosen = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -90,13 +127,19 @@ class CrossEntropyLoss(ClassLoss):
     label_smoothing : float, 0 to 1
         This share of the target is spread evenly over all classes: Szegedy et al., "Rethinking the Inception
         architecture for computer vision" (2016).
+    ignore_index : int
+        Images with this label do not count.
+    reduction : "mean", "sum" or "none"
+        Of the losses of the images; a trainer needs the mean.
 
     Raises InputError (a ValueError) when an argument is out of range.
     """
 
     kernel = staticmethod(kernels.cross_entropy)
 
-    def __init__(self, weight: Any = None, label_smoothing: float = 0.0):
+    def __init__(self, weight: Any = None, label_smoothing: float = 0.0, ignore_index: int = -100,
+                 reduction: str = "mean"):
+        self._set_reduction(reduction, ignore_index)
         if weight is not None:
             try:
                 weight = np.array(weight, np.float32)
@@ -125,10 +168,75 @@ class CrossEntropyLoss(ClassLoss):
                     usual=usual)
 
 
+    def divisor(self, labels: np.ndarray) -> float:
+        return len(labels) if self.weight is None else float(self.weight[labels].sum(dtype=np.float64))
+
+
+class NLLLoss(ClassLoss):
+    """Mean over the images of -log_probabilities[label], as `torch.nn.NLLLoss`: after a LogSoftmax, the cross-entropy.
+
+    Parameters
+    ----------
+    ignore_index, reduction : as in CrossEntropyLoss
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    kernel = staticmethod(kernels.negative_log_likelihood)
+
+    def __init__(self, ignore_index: int = -100, reduction: str = "mean"):
+        self._set_reduction(reduction, ignore_index)
+
+
 class MSELoss(ClassLoss):
     """Mean over images and classes of (outputs - onehot(label))**2, as `torch.nn.MSELoss` with one-hot targets."""
 
     kernel = staticmethod(kernels.squared_error)
+
+
+class Losses:
+    """The losses of the images of a batch, of a loss with reduction "none": an array with `mean`, `sum` and products.
+
+    values : float32 (N,)
+    gradients : float32 (N, classes), of each loss
+    """
+
+    def __init__(self, values: np.ndarray, gradients: np.ndarray, logits: Any):
+        self.values, self.gradients, self._logits = values, gradients, logits
+
+    def sum(self) -> "Loss":
+        """Their sum, with a `backward`."""
+        return Loss(float(self.values.sum(dtype=np.float64)), [(self._logits, self.gradients)])
+
+    def mean(self) -> "Loss":
+        """Their mean, with a `backward`."""
+        return self.sum() / len(self)
+
+    def __mul__(self, weights: Any) -> "Losses":
+        """Each loss times a number, or a number of its own."""
+        weights = np.broadcast_to(np.asarray(weights, np.float32), self.values.shape)
+        return Losses(self.values * weights, self.gradients * weights[:, None], self._logits)
+
+    __rmul__ = __mul__
+    __array_ufunc__ = None              # an array times these is `__rmul__`
+
+    def detach(self) -> np.ndarray:
+        """The numbers as an ordinary array."""
+        return self.values.copy()
+
+    shape = property(lambda self: self.values.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __repr__(self) -> str:
+        return f"Losses({self.values})"
 
 
 class Loss(float):

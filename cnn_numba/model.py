@@ -1,9 +1,8 @@
 """A network as a list of layers, its parameters in one flat vector, and its forward and backward pass."""
 import math
 import os
-import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,14 +104,15 @@ class Sequential(Module):
         inside = [layer for child in children.values() if isinstance(child, Sequential)
                   for layer in every_layer(child.layers)]
         for layer in everyone:                  # of several networks, the first one makes the parameters, or the outer
-            if layer in inside or not (layer.owner and layer.owner()):
-                layer.owner = weakref.ref(self)
+            if layer in inside or layer.owner is None:
+                layer.owner = self
 
     def _forget(self) -> None:
         """Forget everything that depends on the layers."""
         self._bound: list[dict[str, Parameter]] | None = None
         self._plans: OrderedDict[tuple, _Laid] = OrderedDict()
         self._last: ForwardPass | None = None
+        self._classifier: Any = None
         self._passes, self._input_gradient = 0, False
 
     def add(self, layer: Any) -> "Sequential":
@@ -139,9 +139,8 @@ class Sequential(Module):
         """{name: Parameter} of each layer, of its parameters and statistics; made now if they are not there yet."""
         if self._bound is None:
             for layer in every_layer(self.layers):
-                owner = layer.owner and layer.owner()
-                if layer.own_tensors is None and owner not in (None, self):
-                    owner.bind()
+                if layer.own_tensors is None and layer.owner not in (None, self):
+                    layer.owner.bind()
             index, fresh = 0, []
             made: dict[str, Parameter] = {}
             for name, layer in _leaves(self.names, self.layers):
@@ -154,6 +153,7 @@ class Sequential(Module):
                 made |= {p.name: p for p in allocate(wanted, statistic=bool(kind))}
             for name, layer, own, first in fresh:
                 layer.own_tensors = {what: made[f"{name}.{what}"] for what in (*own[0], *own[1])}
+                layer.owner = None
                 self._reset(layer, own[0], first)
             self._bound = [tensors_of(layer) for layer in self.layers]
         return self._bound
@@ -234,8 +234,58 @@ class Sequential(Module):
         """
         from cnn_numba.files.model_file import save
 
-        self.refuse_own_forward("the file would not hold it; save its state_dict() with cnn_numba.save_state")
+        self.refuse_own_forward("the file would not hold it; save its state_dict() with cnn_numba.save")
         save(self, path, **facts)
+
+    def takes_images(self, shape: tuple[int, ...], mean: Any = 0.0, std: Any = 1.0,
+                     classes: Sequence[str] | None = None) -> "Sequential":
+        """Say what images a model takes that was trained in a loop of one's own, so that `predict`, `save` and the
+        commands know it.  A Trainer does this itself.
+
+        Parameters
+        ----------
+        shape : (C, H, W), or (K,) for features
+        mean, std : float, or one for each channel
+            The loop gave the model (pixels - mean) / std: for pixels / 16, mean=0 and std=16; for PyTorch's ToTensor
+            and Normalize(m, s), which begin with pixels / 255, mean=255 * m and std=255 * s.
+        classes : names of the classes, optional
+
+        Returns the model.  Raises InputError when something does not fit the network.
+        """
+        from cnn_numba.files.model_file import checked_facts
+
+        def of_channels(value):
+            return np.array(np.broadcast_to(np.asarray(value, np.float32), shape[:1]))
+
+        try:
+            facts = dict(input_shape=shape, mean=of_channels(mean), std=of_channels(std), classes=classes)
+        except (TypeError, ValueError):
+            raise InputError(f"takes_images: mean and std must be numbers, or one for each channel of {shape}, got "
+                             f"{mean!r} and {std!r}") from None
+        for name, value in checked_facts(self.layers, facts).items():
+            if name in facts:
+                setattr(self, name, value)
+        return self
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """float64 (N, classes): the probabilities of images as they are in the files of the training.
+
+        The images are normalised as in the training, and layers are in evaluation mode, whatever `training` says; the
+        call `model(x)` does neither.  Raises InputError when the model does not know how (see `takes_images`), or the
+        images have another shape.
+        """
+        from cnn_numba.inference import Classifier
+
+        facts = (self.input_shape, textbook(),
+                 *(None if fact is None else np.asarray(fact).tobytes() for fact in (self.mean, self.std)))
+        if self._classifier is None or self._classifier[0] != facts:
+            self.refuse_own_forward("predict runs the layers in their order")
+            self._classifier = facts, Classifier(self)
+        return self._classifier[1].probabilities(images)
+
+    def predict(self, images: Any) -> np.ndarray:
+        """int64 (N,): the most probable class of each image.  Images and errors are those of `predict_proba`."""
+        return self.predict_proba(images).argmax(axis=1)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The output shape of one image for its input shape; InputError, naming the layer, when layers do not fit."""
@@ -391,7 +441,8 @@ class Sequential(Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have everything but the buffers."""
         self.bind()
-        return {name: value for name, value in vars(self).items() if name not in ("_plans", "_last", "_bound")}
+        return {name: value for name, value in vars(self).items() if name not in (
+            "_plans", "_last", "_bound", "_classifier")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._forget()

@@ -677,3 +677,12 @@ def clip_grad_value_(parameters: Any, clip_value: float) -> None:
     limit = number("clip_grad_value_", "clip_value", clip_value)
     for part in runs(p for _, group in _groups("clip_grad_value_", parameters) for p in group if p.requires_grad):
         np.clip(part.grads, -limit, limit, out=part.grads)
+
+
+def __getattr__(name: str) -> Any:
+    """`optim.lr_scheduler`, as in PyTorch."""
+    if name == "lr_scheduler":
+        from cnn_numba import lr_scheduler
+
+        return lr_scheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

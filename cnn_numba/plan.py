@@ -130,12 +130,13 @@ class Plan:
         if gradient:
             wires.dy = Buffer(self.blocks, shape, (0, 0, *map(max, own, needs.beside)), needs.dense)
 
-    def lay_out_branch(self, wires: Wires, name: str, layers: Sequence[Layer], dx: Buffer | None) -> Buffer:
+    def lay_out_branch(self, wires: Wires, name: str, layers: Sequence[Layer], dx: Buffer | None,
+                       end: tuple[Buffer, Buffer | None] | None) -> Buffer:
         """See `layers.Wires.branch`."""
         tensors = [below(f"{name}.{k}.", wires.parameters) for k in range(len(layers))]
-        z = Buffer(self.blocks, wires.y.shape)
+        z, dz = end or (Buffer(self.blocks, wires.y.shape), wires.dy)
         calls, *_ = self._lay_out(f"{wires.name}.{name}.", layers, tensors, infer_shapes(layers, wires.x.shape),
-                                  wires.x, dx, (z, wires.dy))
+                                  wires.x, dx, (z, dz))
         wires.append(calls)
         return z
 

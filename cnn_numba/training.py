@@ -120,6 +120,7 @@ class Trainer:
                                measure_test=measure_test, augment=augment)
         self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
+        self.loss.refuse_in_training(data.num_classes)
         self.epochs, self.history, self.best = 0, History(), None
         self._seconds, self._best_tensors, self._stopping = 0.0, None, False
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes

@@ -134,7 +134,7 @@ def log_softmax_forward(n, y, x):
                 scale = scale + exp(load(x, (n, c, i, j)) - top)
             store(y, (n, 0, i, j), scale)
             for l in range(LANES):
-                y[n, 0, i, j, l] = math.log(y[n, 0, i, j, l])
+                y[n, 0, i, j, l] = math.log(np.float64(y[n, 0, i, j, l]))
             scale = load(y, (n, 0, i, j))
             for c in range(C):
                 store(y, (n, c, i, j), load(x, (n, c, i, j)) - top - scale)

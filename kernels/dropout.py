@@ -37,3 +37,18 @@ def dropout_backward(n, dx, dy, x, batch, draw, rates, layer, relu):
                     gradient = where(load(x, (n, c, i, j)) > splat(ZERO), gradient, splat(ZERO))
                 store(dx, (n, c, i, j), gradient)
                 k += 1
+
+
+@njit(**KERNEL)
+def dropout_channels(n, y, x, batch, draw, rates, layer):
+    """y = x * (0 with probability rates[0], else rates[1]), one draw per channel.  dx from dy is the same function.
+
+    Block n; x, y (N, C, H, W); y is overwritten; batch, draw and layer as in `dropout_forward`.
+    """
+    keys = lane_keys(bits(bits(bits(word(draw[0]), draw[1]), DROPOUT), layer), batch[0] + n * LANES)
+    probability, kept = splat(rates[0]), splat(rates[1])
+    for c in range(x.shape[1]):
+        mask = where(probability > lane_fractions(keys, c), splat(ZERO), kept)
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                store(y, (n, c, i, j), load(x, (n, c, i, j)) * mask)

@@ -88,6 +88,21 @@ def cross_entropy_weighted(n, dz, losses, predictions, z, labels, order, batch, 
 
 
 @njit(**KERNEL)
+def negative_log_likelihood(n, dz, losses, predictions, z, labels, order, batch):
+    """loss = -z[label], dz = -onehot(label) / count: cross_entropy of logarithms of probabilities."""
+    first, count = batch[0], batch[1]
+    units = z.shape[1]
+    for l in range(LANES):
+        for o in range(units):
+            dz[n, o, l] = np.float32(0)
+        if n * LANES + l < count:
+            image = order[first + n * LANES + l]
+            dz[n, labels[image], l] = np.float32(-1) / np.float32(count)
+            losses[image] = -z[n, labels[image], l]
+            predictions[image] = _largest(z, n, l)
+
+
+@njit(**KERNEL)
 def squared_error(n, dz, losses, predictions, z, labels, order, batch):
     """loss = mean of d**2, dz = 2 d / (count * O), where d = z - onehot(label)."""
     first, count = batch[0], batch[1]

@@ -14,9 +14,16 @@ from networks import (
     avg,
     batch_norm,
     batch_norm_1d,
+    concat,
     conv,
     dropout,
+    dropout_2d,
+    elu,
     flatten,
+    gelu,
+    group_norm,
+    identity,
+    layer_norm,
     leaky,
     linear,
     log_softmax,
@@ -26,8 +33,13 @@ from networks import (
     reshape,
     residual,
     sigmoid,
+    silu,
     softmax,
+    softplus,
     tanh,
+    transposed,
+    upsample,
+    zero_pad,
 )
 
 import cnn_numba
@@ -103,12 +115,33 @@ LAYERS = [
     Example(batch_norm_1d(60), (60,), text=False),
     Example(batch_norm_1d(12, eps=0.1, momentum=0.3), (12,), text=False),
     Example(batch_norm_1d(12, affine=False, track_running_stats=False), (12,), text=False),
+    Example(dropout_2d(0.25), (2, 5, 6), text=False, random=True),
+    Example(gelu(), (2, 5, 6)),
+    Example(gelu("tanh"), (21,)),
+    Example(silu, (2, 5, 6)),
+    Example(elu(0.7), (2, 5, 6)),
+    Example(softplus(2.0, threshold=1.5), (2, 5, 6)),
+    Example(group_norm(2, 4), (4, 3, 5), text=False),
+    Example(group_norm(3, 12, eps=0.1, affine=False), (12,), text=False),
+    Example(layer_norm((3, 4, 5)), (3, 4, 5), text=False),
+    Example(layer_norm(21, eps=0.1, bias=False), (21,), text=False),
+    Example(layer_norm((2, 3, 5), elementwise_affine=False), (2, 3, 5), text=False),
+    Example(transposed(3, 5, 3, stride=2, padding=1, output_padding=1), (3, 4, 5)),
+    Example(transposed(4, 6, (3, 2), stride=(1, 2), padding=(1, 0), groups=2, bias=False, dilation=(2, 1),
+                       init="kaiming_normal"), (4, 5, 3)),
+    Example(zero_pad((1, 2, 3, 0)), (2, 3, 5)),
+    Example(upsample(scale_factor=2.0), (2, 3, 5)),
+    Example(upsample((4, 7)), (2, 3, 5)),
+    Example(upsample((7, 4), mode="nearest-exact"), (2, 3, 5)),
+    Example(identity, (2, 5, 6)),
     Example(flatten, (2, 5, 6)),
     Example(reshape((3, -1, 4)), (2, 6, 5), text=False),
     Example(reshape(12), (3, 2, 2), text=False),
     Example(residual([relu]), (2, 5, 6)),
     Example(residual([conv(4, 6, 3, stride=2, padding=1, bias=False), batch_norm(6), tanh, conv(6, 6, 3, padding=1)],
                      shortcut=[conv(4, 6, 1, stride=2, bias=False)]), (4, 6, 8), text=False),
+    Example(concat([relu], [conv(2, 3, 3, padding=1), relu], third=[tanh], fourth=[identity]), (2, 5, 6)),
+    Example(concat([linear(21, 5)], [tanh]), (21,)),
     Example(residual([residual([tanh], [sigmoid]), conv(2, 2, 5, padding=2)]), (2, 5, 6)),
 ]
 
@@ -117,7 +150,24 @@ ONLY_HERE = ("init",)
 IN_PYTORCH = {
     "Reshape": lambda nn: lambda shape: nn.Sequential(nn.Flatten(), nn.Unflatten(1, np.atleast_1d(shape).tolist())),
     "Residual": lambda nn: _torch_residual(nn),
+    "Concat": lambda nn: _torch_concat(nn),
 }
+
+
+def _torch_concat(nn):
+    import torch
+
+    class Concat(nn.Module):
+        def __init__(self, first, second, third=None, fourth=None):
+            super().__init__()
+            for name, body in zip(("first", "second", "third", "fourth"), (first, second, third, fourth), strict=True):
+                if body is not None:
+                    setattr(self, name, nn.Sequential(*body))
+
+        def forward(self, x):
+            return torch.cat([body(x) for body in self.children()], 1)
+
+    return Concat
 
 
 def _torch_residual(nn):
@@ -157,6 +207,7 @@ LOSSES = [
     ("CrossEntropyLoss", dict(label_smoothing=0.2)),
     ("CrossEntropyLoss", dict(weight=[0.5, 1, 4, 1, 2], label_smoothing=0.1)),
     ("MSELoss", dict()),
+    ("NLLLoss", dict()),
 ]
 
 

@@ -20,6 +20,11 @@ batch_norm, batch_norm_1d, dropout = (partial(layer, name) for name in ("BatchNo
 relu, flatten = layer("ReLU"), layer("Flatten")
 leaky, softmax, log_softmax = (partial(layer, name) for name in ("LeakyReLU", "Softmax", "LogSoftmax"))
 tanh, sigmoid = layer("Tanh"), layer("Sigmoid")
+gelu, elu, softplus = (partial(layer, name) for name in ("GELU", "ELU", "Softplus"))
+silu, identity = layer("SiLU"), layer("Identity")
+group_norm, layer_norm = partial(layer, "GroupNorm"), partial(layer, "LayerNorm")
+transposed, zero_pad, upsample = (partial(layer, name) for name in ("ConvTranspose2d", "ZeroPad2d", "Upsample"))
+dropout_2d, concat = partial(layer, "Dropout2d"), partial(layer, "Concat")
 
 
 def make(layers, module=cnn_numba):

@@ -44,7 +44,7 @@ def run(folder, line, **changes):
 
 
 def test_the_page_has_its_files_and_commands(folder):
-    assert {"gelu.py", "lion.py", "raw_format.py", "net.json"} <= {path.name for path in folder.iterdir()}
+    assert {"hardswish.py", "lion.py", "raw_format.py", "net.json"} <= {path.name for path in folder.iterdir()}
     assert len(commands()) == 6
 
 
@@ -63,7 +63,8 @@ def test_every_command_of_the_page_works(folder):
 
 @pytest.mark.skipif(not JIT, reason="the commands compile the kernels themselves")
 def test_all_ways_to_run_give_the_same_numbers(folder):
-    line = ("python main.py --extension gelu.py --extension lion.py --model net.json --dataset digits --optimizer lion "
+    line = ("python main.py --extension hardswish.py --extension lion.py --model net.json --dataset digits "
+            "--optimizer lion "
             "--lr 1e-3 --train-size 96 --epochs 2 --predictions 0")
 
     def losses(*flags):
@@ -80,7 +81,7 @@ def test_all_ways_to_run_give_the_same_numbers(folder):
 def test_a_model_with_an_unknown_layer_says_what_is_missing(folder):
     assert run(folder, commands()[0].replace("--epochs 20", "--epochs 1")).returncode == 0
     done = run(folder, "python main.py evaluate --load model.npz --dataset digits")
-    assert done.returncode == 2 and "'GELU'" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "'Hardswish'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -88,20 +89,20 @@ def imported(folder, monkeypatch):
     """The folder can be imported from, and what is defined there is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(folder))
     yield
-    for name in "gelu", "lion":
+    for name in "hardswish", "lion":
         sys.modules.pop(name, None)
 
 
-def test_gelu_is_pytorchs(imported):
+def test_hardswish_is_pytorchs(imported):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from gelu import GELU
+    from hardswish import Hardswish
 
     from cnn_numba import Sequential
 
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(scale=scale, size=(17, 3, 4, 5)).astype(np.float32) for scale in (2, 1))
-    model, images = Sequential(GELU()), torch.from_numpy(x).requires_grad_()
-    y = torch.nn.functional.gelu(images, approximate="tanh")
+    model, images = Sequential(Hardswish()), torch.from_numpy(x).requires_grad_()
+    y = torch.nn.functional.hardswish(images)
     y.backward(torch.from_numpy(dy))
     np.testing.assert_allclose(model(x), y.detach().numpy(), rtol=0, atol=2e-6)
     np.testing.assert_allclose(model.backward(dy), images.grad.numpy(), rtol=0, atol=5e-6)

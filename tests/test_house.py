@@ -12,16 +12,16 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 
 # Folder: what its modules may import of the package, besides the folder itself.  A module whose name begins with one of
 # these is one of them; "library" is what stands at the top of the package.
-LIBRARY = ("augment", "buffer", "callbacks", "choices", "escaping", "execution", "extensions", "feed", "forward_pass",
-           "functional", "fusion", "history", "inference", "init", "kinds", "losses", "lr_scheduler", "model",
-           "notebook", "optim", "parameter", "plan", "presets", "recipe", "recipe_file", "run_folder",
-           "table", "training", "errors", "data", "files", "interchange", "kernels", "layers")
+LIBRARY = ("augment", "buffer", "callbacks", "choices", "dataloader", "escaping", "execution", "extensions", "feed",
+           "forward_pass", "functional", "fusion", "history", "inference", "init", "kinds", "losses", "lr_scheduler",
+           "model", "notebook", "optim", "parameter", "plan", "presets", "recipe", "recipe_file", "run_folder",
+           "table", "training", "transforms", "errors", "data", "files", "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),
     "data": ("errors", "escaping", "init", "notebook", "files.atomic", "files.opening", "kernels.cache",
              "kernels.lock"),
-    "files": ("errors", "layers", "model", "presets", "kinds", "kernels.lock"),
+    "files": ("errors", "layers", "model", "parameter", "presets", "kinds", "kernels.lock"),
     "interchange": ("errors", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,

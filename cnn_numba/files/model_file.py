@@ -16,6 +16,7 @@ from cnn_numba.model import Sequential
 FORMAT = "cnn-numba model"
 VERSION = 1
 KIND = "model file"
+LONGEST_NAME = 200
 FACTS = "input_shape", "mean", "std", "classes", "accuracy", "recipe"
 
 
@@ -33,13 +34,16 @@ def describe(model: Sequential, **facts: Any) -> tuple[dict[str, Any], dict[str,
     if unknown:
         raise InputError(f"model.save has the options {', '.join(FACTS)}, got {unknown[0]!r}")
     facts = {name: getattr(model, name) for name in FACTS} | facts
-    checked = _checked_facts(model.layers, facts)
+    checked = checked_facts(model.layers, facts)
     state = model.state_dict()
     for name, values in state.items():
         _check_finite(name, values)
     facts = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in checked.items()}
-    return {"format": FORMAT, "version": VERSION, "library": __version__,
-            "layers": describe_layers(model.layers), **facts}, state
+    description = {"format": FORMAT, "version": VERSION, "library": __version__,
+                   "layers": describe_layers(model.layers), **facts}
+    if model.names != [str(k) for k in range(len(model.names))]:
+        description["names"] = model.names
+    return description, state
 
 
 def read_model(path: str | os.PathLike) -> Sequential:
@@ -54,9 +58,10 @@ def rebuild(description: dict[str, Any], state: dict[str, np.ndarray]) -> Sequen
     try:
         check_format(description, FORMAT, VERSION)
         layers = build_layers(description.get("layers"))
-        facts = _checked_facts(layers, description)
-        _check_sizes(layers, state)
-        model = Sequential(*layers)
+        facts = checked_facts(layers, description)
+        names = _checked_names(description.get("names"), len(layers))
+        _check_sizes(names, layers, state)
+        model = Sequential(_nested(names, layers))
         model.load_state_dict(state)
     except InputError as error:
         raise InputError(shortened(str(error))) from None
@@ -73,9 +78,39 @@ def check_format(description: dict[str, Any], name: str, version: int) -> None:
         raise InputError(f"the version of the format is not {version}: another version of the library wrote it")
 
 
-def _check_sizes(layers, state):
+def _checked_names(names, count):
+    """The names of the layers, "features.0"; without any, their numbers."""
+    if names is None:
+        return [str(k) for k in range(count)]
+    if not isinstance(names, list) or len(names) != count or not all(
+            isinstance(name, str) and len(name) <= LONGEST_NAME and all(name.split(".")) for name in names):
+        raise InputError(f"names must be {count} texts, one for each layer")
+    return names
+
+
+def _nested(names, layers):
+    """{name: layer or Sequential} for dotted names."""
+    found: dict[str, Any] = {}
+    for name, layer in zip(names, layers, strict=True):
+        *path, last = name.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"the layer {name[:100]!r} is inside another layer")
+        if last in place:
+            raise InputError(f"two layers have the name {name[:100]!r}")
+        place[last] = layer
+    return {name: inside if not isinstance(inside, dict) else _network(inside) for name, inside in found.items()}
+
+
+def _network(inside):
+    return Sequential({name: _network(part) if isinstance(part, dict) else part for name, part in inside.items()})
+
+
+def _check_sizes(names, layers, state):
     """Check, before memory is taken for the parameters, that the file holds all of them."""
-    for k, layer in enumerate(layers):
+    for k, layer in zip(names, layers, strict=True):
         for name, shape in (layer.parameter_shapes() | layer.statistic_shapes()).items():
             there = state.get(f"{k}.{name}")
             if there is None or there.shape != shape:
@@ -90,7 +125,7 @@ def _check_finite(name, values):
         raise InputError(f"the parameter {name[:100]!r} holds NaN or infinity, expected finite numbers")
 
 
-def _checked_facts(layers, facts):
+def checked_facts(layers, facts):
     """{name: value or None} of FACTS, with the types of the attributes of a model."""
     shape, mean, std, classes, accuracy, recipe = (facts.get(name) for name in FACTS)
     outputs = None

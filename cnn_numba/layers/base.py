@@ -98,12 +98,13 @@ class Wires(Calls):
     def blocks(self) -> int:
         return self.x.blocks
 
-    def branch(self, name: str, layers: Sequence["Layer"], dx: Any) -> Any:
+    def branch(self, name: str, layers: Sequence["Layer"], dx: Any, end: Any = None) -> Any:
         """Lay out the layers of a container's branch from x to a new buffer of y's shape; returns that buffer.
 
         The branch's calls are added to these wires.  The gradient of its output is dy; that of its input goes to dx.
+        end : (output, its gradient), Buffers to use instead of a new one and dy
         """
-        return self.plan.lay_out_branch(self, name, layers, dx)
+        return self.plan.lay_out_branch(self, name, layers, dx, end)
 
 
 class Layer(Module):
@@ -129,7 +130,7 @@ class Layer(Module):
 
     training = True                 # see `train` and `eval`
     own_tensors: dict[str, Parameter] | None = None     # without those of the branches; None: not made yet
-    owner: Any = None               # weak reference to the network that will make them
+    owner: Any = None               # the network that will make them
     _alone: Any = None              # the network of this layer alone
 
     aliases: ClassVar[tuple[str, ...]] = ()         # names of the layer in other programs, for networks in JSON

@@ -3,16 +3,18 @@ import math
 
 import numpy as np
 
+from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.init import init_name
-from cnn_numba.kernels import conv, conv_toom
+from cnn_numba.kernels import conv, conv_toom, resize
+from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.kernels.toom import Toom
 from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
 from cnn_numba.layers.windows import windows
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "ConvTranspose2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
@@ -100,16 +102,10 @@ class Conv2d(Biased, Layer):
             return None
         return Toom(min(sizes, key=lambda m: math.ceil(columns / m) * (m + taps - 1)), taps)
 
-    def _input_tile(self, shape):
-        """The tile, channels x columns, of the direct gradient of the input."""
-        rows = fit(self.in_channels // self.groups, REGISTERS // 4 if WIDE else 6)
-        cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
-        return Tile(rows, min(max(1, shape[2] // self.stride[1]), cols, 8), self.stride[1])
-
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.toom(shape, setup):
             return self.padding_sides()[2:], (0, 0)
-        margin = self._input_tile(shape).cols - 1
+        margin = _input_tile(self, shape, self.in_channels).cols - 1
         return (0, 0), (margin, margin)
 
     def calls(self, wires: Wires) -> None:
@@ -119,7 +115,7 @@ class Conv2d(Biased, Layer):
         else:
             self._direct_calls(wires)
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
-            dbias = self._per_block(wires, wires.parameters["bias"])
+            dbias = _per_block(wires, wires.parameters["bias"])
             wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=wires.dy.inner))
 
     def _bias(self, wires):
@@ -128,43 +124,19 @@ class Conv2d(Biased, Layer):
     def _direct_calls(self, wires):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         padded = x.padded(*self.padding_sides())
-        filters = self.out_channels // self.groups
-        rows = fit(filters, 8 if WIDE else 6)
-        tile = Tile(rows, min(y.shape[2], max(2, 16 // rows) if WIDE else 1, 8), self.stride[1])
-        dilation = dict(dilation_h=self.dilation[0], dilation_w=self.dilation[1])
-        wires.forward.append(Call(
-            conv.conv2d_forward, x.blocks, y=y.inner, x=padded, weight=weight.value, bias=self._bias(wires),
-            stride=self.stride[0], **dilation, groups=self.groups, relu=int(wires.relu_after), T=tile))
+        wires.forward.append(_forward(
+            self, x.blocks, y.inner, padded, weight.value, self._bias(wires), wires.relu_after))
         if dy is None:
             return
         if dx is not None:
-            tile = self._input_tile(x.shape)
+            tile = _input_tile(self, x.shape, self.in_channels)
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
-            wires.backward.append(Call(
-                conv.conv2d_backward_input, x.blocks, dx=dx.inner, dy=dy.padded(0, 0, margin, margin),
-                weight=weight.value, x=x.inner, stride=self.stride[0], **dilation, groups=self.groups, top=top,
-                left=left, margin=margin, relu=int(wires.relu_before), T=tile))
-        if not weight.requires_grad:
-            return
-        dweight, (rows, cols) = self._per_block(wires, weight), self.kernel_size
-        most = (27 if rows * cols == 9 else 20) if WIDE else 5      # registers for sums
-        operands = dict(dy=dy.inner, x=padded, stride_h=self.stride[0], stride_w=self.stride[1],
-                        dilation_h=self.dilation[0], groups=self.groups)
-        if 1 < rows * cols <= 9 and cols > 1 and WIDE:
-            wires.backward.append(Call(
-                conv.conv2d_backward_weight_window, x.blocks,
-                dweight=dweight.reshape(*dweight.shape[:3], rows * cols), **operands,
-                T=Tile(fit(filters, most // (rows * cols)), rows * cols), window=Tile(rows, cols, self.dilation[1])))
-            return
-        if cols > 1:
-            kernel, spacing = conv.conv2d_backward_weight, self.dilation[1]
-            cols = fit(cols, 7 if WIDE else 5)
-        else:
-            kernel, spacing = conv.conv2d_backward_weight_narrow, 1
-            cols = fit(weight.value.shape[1], 4 if WIDE else 2)
-        wires.backward.append(Call(
-            kernel, x.blocks, dweight=dweight, **operands, T=Tile(fit(filters, max(1, most // cols)), cols, spacing)))
+            wires.backward.append(_input_gradient(
+                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner, top, left, margin,
+                wires.relu_before, tile))
+        if weight.requires_grad:
+            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
 
     def _toom_calls(self, wires, toom):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -192,17 +164,8 @@ class Conv2d(Biased, Layer):
         tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
         sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
         wires.backward.append(Call(
-            conv_toom.toom_backward_weight, x.blocks, dweight=self._per_block(wires, weight), d=d, v=v, sums=sums,
+            conv_toom.toom_backward_weight, x.blocks, dweight=_per_block(wires, weight), d=d, v=v, sums=sums,
             toom=toom, T=tile))
-
-    @staticmethod
-    def _per_block(wires, parameter):
-        """A new array for the gradient of each block; a call adds them up after all blocks are done."""
-        vectors, shape = parameter.grad_vectors, parameter.grad.shape
-        blocks = aligned((wires.blocks, *vectors.shape))
-        chunk = 32
-        wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), y=vectors, x=blocks, chunk=chunk))
-        return blocks.reshape(wires.blocks, -1)[:, :math.prod(shape)].reshape(wires.blocks, *shape)
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -226,3 +189,170 @@ class Conv2d(Biased, Layer):
         if self.groups != 1:
             text += f", groups={self.groups}"
         return text if self.has_bias else text + ", bias=False"
+
+
+class ConvTranspose2d(Biased, Layer):
+    """Transposed convolution, as `torch.nn.ConvTranspose2d`: the gradient of the input of a Conv2d with these arguments
+    and exchanged numbers of channels.  It makes images larger.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, dilation : int or (rows, columns)
+    padding : int or (rows, columns)
+        Rows and columns of the result that are left out at each side.
+    output_padding : int or (rows, columns)
+        Rows and columns that are added at the bottom and right; less than the stride or the dilation.
+    groups : int
+        Must divide both numbers of channels.
+    bias : bool
+    init : str, optional
+        Weight initialisation, one of `init.INITS`; default: that of the model.
+
+    Shapes
+    ------
+    (in_channels, H, W) -> (out_channels, (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding
+    + 1, ...); weight (in_channels, out_channels // groups, kernel rows, kernel columns), bias (out_channels,).
+
+    Raises InputError (a ValueError) when an argument is out of range.
+    """
+
+    aliases = "Deconv2d", "Conv2dTranspose"
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
+                 bias=True, dilation=1, init=None):
+        name = "ConvTranspose2d"
+        self.in_channels = whole_number(name, "in_channels", in_channels)
+        self.out_channels = whole_number(name, "out_channels", out_channels)
+        self.kernel_size, self.stride = pair(name, "kernel_size", kernel_size), pair(name, "stride", stride)
+        self.padding, self.dilation = pair(name, "padding", padding, 0), pair(name, "dilation", dilation)
+        self.output_padding = pair(name, "output_padding", output_padding, 0)
+        self.groups = whole_number(name, "groups", groups)
+        self.has_bias = truth_value(name, "bias", bias)
+        self.init = None if init is None else init_name(name, init)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise InputError(f"{name}: groups={groups} must divide in_channels={in_channels} and "
+                             f"out_channels={out_channels}")
+        if any(more >= max(s, d) for more, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True)):
+            raise InputError(f"{name}: output_padding must be less than the stride or the dilation, got "
+                             f"{output_padding!r}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        channels, *size = image_shape("ConvTranspose2d", shape)
+        if channels != self.in_channels:
+            raise InputError(f"ConvTranspose2d expects {self.in_channels} channels, got {channels} "
+                             f"({shape_text(shape)})")
+        after = [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, s, p, d, k, more in zip(
+            size, self.stride, self.padding, self.dilation, self.kernel_size, self.output_padding, strict=True)]
+        if min(after) < 1:
+            raise InputError(f"ConvTranspose2d with padding {self.padding} leaves nothing of an image of "
+                             f"{shape_text(size)}")
+        return self.out_channels, *after
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        shapes = {"weight": (self.in_channels, self.out_channels // self.groups, *self.kernel_size)}
+        return shapes | ({"bias": (self.out_channels,)} if self.has_bias else {})
+
+    def padding_sides(self) -> Sides:
+        """Columns of zeros for tiles that hang over the edge, as many as the widest tile needs."""
+        margin = _input_tile(self, (0, 0, 8 * self.stride[1]), self.out_channels).cols - 1
+        return 0, 0, margin, margin
+
+    def calls(self, wires: Wires) -> None:
+        """The kernels of Conv2d: its gradient of the input forwards, and its forward pass backwards."""
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
+        margin, (top, left) = self.padding_sides()[2], self.padding
+        wires.forward.append(_input_gradient(
+            self, x.blocks, y.inner, x.padded(0, 0, margin, margin), weight.value, y.inner, top, left, margin, False,
+            _input_tile(self, y.shape, self.out_channels)))
+        if self.has_bias:
+            wires.forward.append(Call(
+                resize.add_bias, x.blocks, y=y.inner, bias=wires.parameters["bias"].value))
+        if dy is None:
+            return
+        if dx is not None or weight.requires_grad:
+            padded = Buffer(x.blocks, y.shape, (top, top, left, left))
+            wires.backward.append(Call(shape_kernels.reshape, x.blocks, y=padded.inner, x=dy.inner))
+            if dx is not None:
+                wires.backward.append(_forward(
+                    self, x.blocks, dx.inner, padded.array, weight.value, aligned(self.in_channels), False))
+            if weight.requires_grad:
+                wires.backward.append(_weight_gradient(self, wires, weight, x.inner, padded.array))
+        if self.has_bias and wires.parameters["bias"].requires_grad:
+            dbias = _per_block(wires, wires.parameters["bias"])
+            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=dy.inner))
+
+    def textbook(self, x, parameters, run):
+        weight, groups, (top, left) = parameters["weight"], self.groups, self.padding
+        _, high, wide = self.output_shape(x.shape[1:])
+        inputs = x.reshape(len(x), groups, -1, *x.shape[2:])
+        matrix = weight.reshape(groups, self.in_channels // groups, -1, *self.kernel_size)
+        y = np.zeros((len(x), groups, self.out_channels // groups, high + 2 * top, wide + 2 * left))
+        (sh, sw), (dh, dw), (rows, cols) = self.stride, self.dilation, x.shape[2:]
+        for p, q in np.ndindex(*self.kernel_size):
+            every = (slice(p * dh, p * dh + (rows - 1) * sh + 1, sh), slice(q * dw, q * dw + (cols - 1) * sw + 1, sw))
+            y[(..., *every)] += np.einsum("ngchw,gco->ngohw", inputs, matrix[..., p, q])
+        y = y.reshape(len(x), self.out_channels, *y.shape[3:])[:, :, top:top + high, left:left + wide]
+        return y + parameters["bias"][:, None, None] if self.has_bias else y
+
+    def multiply_adds(self, before: Shape, after: Shape) -> int:
+        return math.prod(self.parameter_shapes()["weight"]) * math.prod(before[1:])
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, usual in ("padding", (0, 0)), ("dilation", (1, 1)), ("output_padding", (0, 0)), ("groups", 1):
+            value = getattr(self, name)
+            text += f", {name}={value}" if value != usual else ""
+        return text if self.has_bias else text + ", bias=False"
+
+
+# ---- the direct kernels, for a layer with kernel_size, stride, dilation and groups ----------------------------------
+def _input_tile(layer, shape, channels):
+    """The tile, channels x columns, of the direct gradient of an input (C, H, W)."""
+    rows = fit(channels // layer.groups, REGISTERS // 4 if WIDE else 6)
+    cols = max(2, REGISTERS // 2 // rows) if WIDE else 1
+    return Tile(rows, min(max(1, shape[2] // layer.stride[1]), cols, 8), layer.stride[1])
+
+
+def _forward(layer, blocks, y, padded, weight, bias, relu):
+    rows = fit(weight.shape[0] // layer.groups, 8 if WIDE else 6)
+    tile = Tile(rows, min(y.shape[3], max(2, 16 // rows) if WIDE else 1, 8), layer.stride[1])
+    return Call(conv.conv2d_forward, blocks, y=y, x=padded, weight=weight, bias=bias, stride=layer.stride[0],
+                dilation_h=layer.dilation[0], dilation_w=layer.dilation[1], groups=layer.groups, relu=int(relu), T=tile)
+
+
+def _input_gradient(layer, blocks, dx, dy, weight, x, top, left, margin, relu, tile):
+    return Call(conv.conv2d_backward_input, blocks, dx=dx, dy=dy, weight=weight, x=x, stride=layer.stride[0],
+                dilation_h=layer.dilation[0], dilation_w=layer.dilation[1], groups=layer.groups, top=top, left=left,
+                margin=margin, relu=int(relu), T=tile)
+
+
+def _weight_gradient(layer, wires, weight, dy, padded):
+    dweight, (rows, cols) = _per_block(wires, weight), layer.kernel_size
+    filters = weight.value.shape[0] // layer.groups
+    most = (27 if rows * cols == 9 else 20) if WIDE else 5      # registers for sums
+    operands = dict(dy=dy, x=padded, stride_h=layer.stride[0], stride_w=layer.stride[1], dilation_h=layer.dilation[0],
+                    groups=layer.groups)
+    if 1 < rows * cols <= 9 and cols > 1 and WIDE:
+        return Call(
+            conv.conv2d_backward_weight_window, wires.blocks,
+            dweight=dweight.reshape(*dweight.shape[:3], rows * cols), **operands,
+            T=Tile(fit(filters, most // (rows * cols)), rows * cols), window=Tile(rows, cols, layer.dilation[1]))
+    if cols > 1:
+        kernel, spacing = conv.conv2d_backward_weight, layer.dilation[1]
+        cols = fit(cols, 7 if WIDE else 5)
+    else:
+        kernel, spacing = conv.conv2d_backward_weight_narrow, 1
+        cols = fit(weight.value.shape[1], 4 if WIDE else 2)
+    return Call(kernel, wires.blocks, dweight=dweight, **operands,
+                T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
+
+
+def _per_block(wires, parameter):
+    """A new array for the gradient of each block; a call adds them up after all blocks are done."""
+    vectors, shape = parameter.grad_vectors, parameter.grad.shape
+    blocks = aligned((wires.blocks, *vectors.shape))
+    chunk = 32
+    wires.gradients.append(Call(conv.add_blocks, math.ceil(len(vectors) / chunk), y=vectors, x=blocks, chunk=chunk))
+    return blocks.reshape(wires.blocks, -1)[:, :math.prod(shape)].reshape(wires.blocks, *shape)
+

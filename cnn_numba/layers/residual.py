@@ -1,4 +1,6 @@
-"""Residual blocks."""
+"""Layers with branches: residual blocks, and branches side by side."""
+import numpy as np
+
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming
 from cnn_numba.kernels import residual
@@ -16,7 +18,7 @@ from cnn_numba.layers.base import (
     shape_text,
 )
 
-__all__ = ["Residual"]
+__all__ = ["Concat", "Residual"]
 
 
 class Residual(Layer):
@@ -44,20 +46,12 @@ class Residual(Layer):
     aliases = ("ResidualBlock",)
 
     def __init__(self, body, shortcut=None):
-        self.body = _layers("body", body)
-        self.shortcut = () if shortcut is None else _layers("shortcut", shortcut)
+        self.body = _layers("Residual", "body", body)
+        self.shortcut = () if shortcut is None else _layers("Residual", "shortcut", shortcut)
         self.branches = {"body": self.body, "shortcut": self.shortcut}
 
-    def _shapes(self, shape):
-        """{name of the branch: [input shape of each of its layers, ..., output shape]}"""
-        found = {}
-        for name, layers in self.branches.items():
-            with naming(name):
-                found[name] = infer_shapes(layers, shape)
-        return found
-
     def output_shape(self, shape: Shape) -> Shape:
-        ends = {name: shapes[-1] for name, shapes in self._shapes(shape).items()}
+        ends = {name: shapes[-1] for name, shapes in _shapes(self, shape).items()}
         if ends["body"] != ends["shortcut"]:
             raise InputError(f"Residual adds body and shortcut, which give {shape_text(ends['body'])} and "
                              f"{shape_text(ends['shortcut'])}, expected the same shape")
@@ -67,7 +61,7 @@ class Residual(Layer):
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        shapes = self._shapes(shape)
+        shapes = _shapes(self, shape)
         after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1]
                  for name, layers in self.branches.items() if layers]
         return self.body[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
@@ -95,14 +89,95 @@ class Residual(Layer):
             for name, layers in self.branches.items()))
 
 
-def _layers(name, value):
+def _shapes(layer, shape):
+    """{name of the branch: [input shape of each of its layers, ..., output shape]}"""
+    found = {}
+    for name, layers in layer.branches.items():
+        with naming(name):
+            found[name] = infer_shapes(layers, shape)
+    return found
+
+
+class Concat(Layer):
+    """The outputs of two to four branches side by side: their channels one after the other, or their features.
+    `torch.cat` of the branches' outputs along axis 1.
+
+    Parameters
+    ----------
+    first, second : Layer, Sequential, or list of Layer
+        The layers of a branch, which run one after the other; `Identity()` gives x itself.
+    third, fourth : the same, optional
+
+    The layers of a Sequential keep their weights if it has been used.
+
+    Shapes
+    ------
+    The branches must give images of the same rows and columns, or features: (C1, H, W), (C2, H, W), ... ->
+    (C1 + C2 + ..., H, W).  Names in `state_dict`: "first.0.weight", "second.0.weight", ...
+
+    Raises InputError (a ValueError) when something is not a layer or occurs twice, or when a branch begins or ends in
+    Flatten.
+    """
+
+    branch_names = "first", "second", "third", "fourth"
+
+    def __init__(self, first, second, third=None, fourth=None):
+        for name, value in zip(self.branch_names, (first, second, third, fourth), strict=True):
+            setattr(self, name, () if value is None else _layers("Concat", name, value))
+        self.branches = {name: getattr(self, name) for name in self.branch_names if getattr(self, name)}
+
+    def argument(self, name):
+        return getattr(self, name) or None
+
+    def output_shape(self, shape: Shape) -> Shape:
+        ends = {name: shapes[-1] for name, shapes in _shapes(self, shape).items()}
+        if len({end[1:] for end in ends.values()}) > 1:
+            raise InputError("Concat: the branches must give the same rows and columns, got "
+                             f"{', '.join(f'{name} {shape_text(end)}' for name, end in ends.items())}")
+        return sum(end[0] for end in ends.values()), *ends["first"][1:]
+
+    def padding_sides(self) -> Sides:
+        return tuple(map(max, *(layers[0].padding_sides() for layers in self.branches.values())))
+
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+        shapes = _shapes(self, shape)
+        after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1] for name, layers in self.branches.items()]
+        return self.first[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
+
+    def calls(self, wires: Wires) -> None:
+        """Each branch works on its channels of y and dy; the first writes dx, and calls add the others' gradients."""
+        begin, others = 0, []
+        for name, shapes in _shapes(self, wires.x.shape).items():
+            layers, dx = self.branches[name], wires.dx
+            if dx is not None and begin:
+                dx = Buffer(wires.blocks, wires.x.shape,
+                            (0, 0, *layers[0].gradient_sides(wires.x.shape, wires.setup)[0]))
+                others.append(dx)
+            end = [None if whole is None else Buffer(
+                whole.blocks, shapes[-1], whole.border, array=whole.array[:, begin:begin + shapes[-1][0]])
+                for whole in (wires.y, wires.dy)]
+            wires.branch(name, layers, dx, end)
+            begin += shapes[-1][0]
+        wires.backward += [Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=other.image(),
+                                x=wires.x.image(), relu=0) for other in others]
+
+    def textbook(self, x, parameters, run):
+        return np.concatenate([run.forward(layers, x, below(f"{name}.", parameters))
+                               for name, layers in self.branches.items()], axis=1)
+
+    def __repr__(self):
+        return container_text("Concat", ((name, container_text("Sequential", enumerate(layers)))
+                                         for name, layers in self.branches.items()))
+
+
+def _layers(owner, name, value):
     layers = [value] if isinstance(value, Layer) else getattr(value, "layers", value)
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, Layer) for layer in layers):
-        raise InputError(f"Residual: {name} must be a layer or a list of layers, got {value!r}")
+        raise InputError(f"{owner}: {name} must be a layer or a list of layers, got {value!r}")
     if not layers:
-        raise InputError(f"Residual: {name} needs at least one layer, got none")
+        raise InputError(f"{owner}: {name} needs at least one layer, got none")
     if layers[0].reshapes or layers[-1].reshapes:
-        raise InputError(f"Residual: {name} must not begin or end in Flatten")
+        raise InputError(f"{owner}: {name} must not begin or end in Flatten")
     if not isinstance(value, (Layer, list, tuple)):
         for layer in every_layer(layers):
             layer.owner = None              # the network around the block makes the parameters, not this one
