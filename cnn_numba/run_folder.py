@@ -101,11 +101,9 @@ class RunFolder:
             return History()
         rows = list(csv.reader(io.StringIO(_read(self.metrics).decode("utf-8", "replace"))))
         try:
-            if tuple(rows[0]) != COLUMNS:
-                raise ValueError
             return History.from_state([{
                 name: None if text == "" else int(text) if name in WHOLE else float(text)
-                for name, text in zip(COLUMNS, row, strict=True)} for row in rows[1:]])
+                for name, text in zip(rows[0], row, strict=True)} for row in rows[1:]])
         except (ValueError, IndexError, OverflowError):
             raise InputError(f"{self.metrics} is not the table of a run: expected the columns {', '.join(COLUMNS)}, "
                              "with numbers in every line") from None
@@ -163,15 +161,20 @@ class RunFiles(Callback):
 
     def __init__(self, run: RunFolder, report: Callable[[str], object] = warnings.warn, seconds: float = 1.0):
         self.run, self._report, self._interval = run, report, seconds
-        self._epochs: list[int] = []
+        self.epochs: list[int] = []
         self._filters: list[np.ndarray] = []
+
+    @property
+    def filters(self) -> np.ndarray:
+        """float32 (len(epochs), F, C, kh, kw): the filters of the first convolution after the `epochs`."""
+        return np.array(self._filters) if self._filters else np.empty((0, 0, 0, 0, 0), np.float32)
 
     def on_train_begin(self, trainer):
         self._handled = sys.exception()     # `fit` may run while an exception is handled
         self._due = time.monotonic() + self._interval
         epochs, filters = self.run.read_filters() if trainer.epochs else ([], ())
         before = sum(epoch < trainer.epochs for epoch in epochs)
-        self._epochs, self._filters = epochs[:before], list(filters[:before])
+        self.epochs, self._filters = epochs[:before], list(filters[:before])
         self._remember_filters(trainer)
 
     def on_epoch_end(self, trainer, result):
@@ -186,14 +189,14 @@ class RunFiles(Callback):
 
     def _remember_filters(self, trainer):
         if (weights := first_filters(trainer.model)) is not None:
-            self._epochs.append(trainer.epochs)
+            self.epochs.append(trainer.epochs)
             self._filters.append(weights.copy())
 
     def _try_to_write(self, trainer):
         try:
             self.run.write_history(trainer.history)
             if self._filters:
-                self.run.write_filters(self._epochs, self._filters)
+                self.run.write_filters(self.epochs, self._filters)
             trainer.model.save(self.run.last)
             if trainer.epochs:
                 with best_weights(trainer):

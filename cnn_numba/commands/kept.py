@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from cnn_numba.commands.output import warning
 from cnn_numba.commands.run_info import info
+from cnn_numba.errors import InputError
 
 if TYPE_CHECKING:
     from cnn_numba.callbacks import Callback
+    from cnn_numba.data import Dataset
     from cnn_numba.recipe import Recipe
     from cnn_numba.training import Trainer
 
@@ -32,6 +34,11 @@ class Kept:
             self.run.check_unused()
         elif self.run and not self.run.is_run():
             self.run = None
+        self._reports = self.run is not None and not args.no_report
+        if self._reports:
+            from cnn_numba.pictures import check
+
+            check(what="the report of --run (which --no-report leaves out)")
         folder = args.run_folder or args.checkpoint or args.resume
         self.checkpoint = None if folder is None else Checkpoint(
             folder, minutes=args.checkpoint_minutes or 10, steps=args.checkpoint_steps, report=warning)
@@ -48,14 +55,22 @@ class Kept:
         from cnn_numba.callbacks import Log
         from cnn_numba.run_folder import RunFiles
 
-        of_run = [Log(self.run.log, warning), RunFiles(self.run, warning)] if self.run else []
+        of_run: list[Callback] = []
+        if self.run:
+            files = self._files = RunFiles(self.run, warning)
+            of_run = [Log(self.run.log, warning), files]
+            if self._reports:
+                from cnn_numba.report import LiveReport
+
+                of_run.append(LiveReport(self.run, self._recipe, files, warning))
         return [each for each in (self.log, *of_run, self.checkpoint) if each]
 
-    def begin(self, recipe: "Recipe", execution: str) -> None:
+    def begin(self, recipe: "Recipe", data: "Dataset", execution: str) -> None:
         """Write what is known before the first epoch.
 
         execution : how kernels run, in a line
         """
+        self._recipe, self._data = recipe, data
         if self.checkpoint:
             self.checkpoint.recipe = recipe.to_json()
         if self.run:
@@ -66,6 +81,23 @@ class Kept:
         if self.run:
             seconds = sum(trainer.history["seconds"])
             self.run.write_result(how, epochs=trainer.epochs, training_seconds=seconds, **facts)
+
+    def report(self, trainer: "Trainer") -> None:
+        """Write the report of the run: without what needs a test of the model, unless the training has come to its end.
+        """
+        if not (self.run and self._reports):
+            return
+        from cnn_numba.report import Study, write_report
+
+        try:
+            result = self.run.read_result()
+            study = Study(self.run.path.resolve().name, self._recipe, trainer.history, result, trainer.model,
+                          self._data, epochs=self._files.epochs, filters=self._files.filters,
+                          info=self.run.info.read_text())
+            for sentence in write_report(study, self.run, live="test_accuracy" not in result):
+                warning(f"the report leaves out: {sentence}")
+        except InputError as error:
+            warning(f"{error}; report {self.run.path} writes the report again")
 
 
 def time_left(minutes: float, started: float) -> float:

@@ -16,9 +16,12 @@ from cnn_numba.commands.evaluate import evaluate
 from cnn_numba.commands.export import export
 from cnn_numba.commands.flags import COUNT, add_extension_flag, flag_of, load_extensions
 from cnn_numba.commands.inspect import inspect
+from cnn_numba.commands.lr_find import lr_find
 from cnn_numba.commands.parser import Parser
+from cnn_numba.commands.plot import plot
 from cnn_numba.commands.predict import predict
 from cnn_numba.commands.profile import profile
+from cnn_numba.commands.report import report
 from cnn_numba.commands.summary import summary
 from cnn_numba.commands.train import train
 from cnn_numba.errors import InputError
@@ -41,6 +44,9 @@ COMMANDS = {
     "predict": (predict, "classify images with a saved model"),
     "draw": (draw, "draw for a saved model and see its layers at work"),
     "export": (export, "write a saved model as ONNX or safetensors"),
+    "report": (report, "write the report of a run again, or compare runs"),
+    "plot": (plot, "draw one picture of a run, a model or a data set"),
+    "lr-find": (lr_find, "find a learning rate by a range test"),
     "inspect": (inspect, "show what a data set holds and how it is read"),
     "summary": (summary, "list the layers of a network, with shapes and costs"),
     "check-gradients": (check_gradients, "compare gradients with finite differences"),

@@ -65,6 +65,8 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     pair.add_argument("--run", metavar="DIR", dest="run_folder",
                       help="keep all of the training in a new folder: recipe, numbers, models, checkpoint, report "
                            "(default: no)")
+    group.add_argument("--no-report", action="store_true",
+                       help="write no report.html into the folder of --run, which needs matplotlib (default: write it)")
     pair.add_argument("--checkpoint", metavar="DIR",
                       help="save only the state of the training to a folder (default: no)")
     pair.add_argument("--resume", metavar="DIR",
@@ -138,19 +140,21 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         if trainer.epochs > recipe.epochs:
             raise InputError(f"argument --epochs: the training in {args.resume} has run "
                              f"{count(trainer.epochs, 'epoch')}, got {recipe.epochs}")
-    kept.begin(recipe, describe())
+    kept.begin(recipe, data, describe())
     with Interruption() as interruption:                # a second Ctrl-C ends what a first one does not
         try:
             in_time = fit(args, recipe, trainer, kept.callbacks(), interruption, say, started)
         except Diverged as error:
             kept.end("diverged", trainer)
             fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
+            kept.report(trainer)
             return 1
         if interruption.number is not None:
             kept.end("interrupted", trainer)
             last = kept.checkpoint and kept.checkpoint.last
             tell("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else
                                   save_what_is_good(args, trainer)))
+            kept.report(trainer)
             return 128 + interruption.number
         end = "finished" if trainer.epochs == recipe.epochs else "early stopping" if in_time else "time limit"
         if recipe.early_stopping and end == "early stopping":
@@ -195,6 +199,8 @@ def check_early(args: argparse.Namespace, recipe: Recipe) -> None:
 
         with naming("argument --save"):
             check_writable(args.save)
+    if args.no_report and not (args.run_folder or args.resume):
+        raise InputError("argument --no-report: needs --run or --resume")
     for name in "checkpoint_minutes", "checkpoint_steps":
         if getattr(args, name) is not None and not (args.run_folder or args.checkpoint or args.resume):
             raise InputError(f"argument {flag_of(name)}: needs --run, --checkpoint or --resume")
@@ -380,3 +386,4 @@ def finish(args: argparse.Namespace, trainer: "Trainer", kept: "Kept", end: str,
         say(f"Saved {args.save}")
     if kept.run:
         say(f"Saved all in {kept.run.path}")
+        kept.report(trainer)

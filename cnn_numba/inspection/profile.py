@@ -62,7 +62,7 @@ class Profile:
     parts : in the order of the step
     step : seconds of the whole step
     start : seconds that it takes to start any program; they are subtracted from all other times
-    peak : operations per second of this machine; None where kernels are interpreted
+    peak : operations per second of this machine; None where kernels are interpreted, or it was not measured
     load : how many processors other programs used
     """
 
@@ -135,8 +135,8 @@ class Step:
                 for layer in self.layers}
 
 
-def measure(step: Step, iterations: int) -> Profile:
-    """The Profile of a Step: the fastest of some iterations.
+def measure(step: Step, iterations: int, with_peak: bool = True) -> Profile:
+    """The Profile of a Step: the fastest of some iterations, and the peak of the machine if asked for.
 
     In each iteration, every part runs once, in its order, so that numbers and caches are those of a training.  Other
     programs only make a part slower, by whole time slices of the scheduler: on a busy machine, medians measure these.
@@ -145,7 +145,7 @@ def measure(step: Step, iterations: int) -> Profile:
     programs = [*(program for _, program in step.parts), step.whole, Program([[[]] * threads])]
     fastest, peaks = [math.inf] * len(programs), []
     for iteration in range(-WARM, iterations):
-        if JIT and iteration % math.ceil(iterations / PEAKS) == 0:
+        if JIT and with_peak and iteration % math.ceil(iterations / PEAKS) == 0:
             peaks.append(measure_peak(threads, 0.01)[0])
         for k, program in enumerate(programs):
             begin = time.perf_counter()
