@@ -11,11 +11,15 @@ memory.  It is then written to the current folder; the seed and its number make 
 """
 import argparse
 import contextlib
+import functools
 import gzip
+import hashlib
 import io
 import json
+import os
 import random
 import re
+import shutil
 import signal
 import struct
 import sys
@@ -52,6 +56,7 @@ from cnn_numba import (  # noqa: E402
     load_weights,
 )
 from cnn_numba.callbacks import Checkpoint  # noqa: E402
+from cnn_numba.data.cache import DIGEST, read_kept, save_kept  # noqa: E402
 from cnn_numba.data.csvfile import read_csv  # noqa: E402
 from cnn_numba.data.files import load_files  # noqa: E402
 from cnn_numba.data.idx import read_idx_images  # noqa: E402
@@ -59,10 +64,12 @@ from cnn_numba.data.image import read_image  # noqa: E402
 from cnn_numba.data.npy import read_npy  # noqa: E402
 from cnn_numba.data.npz import read_npz  # noqa: E402
 from cnn_numba.data.parquet import read_parquet  # noqa: E402
+from cnn_numba.data.reading import MAX_LABEL  # noqa: E402
 from cnn_numba.errors import InputError  # noqa: E402
-from cnn_numba.files.checkpoints import read_checkpoint  # noqa: E402
+from cnn_numba.files.checkpoints import newest_checkpoint, read_checkpoint  # noqa: E402
 from cnn_numba.files.container import SEAL, TEXT, sealed  # noqa: E402
 from cnn_numba.files.network_json import read_layers  # noqa: E402
+from cnn_numba.kernels import cache as kernel_cache  # noqa: E402
 
 try:
     import resource
@@ -279,6 +286,15 @@ def change_value(rng, value):
                                      "__import__('os')"))
 
 
+def damage_kept(rng, contents, words):
+    """Damage kept images or labels; half of them get a right checksum again."""
+    content = rng.choice(contents)
+    if rng.randrange(2):
+        return damaged(rng, content, words)
+    content = damaged(rng, content[:-DIGEST], words)
+    return content + hashlib.sha256(content).digest()
+
+
 # ---- valid files -------------------------------------------------------------------------------------------
 def idx_files():
     pixels = np.arange(60, dtype=np.uint8)
@@ -331,6 +347,27 @@ def parquet_files():
     return contents
 
 
+KERNELS = [bytes(range(256)) * 20, b"\x7fELF" + bytes(5000)]
+
+
+def kernel_files():
+    with tempfile.TemporaryDirectory() as folder:
+        for number, kernel in enumerate(KERNELS):
+            kernel_cache.write(Path(folder) / str(number), kernel)
+        return [(Path(folder) / str(number)).read_bytes() for number in range(len(KERNELS))]
+
+
+@functools.cache
+def kept_files():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 1, 4, 4), np.uint8)
+    arrays = images, np.arange(6), images.astype(np.float32) / 7, np.array(["cat", "dog", "cat", "emu", "emu", "a"])
+    with tempfile.TemporaryDirectory() as folder:
+        for number, array in enumerate(arrays):
+            save_kept(array, Path(folder) / str(number))
+        return [(Path(folder) / str(number)).read_bytes() for number in range(len(arrays))]
+
+
 def model_files():
     model, _ = small_training()
     facts = {"mean": [1.5], "std": [2.5], "classes": ["a", "b", "c"], "accuracy": 50}
@@ -358,6 +395,7 @@ def exported_files(ending):
         return contents
 
 
+@functools.cache
 def checkpoint_files():
     _, trainer = small_training()
     with tempfile.TemporaryDirectory() as folder:
@@ -454,6 +492,67 @@ def read_any_weights(path):
         load_weights(small_network(), path)
 
 
+def read_kernel(path):
+    """Read a file of the kernel cache: what comes back must be what was written."""
+    content = kernel_cache.read(path)
+    if content is None:
+        raise InputError(f"{path.name} is damaged")
+    if content not in KERNELS:
+        raise AssertionError("other code than was written")
+
+
+def read_kept_pair(path):
+    """Read a file as kept images and as kept labels, beside whole ones: what comes back must be of the right kind."""
+    whole = [path.parent.parent / f"{kind}.npy" for kind in ("images", "labels")]
+    for place, content in zip(whole, kept_files(), strict=False):
+        place.write_bytes(content)
+    pairs = [pair for pair in (read_kept(path, whole[1]), read_kept(whole[0], path)) if pair]
+    if not pairs:
+        raise InputError(f"{path.name} is damaged")
+    for images, labels in pairs:
+        kinds = images.dtype in (np.uint8, np.float32), labels.dtype == np.int64 or labels.dtype.kind == "U"
+        if not all(kinds) or len(images) != len(labels) or images.ndim != 4 or not np.isfinite(images).all() or (
+                labels.dtype.kind == "i" and not 0 <= labels.min() <= labels.max() <= MAX_LABEL):
+            raise AssertionError(f"{images.dtype} images {images.shape} and {labels.dtype} labels {labels.shape}")
+
+
+def read_checkpoint_folder(path):
+    """Resume a training from a folder with two checkpoints, of which one or both are damaged, beside other things."""
+    content, place = path.read_bytes(), path.parent / "run"
+    rng = random.Random(content)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    names = [place / f"checkpoint-{epochs:06d}-00000000.npz" for epochs in (0, 1)]
+    for name in names:
+        name.write_bytes(checkpoint_files()[0])
+    for name in rng.sample(names, rng.choice((1, 1, 1, 2))):
+        name.write_bytes(content)
+    odd = place / rng.choice(("checkpoint-000009-00000000.npz", "checkpoint-999999999999999999-0.npz", ".lock",
+                              "checkpoint--1-0.npz", ".checkpoint.npz.0123456789abcdef.part", "x\n.npz"))
+    match rng.randrange(8):
+        case 0:
+            odd.mkdir()
+        case 1 if odd.name != ".lock":
+            os.mkfifo(odd)
+        case 2:
+            odd.symlink_to(odd)
+        case 3:
+            odd.write_bytes(content[:100])
+        case 4:
+            rng.choice(names).unlink(missing_ok=True)
+    if not trainers:
+        trainers.append(small_training()[1])
+    with contextlib.closing(ReleasedCheckpoint(place)) as checkpoint:
+        checkpoint.resume(trainers[0], newest_checkpoint(place, lambda line: None))
+
+
+class ReleasedCheckpoint(Checkpoint):
+    """Gives the lock of its folder back at once."""
+
+    def close(self):
+        self._lock.release()
+
+
 def read_network(path):
     return read_layers(path, image_shape=(1, 8, 8), num_classes=3)
 
@@ -507,6 +606,12 @@ PARSERS = {
                           [*ARCHIVE_WORDS, b'"F32"', b'"BF16"', b'"data_offsets"', b'"__metadata__"', b"\0" * 8],
                           read_any_weights),
     "checkpoint": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, resume),
+    "kernel-cache": Parser("nbc", kernel_files, lambda rng, contents, words: damaged(rng, rng.choice(contents), words),
+                           [b"\x7fELF", b"\0" * 32, b"\xff" * 64], read_kernel),
+    "kept": Parser("npy", kept_files, damage_kept,
+                   [b"'|O'", b"'<f8'", b"'<U3'", b"'|S0'", b"True", b"(" * 60, b"9" * 50, b"-1", b"}", b"'",
+                    b"\x93NUMPY\3\0", b"\xff" * 8], read_kept_pair),
+    "checkpoint-folder": Parser("npz", checkpoint_files, damage_archive, ARCHIVE_WORDS, read_checkpoint_folder),
     "network": Parser("json", network_files, damage_json,
                       [*ARCHIVE_WORDS, b'"conv"', b'"residual"', b'"body"', b'"cross_entropy"', b'"units"', b"[]",
                        b"{}", b'{"type": "fc"},', b"\xef\xbb\xbf"], read_network),

@@ -872,7 +872,7 @@ def fuzzer():
 
 
 @pytest.mark.parametrize("name", ["idx", "csv", "npz", "npy", "image", "folder", "model", "checkpoint", "onnx",
-                                  "safetensors"])
+                                  "safetensors", "kernel-cache", "kept", "checkpoint-folder"])
 def test_damaged_files_are_read_or_refused(fuzzer, name, tmp_path, monkeypatch, capsys):
     if name in ("onnx", "safetensors"):
         pytest.importorskip(name, reason=f"the package {name} is not installed")
