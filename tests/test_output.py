@@ -106,6 +106,47 @@ def test_closed_streams_get_no_file(tmp_path):
     assert load(tmp_path / "m.npz").accuracy is not None
 
 
+@pytest.mark.parametrize("words", [("--dataset", "digits"), (), ("inspect", "digits")], ids=["train", "", "inspect"])
+def test_a_typo_in_the_data_folder_makes_none(tmp_path, capsys, words):
+    assert cli.main([*words, "--data-dir", str(tmp_path / "dtaa")]) == 2
+    assert "--data-dir" in capsys.readouterr().err and not os.listdir(tmp_path)
+
+
+def test_results_replace_nothing_else(tmp_path, capsys, monkeypatch, any_execution):
+    """Neither the data, nor the network's layers, nor a file that is no model; and a log is no model."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("mine.npz", x_train=rng.integers(0, 255, (60, 8, 8)).astype("u1"), y_train=np.arange(60) % 3,
+             x_test=rng.integers(0, 255, (9, 8, 8)).astype("u1"), y_test=np.arange(9) % 3)
+    np.savez("other.npz", a=np.zeros(3))
+    Path("net.json").write_text('["flatten", "fc"]')
+    Path("link.npz").symlink_to("mine.npz")
+    train = "--dataset", "mine.npz", "--epochs", "1", "--serial", "--quiet"
+    for words, sentence in (
+            (("--save", "mine.npz"), "argument --save: mine.npz is read by this command"),
+            (("--save", "link.npz"), "argument --save: link.npz is read by this command"),
+            (("--save", "net.json", "--model", "net.json"), "argument --save: net.json is read by this command"),
+            (("--save", "other.npz"), "argument --save: other.npz is there and is not a model"),
+            (("--log", "other.npz"), "other.npz is there and is not a log"),
+            (("--log", "/dev/full"), "it is a device")):
+        before = {path: path.read_bytes() for path in sorted(tmp_path.iterdir())}
+        assert cli.main([*train, *words]) == 2
+        assert sentence in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir())} == before
+    Path("empty.npz").touch(mode=0o600)
+    for _ in range(2):                  # an empty file, then a model
+        assert cli.main([*train, "--save", "empty.npz"]) == 0
+    assert cli.main(["predict", "--load", "empty.npz", "mine.npz", "--output", "mine.npz", "--format", "csv"]) == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_number_of_threads_that_does_not_fit_is_one_sentence(monkeypatch, capsys, value):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", value)
+    assert cli.main(["--dataset", "digits"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: NUMBA_NUM_THREADS must be a whole number of at least 1, got {value!r}\n")
+
+
 # ---- signals --------------------------------------------------------------------------------------------------------
 def started(*flags, **options):
     return subprocess.Popen([sys.executable, ROOT / "main.py", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -75,11 +75,13 @@ def test_an_unwritable_file_is_said_before_the_work(tmp_path):
     for path in tmp_path, tmp_path / "missing" / "run.jsonl":
         with pytest.raises(InputError) as raised:
             RunLog(path)
-        assert str(raised.value).startswith(f"{path} cannot be written (") and "\n" not in str(raised.value)
+        assert str(raised.value).startswith(f"{path} cannot be written") and "\n" not in str(raised.value)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_disk_is_one_sentence():
-    log = RunLog("/dev/full")
-    with pytest.raises(InputError, match=r"^/dev/full cannot be written \(No space left on device\)$"):
+def test_a_full_disk_is_one_sentence(tmp_path):
+    log = RunLog(tmp_path / "log")
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"/log cannot be written \(No space left on device\)$"):
         log.write(epoch=1)

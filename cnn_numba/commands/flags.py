@@ -1,13 +1,13 @@
 """The flags that several commands share, and what the program does with them."""
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cnn_numba.kinds as kinds
 from cnn_numba.choices import CHOICES, SMALL, BySize
 from cnn_numba.commands.parser import Parser
-from cnn_numba.errors import InputError
+from cnn_numba.errors import InputError, naming
 from cnn_numba.extensions import load_extension
 from cnn_numba.kinds import Kind, Name, nearest
 from cnn_numba.recipe import FIELDS, Recipe
@@ -96,6 +96,35 @@ def check_exists(flag: str, path: str) -> None:
     """InputError for a path that does not exist."""
     if not os.path.exists(path):
         raise InputError(f"argument {flag}: {path} does not exist")
+
+
+def check_target(flag: str, path: str, sources: Iterable[Any]) -> None:
+    """InputError unless a file can be written, which is none of those that the command reads.
+
+    sources : paths, several paths, or None
+    """
+    from cnn_numba.files.atomic import check_writable
+
+    for source in sources:
+        for each in (source,) if isinstance(source, str) else source or ():
+            if os.path.exists(path) and os.path.exists(each) and os.path.samefile(path, each):
+                raise InputError(f"argument {flag}: {path} is read by this command: choose another name")
+    with naming(f"argument {flag}"):
+        check_writable(path)
+
+
+def check_environment() -> None:
+    """InputError for a variable that Numba would refuse with a traceback, or ignore, when it is imported."""
+    threads = os.environ.get("NUMBA_NUM_THREADS")
+    if threads and not (threads.isascii() and threads.isdigit() and int(threads)):
+        raise InputError(f"NUMBA_NUM_THREADS must be a whole number of at least 1, got {threads!r}")
+
+
+def check_data_dir(args: argparse.Namespace) -> None:
+    """InputError for a data folder that does not exist, unless a mirror is given to fill it from."""
+    folder = getattr(args, "data_dir", None)
+    if folder and not args.mirror and not os.path.isdir(os.path.expanduser(folder)):
+        raise InputError(f"argument --data-dir: the folder {folder} does not exist: make it first, if it is no typo")
 
 
 def check_data_paths(recipe: Recipe) -> None:

@@ -14,7 +14,14 @@ from cnn_numba.commands.check_gradients import check_gradients
 from cnn_numba.commands.draw import draw
 from cnn_numba.commands.evaluate import evaluate
 from cnn_numba.commands.export import export
-from cnn_numba.commands.flags import COUNT, add_extension_flag, flag_of, load_extensions
+from cnn_numba.commands.flags import (
+    COUNT,
+    add_extension_flag,
+    check_data_dir,
+    check_environment,
+    flag_of,
+    load_extensions,
+)
 from cnn_numba.commands.inspect import inspect
 from cnn_numba.commands.lr_find import lr_find
 from cnn_numba.commands.parser import Parser
@@ -91,9 +98,11 @@ def run(argv: list[str], started: float) -> int:
             output.put_text(text)
             return 0
         name, words = split_command(argv)
+        check_environment()
         extensions = load_extensions(words)
         args = make_parser(name).parse(words)
         args.extensions = extensions
+        check_data_dir(args)
         return args.run(args, started)
     except FieldError as error:
         output.fail(f"argument {flag_of(error.field)}: {error.reason}")

@@ -12,6 +12,7 @@ from cnn_numba.commands.flags import (
     add_execution_flags,
     add_load_flag,
     check_exists,
+    check_target,
     choice,
     choose_execution,
     reader,
@@ -60,9 +61,7 @@ def run_predict(args: argparse.Namespace, _started: float) -> int:
     check_exists("--load", args.load)
     name = args.format or format_of_output(args.output)
     if args.output:
-        from cnn_numba.files.atomic import check_writable
-
-        check_writable(args.output)
+        check_target("--output", args.output, (args.load, args.paths))
     choose_execution(args)
     classifier = trained_classifier(args)
     shape = classifier.shape

@@ -17,6 +17,7 @@ from cnn_numba.commands.flags import (
     add_recipe_flags,
     check_data_paths,
     check_exists,
+    check_target,
     choose_execution,
     flag_of,
     given_fields,
@@ -195,10 +196,11 @@ def check_early(args: argparse.Namespace, recipe: Recipe) -> None:
     if not args.resume and recipe.model not in PRESETS:
         check_exists("--model", recipe.model)
     if args.save:
-        from cnn_numba.files.atomic import check_writable
+        from cnn_numba.files.container import begins_as_one
 
-        with naming("argument --save"):
-            check_writable(args.save)
+        check_target("--save", args.save, (recipe.dataset, recipe.test_data, recipe.model, recipe.weights))
+        if not begins_as_one(args.save):
+            raise InputError(f"argument --save: {args.save} is there and is not a model: choose another name")
     if args.no_report and not (args.run_folder or args.resume):
         raise InputError("argument --no-report: needs --run or --resume")
     for name in "checkpoint_minutes", "checkpoint_steps":

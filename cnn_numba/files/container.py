@@ -9,16 +9,15 @@ import json
 import math
 import os
 import re
-import stat
 import struct
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnn_numba.errors import InputError
 from cnn_numba.files import strict_json
+from cnn_numba.files.opening import open_regular
 
 TEXT = "description.json"
 LONGEST_TEXT = 1 << 20
@@ -61,14 +60,16 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, 
     InputError : the file cannot be read, is damaged, or is of another kind.
     """
     try:
-        content = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) else None   # a pipe would wait
+        with open_regular(path) as file:
+            if file.read(2) != b"PK":
+                raise InputError(f"{path} is not a cnn-numba {kind}")
+            file.seek(max(0, os.fstat(file.fileno()).st_size - SEAL))
+            whole = re.fullmatch(rb"[0-9a-f]{64}", file.read()) is not None     # before a large file takes memory
+            file.seek(0)
+            content = file.read() if whole else b""
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
-    if content is None:
-        raise InputError(f"{path} is not a file, expected a {kind}")
-    if content[:2] != b"PK":
-        raise InputError(f"{path} is not a cnn-numba {kind}")
-    if sealed(content[:-SEAL]) != content:
+    if not whole or sealed(content[:-SEAL]) != content:
         raise InputError(f"{path} is damaged, or not a cnn-numba {kind}: its checksum is wrong")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -78,6 +79,16 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, 
             IndexError, OSError) as error:
         raise InputError(f"{path} is not a cnn-numba {kind} ({_first_line(error)})") from None
     return members.pop(TEXT), members
+
+
+def begins_as_one(path: str | os.PathLike) -> bool:
+    """Whether a file is missing, empty, or begins as `pack` does, so that nothing else is lost when it is replaced."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(30 + len(TEXT))
+    except OSError:
+        return True                                     # what is wrong is said when it is written
+    return not start or start[:4] == b"PK\3\4" and start[30:] == TEXT.encode()
 
 
 def _members(archive, size):

@@ -9,14 +9,16 @@ from cnn_numba.errors import InputError
 
 def open_regular(path: str | os.PathLike) -> BufferedReader:
     """The opened file; InputError for a pipe, a device, a socket or a folder, and OSError when it cannot be opened."""
-    if not stat.S_ISREG(os.stat(path).st_mode):         # before it is opened, which can wait or wake a device
-        raise InputError(f"{path} cannot be read: it is {kind_of(path)}, not a file")
+    if kind := kind_of(path):                           # before it is opened, which can wait or wake a device
+        raise InputError(f"{path} cannot be read: it is {kind}, not a file")
     return open(path, "rb")
 
 
 def kind_of(path: str | os.PathLike) -> str:
-    """What a path names that is not a regular file."""
+    """What a path names that is not a regular file, else nothing; OSError when it does not exist."""
     mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        return ""
     kinds = (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket")
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 

@@ -5,6 +5,7 @@ import os
 from datetime import datetime
 
 from cnn_numba.errors import InputError
+from cnn_numba.files.opening import kind_of
 
 
 class RunLog:
@@ -19,6 +20,7 @@ class RunLog:
 
     def __init__(self, path):
         self.path = path
+        _check_kind(path)
         self._append(b"")                       # fail before the training, not after it
 
     def write(self, **fields):
@@ -37,6 +39,18 @@ class RunLog:
                 file.write(line)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error.strerror})") from None
+
+
+def _check_kind(path):
+    """InputError unless a file is missing, empty, or begins as a log does."""
+    try:
+        if kind := kind_of(path):
+            raise InputError(f"{path} cannot be written: it is {kind}, not a file")
+        with open(path, "rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise InputError(f"{path} is there and is not a log: choose another name")
+    except OSError:
+        pass                                    # what is wrong is said when it is written
 
 
 def _ends_in_newline(path):
