@@ -18,12 +18,12 @@ from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
-from cnn_numba.layers import below
+from cnn_numba.layers import below, infer_shapes
 from cnn_numba.losses import ClassLoss, CrossEntropyLoss
 from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
 from cnn_numba.optim import GradientNorm, Optimizer
-from cnn_numba.plan import Plan
+from cnn_numba.plan import Plan, blocks_for
 
 __all__ = ["Evaluation", "Trainer"]
 
@@ -133,8 +133,9 @@ class Trainer:
         self._augment = augment
         self._trained: Any = None
         self._make_step()
-        self._evaluation_plan = model.plan(
-            shape, EVALUATION_BATCH // LANES, logits=logits, backward=False, training=False)
+        most = max(map(len, (data.test_images, *([] if data.validation_images is None else [data.validation_images]))))
+        blocks = blocks_for(infer_shapes(model.layers, shape), most, EVALUATION_BATCH)
+        self._evaluation_plan = model.plan(shape, blocks, logits=logits, backward=False, training=False)
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
         test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
@@ -166,7 +167,7 @@ class Trainer:
 
     def _evaluation_program(self, images, labels):
         plan = self._evaluation_plan
-        feed = self._make_feed(images, labels, EVALUATION_BATCH, plan.setup.batch)
+        feed = self._make_feed(images, labels, plan.blocks * LANES, plan.setup.batch)
         unused = Buffer(plan.blocks, plan.z.shape)
         calls = [*feed.gather(plan), *plan.calls.forward, feed.loss(self.loss, plan, unused)]
         return feed, Program(at_once([feed.next_batch(), *plan.calls.prepare]) + in_order(calls)

@@ -1,8 +1,10 @@
 """Images that are evaluated together are bounded by memory and by how many there are; the numbers stay the same."""
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from cnn_numba import SGD, Trainer, load_dataset, plan
+from cnn_numba import SGD, Dataset, Trainer, load_dataset, plan
 from cnn_numba.inference import Classifier
 from cnn_numba.plan import blocks_for
 from cnn_numba.presets import PRESETS
@@ -41,3 +43,19 @@ def test_evaluation_gives_the_same_numbers_with_little_memory(monkeypatch):
     monkeypatch.setattr(plan, "MOST_BYTES", 1)
     got = evaluation()
     assert got.loss == want.loss and np.array_equal(got.predictions, want.predictions)
+
+
+def test_a_trainer_takes_memory_for_the_images_that_there_are():
+    def peak(tests):
+        rng = np.random.default_rng(0)
+        images, labels = rng.integers(0, 255, (tests, 1, 48, 48), np.uint8), np.arange(tests) % 2
+        data = Dataset("made up", images[:4], labels[:4], images, labels, 2)
+        model = PRESETS["two-conv"](images.shape[1:], 2)
+        tracemalloc.start()
+        try:
+            Trainer(model, data, SGD(model, lr=0.1), batch_size=1)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    peak(4)                                                     # kernels are compiled by now
+    assert 3 * peak(4) < peak(128)
