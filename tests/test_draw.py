@@ -274,7 +274,10 @@ def test_export_writes_one_file(tmp_path, capsys):
      "argument --port: --export writes a file and serves nothing"),
     (["--load", "{model}", "--export", "{folder}/page.html", "--no-browser"],
      "argument --no-browser: --export writes a file and serves nothing"),
-    (["--load", "{model}", "--export", "{folder}/none/page.html"], "{folder}/none/page.html cannot be written"),
+    (["--load", "{model}", "--export", "{folder}/none/page.html"],
+     "argument --export: {folder}/none/page.html cannot be written"),
+    (["--load", "{model}", "--export", "{model}"],
+     "argument --export: {model} is read by this command: choose another name"),
 ))
 def test_mistakes_are_one_sentence(tmp_path, capsys, words, sentence):
     small().save(tmp_path / "my.npz")

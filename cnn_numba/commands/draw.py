@@ -10,6 +10,7 @@ from cnn_numba.commands.flags import (
     add_execution_flags,
     add_load_flag,
     check_exists,
+    check_target,
     choose_execution,
     reader,
 )
@@ -47,9 +48,7 @@ def run_draw(args: argparse.Namespace, _started: float) -> int:
         if args.export and given:
             raise InputError(f"argument {flag}: --export writes a file and serves nothing")
     if args.export:
-        from cnn_numba.files.atomic import check_writable
-
-        check_writable(args.export)
+        check_target("--export", args.export, [args.load])
     choose_execution(args)
     classifier = trained_classifier(args)
     return export(args, classifier) if args.export else serve(args, classifier)
