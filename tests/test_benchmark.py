@@ -308,3 +308,30 @@ def test_a_plot_needs_matplotlib(capfd, monkeypatch):
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     assert cli.main(["benchmark", "modes", "--plot", "x.png"]) == 2
     assert capfd.readouterr().err == "error: --plot needs matplotlib, which is not installed: pip install matplotlib\n"
+
+
+# ---- the short command ----------------------------------------------------------------------------------------------
+def test_modes_answers_what_the_jit_and_parallel_buy():
+    speeds = {"interpreted": 10, "serial, textbook": 1000, "serial": 3000, "parallel, 1 thread": 2900,
+              "parallel, 2 threads": 5400}
+    rows = [{"label": label, "images_per_second": {"median": speed}} for label, speed in speeds.items()]
+    assert experiments.answer(rows) == [
+        "The JIT: 100 times as fast (serial, textbook against interpreted).",
+        "Cook-Toom instead of the textbook's loops: 3.00 times as fast (serial against serial, textbook).",
+        "parallel=True: 1.80 times as fast (parallel, 2 threads against serial)."]
+    assert experiments.answer(rows[:1]) == []
+
+
+def test_modes_is_the_benchmark_in_short(monkeypatch, tmp_path):
+    seen = []
+
+    def record(args):
+        seen.append(args)
+        raise nn.InputError("enough")
+    monkeypatch.setattr(experiments, "run", record)
+    assert cli.main(["modes", "--threads", "1", "--plot", str(tmp_path / "a.png")]) == 2
+    args, = seen
+    assert (args.experiment, args.threads, args.quick, args.warm) == ("modes", 1, True, True)
+    assert args.contenders == ("numba", "numpy") and args.plot == str(tmp_path / "a.png")
+    fields = vars(cli.make_parser("benchmark").parse(["modes"]))
+    assert set(fields) - {"run", "extension", "help", "help_all", "version"} == set(vars(args))

@@ -43,6 +43,17 @@ def run(args: argparse.Namespace) -> Report:
     return Report(args.experiment, bench.settings(), machine(execution, bits), tables, list(dict.fromkeys(bench.notes)))
 
 
+def answer(rows: Sequence[Row]) -> list[str]:
+    """What the JIT, `parallel=True` and the algorithm buy, as a sentence each, from the rows of `modes`."""
+    speeds = {row["label"]: row["images_per_second"]["median"] for row in rows}
+    steps = (("The JIT", "interpreted", "serial, textbook"), ("Cook-Toom instead of the textbook's loops",
+                                                              "serial, textbook", "serial"),
+             ("parallel=True", "serial", next((name for name in reversed(speeds) if name.startswith("parallel, ")
+                                               and name.endswith("threads")), "")))
+    return [f"{what}: {number(speeds[after] / speeds[before])} times as fast ({after} against {before})."
+            for what, before, after in steps if before in speeds and after in speeds]
+
+
 # ---- the same network in all modes -------------------------------------------------------------------------
 def modes(bench: Bench) -> list[Table]:
     """One network in all modes, the textbook's convolutions among them, and in other libraries."""
@@ -61,8 +72,9 @@ def modes(bench: Bench) -> list[Table]:
                 if entrant.library in bench.wanted("numba", "numpy", "torch", "jax")]
     network, *_ = bench.network()
     with tempfile.TemporaryDirectory() as folder:
-        for k, entrant in enumerate(entrants):                      # each compiles on its own
-            entrant.environment["CNN_NUMBA_CACHE_DIR"] = os.path.join(folder, str(k))
+        if not bench.args.warm:
+            for k, entrant in enumerate(entrants):                  # each compiles on its own
+                entrant.environment["CNN_NUMBA_CACHE_DIR"] = os.path.join(folder, str(k))
         with bench.working(entrants) as workers:
             able = ready(workers, bench.prepare(network, bench.batch_size, bench.seconds), bench.notes)
             seconds = alternate(bench.rounds, [worker for worker, _ in able], train)
@@ -73,14 +85,17 @@ def modes(bench: Bench) -> list[Table]:
         row["speed_up"] = row["images_per_second"]["median"] / rows[0]["images_per_second"]["median"]
     columns = [("mode", lambda row: row["label"]), ("images/s", middle("images_per_second")),
                ("(least - most)", reach("images_per_second")), ("speed-up", lambda row: number(row["speed_up"]) + "x"),
-               ("compile s", lambda row: f"{row['compile_seconds']:.2f}"), ("images", lambda row: f"{row['images']:,}")]
+               ("images", lambda row: f"{row['images']:,}")]
+    if not bench.args.warm:
+        columns.insert(-1, ("compile s", lambda row: f"{row['compile_seconds']:.2f}"))
+        bench.notes.append("Compile: from an empty cache to the end of the first step, less the time of a later step.")
     bench.notes.append(f"A slow mode runs on fewer images: as many as take about {bench.seconds:g} s, "
                        "one batch at least.")
     if any(entrant.options.get("textbook") for entrant in entrants):
         bench.notes.append("Textbook: convolutions as plain loops (kernels/conv.py).  The other modes run Cook-Toom "
                            "products (kernels/conv_toom.py) where they can.")
-    bench.notes.append("Compile: from an empty cache to the end of the first step, less the time of a later step.")
     bench.agree(able)
+    bench.notes += answer(rows)
     return [Table(bench.title("Training"), rows, columns,
                   partial(plots.bars, value="images_per_second", label="training images per second", log=True))]
 

@@ -2,6 +2,7 @@
 import argparse
 from collections.abc import Callable
 
+from cnn_numba.commands.flags import COUNT
 from cnn_numba.commands.output import put_text
 from cnn_numba.commands.parser import Parser
 
@@ -42,6 +43,9 @@ def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
     group.add_argument("--rounds", type=count, metavar="N",
                        help="how often each contender is measured (default: 5, or 2 with --quick)")
     group.add_argument("--quick", action="store_true", help="measure less, for a first impression (default: no)")
+    group.add_argument("--warm", action="store_true",
+                       help="modes: use kernels that are compiled already, and do not measure how long that takes "
+                            "(default: no)")
     group.add_argument("--avx2", action="store_true",
                        help="limit all contenders to the AVX2 instructions of an x86 CPU (default: no)")
     group = parser.group("output")
@@ -68,3 +72,26 @@ def run(args: argparse.Namespace, _started: float) -> int:
         plots.draw(report, args.plot)
     put_text(str(report))
     return 0
+
+
+def modes(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
+    """Show in half a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
+    group = parser.group("modes")
+    group.add_argument("--threads", type=COUNT, metavar="N", help="number of threads (default: one per CPU)")
+    group.add_argument("--plot", metavar="FILE",
+                       help="picture to write (default: modes.png where matplotlib is installed)")
+    return run_modes
+
+
+def run_modes(args: argparse.Namespace, started: float) -> int:
+    """Run `benchmark modes` in short: our modes and NumPy, with kernels that are compiled already."""
+    from importlib.util import find_spec
+
+    plot = args.plot or ("modes.png" if find_spec("matplotlib") else None)
+    code = run(argparse.Namespace(
+        experiment="modes", model="lenet5", batch_size=64, dataset="random", data_dir=None, train_size=None,
+        contenders=("numba", "numpy"), threads=args.threads, rounds=None, quick=True, warm=True, avx2=False, json=None,
+        plot=plot), started)
+    if plot:
+        put_text(f"Wrote {plot}")
+    return code

@@ -44,6 +44,13 @@ def benchmark(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     return command.run
 
 
+def modes(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
+    """Show in half a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
+    from cnn_numba.commands import benchmark as command
+
+    return command.modes(parser)
+
+
 # {name: (function, what it does)}
 COMMANDS = {
     "train": (train, "train a network (also without a command)"),
@@ -58,6 +65,7 @@ COMMANDS = {
     "summary": (summary, "list the layers of a network, with shapes and costs"),
     "check-gradients": (check_gradients, "compare gradients with finite differences"),
     "profile": (profile, "measure the time of each layer"),
+    "modes": (modes, "show in half a minute what the JIT and parallel=True buy"),
     "benchmark": (benchmark, "compare with NumPy, PyTorch, JAX and the machine"),
 }
 

@@ -159,8 +159,7 @@ def filters(epochs: Sequence[int], weights: np.ndarray) -> Figure:
     with drawing(WIDTH, tall * len(chosen), free=True) as figure:
         axes = figure.add_axes((margin / WIDTH, 0.0, 1 - margin / WIDTH, 1.0))
         for row, (k, strip) in enumerate(zip(chosen, strips, strict=True)):
-            axes.imshow(strip if strip.ndim == 3 else np.ma.masked_invalid(strip), cmap="RdBu_r", vmin=-1, vmax=1,
-                        extent=(0, 1, row * tall + tall - 0.08, row * tall), aspect="auto")
+            place(axes, coloured(strip), 0, row * tall, 1, tall - 0.08)
             axes.text(-0.02, row * tall + (tall - 0.08) / 2, "start" if epochs[k] == 0 else f"epoch {epochs[k]}",
                       ha="right", va="center", fontsize=8)
         empty(axes)
