@@ -228,7 +228,7 @@ def histograms(tensors: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
                 ys = row - 0.85 * heights / max(1, heights.max())
                 axes.fill_between(np.linspace(-1, 1, 41), row, ys, step="mid", color=colour, alpha=0.75, linewidth=0)
                 axes.plot([-1, 1], [row, row], color=LINE, linewidth=0.6)
-                axes.text(1.0, row - 0.08, f"±{most:.2g}", ha="right", va="bottom", fontsize=8)
+                axes.text(1.05, row, f"±{most:.2g}", ha="left", va="bottom", fontsize=8)
             axes.set_yticks(range(len(tensors)), [short(name) if axes is left else "" for name, *_ in tensors])
             axes.set_ylim(len(tensors) - 0.6, -1.1)
             axes.set_xticks([-1, 0, 1], ["-", "0", "+"])

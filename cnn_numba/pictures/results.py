@@ -76,10 +76,10 @@ def images_with_text(images: np.ndarray, texts: Sequence[str]) -> Figure:
         raise InputError("there are no such images")
     lines = max(text.count("\n") + 1 for text in texts)
     rows, side = -(-len(images) // COLUMNS), WIDTH / COLUMNS
-    height = side * 0.86 + lines * 0.165
     low, high = float(images.min()), float(images.max())
     ratio = images.shape[2] / images.shape[3]
-    width = 0.86 / max(ratio, 1)
+    width, tall = 0.86 / max(ratio, 1), 0.86 * min(ratio, 1)
+    height = side * (tall + 0.05) + lines * 0.165
     with drawing(WIDTH, rows * height, free=True) as figure:
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         empty(axes)
@@ -87,8 +87,8 @@ def images_with_text(images: np.ndarray, texts: Sequence[str]) -> Figure:
         axes.set_ylim(rows * height / side, 0)
         for k, (image, text) in enumerate(zip(images, texts, strict=True)):
             x, y = k % COLUMNS, k // COLUMNS * height / side
-            place(axes, pixels(image, low, high), x + (1 - width) / 2, y + 0.03, width, min(0.86, 0.86 * ratio))
-            axes.text(x + 0.5, y + 0.9, text, ha="center", va="top", fontsize=8)
+            place(axes, pixels(image, low, high), x + (1 - width) / 2, y + 0.03, width, tall)
+            axes.text(x + 0.5, y + tall + 0.05, text, ha="center", va="top", fontsize=8)
         axes.set_xlim(0, COLUMNS)
         axes.set_ylim(rows * height / side, 0)
     return figure

@@ -76,6 +76,8 @@ def report_page(study: Study, svgs: dict[str, str], left_out: list[str] | None =
         if name not in svgs:
             return ""
         title, caption = TITLES[name.partition("-")[0]]
+        if name == "filters" and study.filters.shape[2] == 3:
+            caption = "Their weights as colours; grey is 0."
         content = instead or html.picture(name, svgs[name])
         if len(content) > room:
             content = f'<p class="hint">The picture is large: see pictures/{name}.svg</p>\n'

@@ -144,12 +144,12 @@ class Study:
         return np.sort(np.random.default_rng(0).choice(images, min(count, images), replace=False))
 
     def described(self, indices: np.ndarray) -> list[str]:
-        """Index, truth, prediction and its probability of some test images, in three lines each."""
-        texts = []
+        """Index, truth, prediction and its probability of some test images, in two or three lines each."""
+        texts, between = [], ", " if max(map(len, self.classes)) <= 4 else "\n"
         for k in indices:
             label, said = int(self.need_data().test_labels[k]), int(self.logits[k].argmax())
-            truth, answer = (pictures.short(self.classes[each], 14) for each in (label, said))
-            texts.append(f"#{k}: {truth}\n{'✓' if said == label else 'says'} {answer}, "
+            truth, answer = (pictures.short(self.classes[each], 12) for each in (label, said))
+            texts.append(f"#{k}: {truth}\n{'✓' if said == label else 'says'} {answer}{between}"
                          f"{percent(math.exp(self.log_probabilities[k, said]))}")
         return texts
 
