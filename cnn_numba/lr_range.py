@@ -75,7 +75,8 @@ def lr_range_test(model: Sequential, data: Dataset, optimizer: Optimizer, loss: 
     rates, losses, smoothed, average = list[float](), list[float](), list[float](), 0.0
     for step, batch in enumerate(order):
         optimizer.lr = lowest * (highest / lowest)**(step / (steps - 1))
-        logits = model(((data.train_images[batch].astype(np.float32) - mean) * scale).astype(np.float32))
+        images = np.asarray(data.train_images[batch], np.float32)
+        logits = model(((images - mean) * scale).astype(np.float32))
         found = loss(logits, data.train_labels[batch])
         average = MEMORY * average + (1 - MEMORY) * float(found)
         mean_loss = average / (1 - MEMORY**(step + 1))

@@ -116,7 +116,7 @@ def test_the_most_confused_pairs_are_those_of_the_matrix(study):
 
 def test_a_network_without_errors_says_so(study, monkeypatch):
     monkeypatch.setattr(Study, "most_wrong", lambda self: np.empty(0, int))
-    with pytest.raises(InputError, match="there are no such images"):
+    with pytest.raises(InputError, match="no test image is classified wrongly"):
         study.picture("errors")
 
 

@@ -85,6 +85,8 @@ def check_source(args: argparse.Namespace) -> None:
 
 def make(args: argparse.Namespace, warn: Callable[[str], None]) -> "Figure":
     """The figure that the command line asks for."""
+    import numpy as np
+
     from cnn_numba import pictures
     from cnn_numba.report import Study
     from cnn_numba.run_folder import RunFolder
@@ -114,7 +116,7 @@ def make(args: argparse.Namespace, warn: Callable[[str], None]) -> "Figure":
             raise InputError("argument --augment: the run has no augmentation: expected the changes to show, such as "
                              "shift=2,rotate=10")
         data = load_data(recipe)
-        return pictures.augmentation(data.train_images[:IMAGES], augment, recipe.seed)
+        return pictures.augmentation(np.asarray(data.train_images[:IMAGES]), augment, recipe.seed)
     if args.load is None and args.picture == "architecture":
         from cnn_numba.interchange.formats import make_network
 

@@ -43,7 +43,8 @@ SIDE = 40                   # pixels that are shown of an image
 def sheet(data: Dataset) -> Figure:
     """Some training images of each class."""
     shown = [k for k in range(data.num_classes) if (data.train_labels == k).any()][:MOST_CLASSES]
-    rows = [(short(data.classes[k]), data.train_images[np.flatnonzero(data.train_labels == k)[:EACH]]) for k in shown]
+    rows = [(short(data.classes[k]), np.asarray(data.train_images[np.flatnonzero(data.train_labels == k)[:EACH]]))
+            for k in shown]
     return _rows(rows, float(data.train_images.min()), float(data.train_images.max()))
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cnn_numba.data import Dataset
 
 SHOWN = 12                  # images of a kind
+BLOCK = 4096                # images that are read at a time
 ITERATIONS = 8              # of the measurement of times
 GRADIENT_IMAGES = 256
 PAIRS = 8                   # most confused classes
@@ -100,7 +101,9 @@ class Study:
     @cached_property
     def logits(self) -> np.ndarray:
         """float64 (N, K) of the test images."""
-        logits = self.classifier.logits(self.need_data().test_images).astype(np.float64)
+        images = self.need_data().test_images
+        logits = np.concatenate([self.classifier.logits(np.asarray(images[k:k + BLOCK])).astype(np.float64)
+                                 for k in range(0, len(images), BLOCK)])
         if not np.isfinite(logits).all():
             raise InputError(f"the network of {self.name} gives NaN or infinity instead of numbers")
         return logits
@@ -159,7 +162,10 @@ class Study:
         return PICTURES[name](self)
 
     def of_images(self, indices: np.ndarray) -> Figure:
-        return pictures.images_with_text(self.need_data().test_images[indices], self.described(indices))
+        """Some test images with their descriptions; InputError when there are none."""
+        if not len(indices):
+            raise InputError("no test image is classified wrongly")
+        return pictures.images_with_text(np.asarray(self.need_data().test_images[indices]), self.described(indices))
 
     def features(self, which: int = 0) -> Figure:
         """The feature maps of a test image: of the first ones, one for each of the first classes."""
@@ -191,7 +197,7 @@ class Study:
         network = without_softmax(model) if isinstance(loss, CrossEntropyLoss) else model
         chosen = slice(0, GRADIENT_IMAGES)
         channel = (-1, 1, 1)
-        x = (data.train_images[chosen].astype(np.float32) - self.classifier.mean.reshape(channel)) * (
+        x = (np.asarray(data.train_images[chosen], np.float32) - self.classifier.mean.reshape(channel)) * (
             self.classifier.scale.reshape(channel))
         before = network.state_dict()
         network.train().zero_grad()
