@@ -14,7 +14,7 @@ from cnn_numba.forward_pass import ForwardPass, Output, is_grad_enabled
 from cnn_numba.init import INITS, default_seed, init_name, manual_seed, pytorch
 from cnn_numba.kernels import driver, optimizer
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import Call, Program, at_once
+from cnn_numba.kernels.program import Call, Program
 from cnn_numba.layers import Layer, container_text, every_layer, infer_shapes, shape_text
 from cnn_numba.layers.base import tensors_of
 from cnn_numba.layers.module import Module
@@ -357,7 +357,7 @@ class Sequential(Module):
             plan = self._lay_out(
                 shape, blocks, len(self.layers), True, backward=bool(gradients), own_modes=True,
                 input_gradient=bool(gradients and gradients[1]), textbook=plain)
-            self._plans[key] = _Laid(plan, *plan.programs(), Program(at_once(self._sum_calls() if gradients else [])))
+            self._plans[key] = _Laid(plan, *plan.programs(self._sum_calls() if gradients else []))
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
@@ -417,7 +417,6 @@ class Sequential(Module):
             laid.holder = forward_pass
         laid.plan.dz.put(doutput)
         laid.backward()
-        laid.add()
         return None if laid.plan.dx is None else laid.plan.dx.get(len(images))
 
     def backward(self, doutput: Any) -> np.ndarray:
@@ -484,7 +483,6 @@ class _Laid:
     plan: Plan
     forward: Program
     backward: Program
-    add: Program
     holder: ForwardPass | None = None
 
     def run(self, images, draw):

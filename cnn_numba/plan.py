@@ -140,7 +140,7 @@ class Plan:
         wires.append(calls)
         return z
 
-    def programs(self) -> tuple[Program, Program]:
-        """(forward pass, backward pass with all gradients)"""
+    def programs(self, after: Sequence[Call] = ()) -> tuple[Program, Program]:
+        """(forward pass, backward pass with all gradients); after : calls at the end of the backward pass"""
         return (Program(at_once(self.calls.prepare) + in_order(self.calls.forward)),
-                Program(in_order(self.calls.backward) + at_once(self.calls.gradients)))
+                Program(in_order(self.calls.backward) + at_once(self.calls.gradients) + at_once(after)))

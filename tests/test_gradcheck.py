@@ -37,6 +37,10 @@ def everything():
                       nn.ReLU(), nn.Residual([nn.Conv2d(4, 6, 3, 2, 1), nn.Residual(nn.Tanh()), nn.Softmax()],
                                              [nn.Conv2d(4, 6, 1, 2, bias=False), nn.BatchNorm2d(6)]),
                       nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES)], (2, 8, 8)),
+        "sizes": ([nn.ZeroPad2d((1, 0, 0, 1)), nn.ConvTranspose2d(2, 4, 3, 2, 1), nn.GroupNorm(2, 4), nn.SiLU(),
+                   nn.Conv2d(4, 4, 3, 2), nn.Dropout2d(0.3), nn.Concat(nn.Tanh(), nn.GELU(), [nn.Identity()]),
+                   nn.Upsample(scale_factor=2), nn.Softplus(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(144, 8),
+                   nn.LayerNorm(8), nn.ELU(), nn.Linear(8, CLASSES)], (2, 4, 3)),
     }
 
 

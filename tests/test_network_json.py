@@ -85,7 +85,7 @@ def nested(depth):
     ({"type": "Residual"}, "Residual needs body"),
     (residual(RELU, shortcut=[]), "shortcut: layers: expected a list"),
     (residual(RELU, shortcut=[RELU, {"type": "relu"}]),
-     "shortcut: layer 1: unknown type 'relu': expected one of .*ReLU.*or import the module"),
+     "shortcut: layer 1: unknown type 'relu': import the module that defines it first, or choose one of "),
     (residual(residual(3)), "body: layer 0: body: layer 0: expected"),
     (residual({"type": "Linear", "params": {"in_features": 3}}), "body: layer 0: Linear needs out_features"),
     (residual(*[RELU] * MOST_LAYERS), "layers: expected 1 to 1000 layers, also counting"),

@@ -64,6 +64,7 @@ def differences(mine, theirs, images, rng):
     theirs.zero_grad()
     z = theirs(tensor)
     z.backward(torch.from_numpy(dy))
+    mine.zero_grad()
     y, dx = mine(x), mine.backward(dy)
     return {"output": farthest({"": y}, {"": z}), "input gradient": farthest({"": dx}, {"": tensor.grad}),
             "parameters": farthest({p.name: p.grad for p in mine.parameters()},
@@ -95,8 +96,9 @@ def test_ten_steps():
     for _ in range(10):
         loss = nn.CrossEntropyLoss()(mine(x), labels)
         wanted = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        optimizers[1].zero_grad()
         wanted.backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -151,8 +151,7 @@ def test_another_process_needs_the_file_to_load_a_model(tmp_path, own):
     model.save(path, input_shape=SHAPE)
     np.save(images, IMAGES)
     refused, count = run(LOADED.format(arguments=(path, images, outputs))).splitlines()
-    assert refused.startswith(f"{path}: layer 2: unknown type 'ChannelScale': expected one of ")
-    assert refused.endswith("or import the module that defines it first") or refused.endswith("...")
+    assert refused.startswith(f"{path}: layer 2: unknown type 'ChannelScale': import the module that defines it first")
     want = np.asarray(model.eval()(IMAGES))
     assert count == "2" and np.array_equal(np.load(outputs), want) and np.array_equal(load(path)(IMAGES), want)
 

@@ -71,8 +71,8 @@ def _build(description, depth):
             name, params = checked_entry(entry)
             kind = Layer.known.get(name)
             if kind is None:
-                raise InputError(f"unknown type {name!r}: expected one of {', '.join(sorted(Layer.known))}, or import "
-                                 "the module that defines it first")
+                raise InputError(f"unknown type {name!r}: import the module that defines it first, or choose one of "
+                                 f"{', '.join(sorted(Layer.known))}")
             for branch in kind.branch_names:
                 if params.get(branch) is not None:
                     with naming(branch):
