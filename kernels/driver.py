@@ -6,6 +6,7 @@ name and code, not by its compile options.
 import os
 import sys
 import threading
+import time
 import types as python_types
 
 import numba
@@ -151,12 +152,18 @@ _orphaned = False           # whether one ran before this process was forked: a 
 exclusive = threading.RLock()       # held while buffers are filled, a program runs, and results are read
 
 
-def replay(tasks, chains, phases, repeats, counters):
-    """Run the chosen driver; other Python threads wait."""
+def replay(tasks, chains, phases, repeats, counters, pace):
+    """Run the chosen driver, or the serial one where `pace` finds one worker faster; other Python threads wait."""
     global _started
     with exclusive:
         _started = _started or _mode == "parallel"
-        _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
+        if _threads == 1:
+            _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
+            return
+        alone, drivers = pace.alone, {name: _ready(name) for name in ("parallel", "serial")}
+        start = time.perf_counter()
+        drivers["serial" if alone else "parallel"](tasks, chains, phases, repeats, counters, 1 if alone else _threads)
+        pace.note(time.perf_counter() - start, repeats)
 
 
 def _after_fork():

@@ -7,6 +7,7 @@ import numpy as np
 from .compiled import JIT
 from .driver import LINE, execution, max_threads, replay
 from .lanes import aligned
+from .pace import Pace
 
 if JIT:
     from .compiled import address, words
@@ -79,12 +80,13 @@ class Program:
         self._chains = np.cumsum([0] + [len(chain) for chain in chains])
         self._phases = np.cumsum([0] + [len(phase) for phase in phases])
         self._counters = aligned((len(phases) * most * max_threads(), LINE), np.int64)
+        self._pace = Pace()
 
     def __reduce__(self):
         raise TypeError("a Program cannot be copied or pickled: it holds the addresses of the arrays of its calls")
 
     def __call__(self, repeats=1):
-        replay(self._tasks, self._chains, self._phases, repeats, self._counters)
+        replay(self._tasks, self._chains, self._phases, repeats, self._counters, self._pace)
 
 
 def in_order(calls):

@@ -33,7 +33,8 @@ HOUSE = {
     "commands": (*LIBRARY, "inspection", "benchmark", "draw", "pictures", "report"),
 }
 EXCEPTIONS = {("layers.base", "model")}         # a layer that is called is a network of one layer
-ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock"}
+ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock",
+          "kernels.pace"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
             "google", "safetensors", "tqdm"}
 BRIDGES = {"sklearn"}               # what only the users of one optional package import, and nothing of the library
