@@ -1,8 +1,8 @@
 """How many workers replay a program: all of them, or one where that takes less time.
 
 The number of workers does not change the results, so it may be chosen anew at any time by what replays take.  On an
-idle machine all are faster, as long as a phase has a chain for each.  Beside other programs, the worker that has to wait
-for a processor holds up the others, and one alone can be several times as fast.
+idle machine all are faster, as long as a phase has a chain for each.  Beside other programs, the worker that has to
+wait for a processor holds up the others, and one alone can be several times as fast.
 """
 
 TRIAL = 0.02                # seconds that a trial of the other choice takes, at least: several turns of the scheduler
