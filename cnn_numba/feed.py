@@ -13,6 +13,7 @@ from cnn_numba.kernels import batch, loss
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program
 from cnn_numba.losses import ClassLoss, checked_labels
+from cnn_numba.parameter import plain_array
 from cnn_numba.plan import Plan
 
 REPORTS = 50                # least number of reports per epoch
@@ -41,7 +42,7 @@ class Feed:
     def __init__(self, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int, batch_size: int,
                  mean: np.ndarray, std: np.ndarray, batch: np.ndarray):
         on_disk = isinstance(images, ImagesOnDisk)          # checked when the file was opened
-        images = images if on_disk else np.asarray(images)
+        images = images if on_disk else plain_array("the images", images)
         if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "iuf":
             raise InputError(f"the images must be numbers of shape (N, {', '.join(map(str, shape))}), N at least 1, "
                              f"got {images.dtype} {images.shape}")

@@ -14,6 +14,7 @@ from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Program
 from cnn_numba.layers import infer_shapes
 from cnn_numba.model import Sequential
+from cnn_numba.parameter import plain_array
 from cnn_numba.plan import Plan, blocks_for
 
 BATCH = 512             # images that are classified together, or fewer where they are large
@@ -73,8 +74,8 @@ class Classifier:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 (N, classes) for images (N, *input_shape) in raw pixel units; InputError for others."""
-        images = np.asarray(images)
-        if images.shape[1:] != self.shape or images.dtype.kind not in "iuf":
+        images = plain_array("the images", images)
+        if images.shape[1:] != self.shape or images.dtype.kind == "b":
             raise InputError(f"the model takes images of {'x'.join(map(str, self.shape))}, got {images.dtype} "
                              f"{'x'.join(map(str, images.shape[1:]))}")
         logits = np.empty((len(images), len(self.classes)), np.float32)

@@ -214,10 +214,23 @@ def _copy_into(array, value, name):
 
 def float32_array(owner: str, value: Any) -> np.ndarray:
     """The value as float32; InputError, which names `owner`, when it is not an array of numbers."""
+    return plain_array(owner, value).astype(np.float32, copy=False)
+
+
+def plain_array(owner: str, value: Any) -> np.ndarray:
+    """The value as an array; InputError, which names `owner`, for text, complex numbers, objects and masked arrays.
+
+    A mask would be ignored without a word, and so would the imaginary parts.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{owner} must be an array without a mask: fill it first")
     try:
-        return np.asarray(value, np.float32)
+        array = np.asarray(value)
     except (TypeError, ValueError):
         raise InputError(f"{owner} must be an array of numbers, got {type(value).__name__}") from None
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{owner} must be an array of numbers, got {array.dtype} of {type(value).__name__}")
+    return array
 
 
 def allocate(shapes: Sequence[tuple[str, tuple[int, ...]]], statistic: bool = False) -> list[Parameter]:

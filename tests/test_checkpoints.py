@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -597,6 +598,23 @@ def test_the_weights_that_a_training_began_with_may_move(tmp_path, capsys, monke
     (tmp_path / "other.npz").write_bytes(b"other")
     assert cli.main([*common[3:], "--epochs", "3", "--weights", "other.npz", "--resume", "run"]) == 2
     assert "argument --weights: the training in run has" in capsys.readouterr().err
+
+
+def test_layers_that_the_file_has_no_weights_for_take_no_memory(finished, tmp_path, capsys):
+    """A checkpoint of a few kB could ask for gigabytes."""
+    description, arrays = container.read(list_checkpoints(finished)[-1], "checkpoint")
+    size = 60_000
+    description["layers"] = [{"type": "Flatten", "params": {}},
+                             {"type": "Linear", "params": {"in_features": 64, "out_features": size}},
+                             {"type": "Linear", "params": {"in_features": size, "out_features": 10}}]
+    (tmp_path / "checkpoint-000001-00000000.npz").write_bytes(container.pack(description, arrays))
+    tracemalloc.start()
+    try:
+        assert cli.main(["--resume", str(tmp_path), "--serial", "--quiet"]) == 2
+        assert tracemalloc.get_traced_memory()[1] < 10e6            # the layers would take 36 MB, and more for Adam
+    finally:
+        tracemalloc.stop()
+    assert "its layers have 4,500,010 parameters, but it holds" in capsys.readouterr().err
 
 
 def test_a_checkpoint_has_the_recipe(finished):

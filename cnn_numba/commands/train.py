@@ -304,7 +304,8 @@ def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None",
                 raise InputError(no_fit(recipe.model, fitting, data, error)) from None
             raise
     with naming(str(saved.path)):
-        model = rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, seed=recipe.seed,
+        there = sum(value.size for name, value in saved.state.items() if name.startswith("model."))
+        model = rebuild_network(saved.layers, data.train_images.shape[1:], data.num_classes, there, seed=recipe.seed,
                                 init=recipe.init)
     recipe.freeze_layers(model)
     return model

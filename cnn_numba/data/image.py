@@ -30,6 +30,7 @@ IMAGE_FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), 
                  "WEBP": (".webp",), "PPM": (".pgm", ".ppm", ".pnm"), "TIFF": (".tif", ".tiff")}
 ENDINGS = tuple(itertools.chain(*IMAGE_FORMATS.values()))
 LARGEST_FILE = 1 << 28      # bytes
+MOST_PIXELS = 1 << 26       # of an image: as many as a camera of 67 megapixels takes, and 1.5 GB to convert them
 PIXELS = 1 << 22            # pixels that every file may promise;
 PIXELS_PER_BYTE = 2000      # a larger image may have this many for each byte of its file: a PNG of one colour has 1000
 SAMPLE = 20                 # images that stand for all of them, which are in random order
@@ -200,7 +201,7 @@ def decode_image(content: bytes, path: StrPath, channels: int | None, size: tupl
     try:
         with PIL.Image.open(BytesIO(content), formats=tuple(IMAGE_FORMATS)) as image:
             width, height = image.size
-            if width * height <= max(PIXELS, PIXELS_PER_BYTE * len(content)):
+            if width * height <= min(MOST_PIXELS, max(PIXELS, PIXELS_PER_BYTE * len(content))):
                 return _pixels(PIL, image, channels, size, bits)
     # Pillow's decoders raise anything for a bad file: SyntaxError, struct.error, IndexError, MemoryError, ...
     except Exception as error:

@@ -234,10 +234,18 @@ def _fits(kind, params, shape):
     return True
 
 
-def rebuild_network(description: Any, image_shape: tuple[int, ...], num_classes: int, **options: Any) -> Sequential:
-    """A new network from the output of `describe_layers`; InputError unless it fits the images and the classes."""
+def rebuild_network(description: Any, image_shape: tuple[int, ...], num_classes: int,
+                    most_parameters: int | None = None, **options: Any) -> Sequential:
+    """A new network from the output of `describe_layers`.
+
+    Raises InputError unless it fits the images and the classes, and has at most so many parameters and statistics.
+    """
     layers = build_layers(description)
     _check_parameters(layers)
+    parameters = sum(math.prod(shape) for layer in layers
+                     for shape in (layer.parameter_shapes() | layer.statistic_shapes()).values())
+    if most_parameters is not None and parameters > most_parameters:
+        raise InputError(f"its layers have {parameters:,} parameters, but it holds {most_parameters:,}")
     outputs = check_image_shape(layers, image_shape)
     if outputs != num_classes:
         raise InputError(f"the network has {outputs} outputs, expected one for each of the {num_classes} classes")
