@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from cnn_numba.pictures import as_svg, curves, rates
 from cnn_numba.report import html
-from cnn_numba.report.page import RELOAD, settings, status
+from cnn_numba.report.page import settings, status
 from cnn_numba.report.study import Study
 
 
 def comparison_page(studies: Sequence[Study]) -> str:
-    """A page for several runs; it loads itself again while one of them runs.
+    """A page for several runs, as they are now.
 
     Raises InputError when none has finished an epoch.
     """
@@ -22,8 +22,7 @@ def comparison_page(studies: Sequence[Study]) -> str:
                                          for name, title, draw in (("curves", "Loss and accuracy", curves),
                                                                    ("rates", "Learning rate and gradient", rates))))
             + html.section("Recipes", html.panel("Where they differ", differences(names, studies), wide=True)))
-    running = any(study.running for study in studies)
-    return html.page(f"{len(studies)} runs", body, RELOAD if running else 0)
+    return html.page(f"{len(studies)} runs", body)
 
 
 def labels(studies: Sequence[Study]) -> list[str]:

@@ -32,6 +32,7 @@ SHOWN = 12                  # images of a kind
 BLOCK = 4096                # images that are read at a time
 ITERATIONS = 8              # of the measurement of times
 GRADIENT_IMAGES = 256
+MOST_CLASSES = 2000         # of a confusion matrix
 PAIRS = 8                   # most confused classes
 FEATURE_IMAGES = 3
 
@@ -120,6 +121,9 @@ class Study:
 
     @cached_property
     def matrix(self) -> np.ndarray:
+        """int (K, K): the confusion matrix of the test images."""
+        if len(self.classes) > MOST_CLASSES:
+            raise InputError(f"a confusion matrix is for at most {MOST_CLASSES} classes, got {len(self.classes)}")
         return confusion_matrix(self.need_data().test_labels, self.logits.argmax(axis=1), len(self.classes))
 
     def confused(self) -> list[tuple[int, int, int]]:
