@@ -297,8 +297,8 @@ class OneCycleLR(LRScheduler):
     Call `step` after every update.
 
     The rates are PyTorch's, with two exceptions.  If a phase has no steps (total_steps=10, pct_start=0.1), PyTorch's
-    rate is 0 / 0; here it is that of the phase's end.  After the last update, PyTorch's rates fall below 0; here the
-    rate stays.
+    rate is 0 / 0; here it is that of the phase's end.  After the last update, PyTorch's rate turns back; here it
+    stays.
 
     Parameters
     ----------

@@ -166,9 +166,20 @@ def exchanged():
     return source
 
 
-@pytest.mark.skipif(not JIT, reason="trains on 1,600 images")
-def test_the_script_gives_the_losses_of_pytorch_step_by_step(folder, capsys):
+@pytest.fixture
+def torch_on_one_thread(any_execution):
+    """Two thread pools on the same processors starve each other."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cnn_numba.set_execution("serial")
+    yield torch
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not JIT, reason="trains on 1,600 images")
+def test_the_script_gives_the_losses_of_pytorch_step_by_step(folder, capsys, torch_on_one_thread):
+    torch = torch_on_one_thread
     source = (ROOT / "scripts" / "pytorch_mnist.py").read_text()
     other = exchanged()
     script = {"__name__": "script"}
