@@ -110,7 +110,8 @@ class Bench:
                 step = min(worker.ask("epoch")[1] for _ in range(3))
             images = min(self.images, batch_size * max(1, int(seconds / step))) if seconds else self.images
             worker.ask("resize", images=images)
-            worker.ask("epoch")                                     # compiles a last, smaller batch
+            if images > batch_size:                                 # not where a batch takes seconds
+                worker.ask("epoch")                                 # compiles a last, smaller batch
             return {"compile_seconds": max(0, building + first - step), "images": images, "loss": loss}
         return prepare
 
