@@ -23,7 +23,7 @@ HOUSE = {
     "data": ("errors", "escaping", "init", "notebook", "files.atomic", "files.opening", "kernels.cache",
              "kernels.lock"),
     "files": ("errors", "layers", "model", "parameter", "presets", "kinds", "kernels.lock"),
-    "interchange": ("errors", "layers", "model", "files", "presets"),
+    "interchange": ("errors", "escaping", "layers", "model", "files", "presets"),
     "library": (*LIBRARY, "commands.main"),                         # __main__ starts the command
     "inspection": LIBRARY,
     "benchmark": (*LIBRARY, "inspection"),

@@ -18,6 +18,8 @@ from cnn_numba.model import Sequential
 
 OPSET, OLDEST, NEWEST = 17, 15, 21      # June 2022; 14 and older: the standard's own evaluator errs in batch norms
 
+SOFT = 17.0                             # log(1 + exp(x)) is x to a float32 above it
+
 Exporter = Callable[["Place", str], str]
 EXPORTERS: dict[str, Exporter] = {}
 
@@ -87,6 +89,7 @@ def export_graph(model: Sequential, opset: int = OPSET, logits: bool = False, ra
     """
     if not isinstance(opset, int) or not OLDEST <= opset <= NEWEST:
         raise InputError(f"opset must be a whole number from {OLDEST} to {NEWEST}, got {opset!r}")
+    model.refuse_own_forward("only the layers in their order can be exported")
     shape = model.input_shape
     if shape is None:
         raise InputError("the model does not know the shape of its images, which the graph needs")
@@ -271,7 +274,105 @@ def _softmax(here, x):
     return here.node(type(here.layer).__name__, x, axis=1)
 
 
-@exporter("Dropout")
+@exporter("ELU")
+def _elu(here, x):
+    return here.node("Elu", x, alpha=here.layer.alpha)
+
+
+@exporter("SiLU")
+def _silu(here, x):
+    return here.node("Mul", x, here.node("Sigmoid", x))
+
+
+@exporter("GELU")
+def _gelu(here, x):
+    """In operators that are older than that of the name, which came with opset 20."""
+    if here.layer.approximate == "tanh":
+        cube = here.node("Mul", here.node("Mul", here.node("Mul", x, x), x), here.constant("cube", 0.044715))
+        inner = here.node("Mul", here.node("Add", x, cube), here.constant("slope", math.sqrt(2 / math.pi)))
+    else:
+        inner = here.node("Mul", x, here.constant("slope", math.sqrt(1 / 2)))
+    part = here.node("Tanh" if here.layer.approximate == "tanh" else "Erf", inner)
+    whole = here.node("Mul", x, here.node("Add", part, here.constant("one", 1)))
+    return here.node("Mul", whole, here.constant("half", 0.5))
+
+
+@exporter("Softplus")
+def _softplus(here, x):
+    layer = here.layer
+    inner = x if layer.beta == 1 else here.node("Mul", x, here.constant("beta", layer.beta))
+    y = here.node("Softplus", inner)
+    y = y if layer.beta == 1 else here.node("Div", y, f"{here.name}.beta")
+    if layer.threshold >= SOFT:
+        return y
+    return here.node("Where", here.node("Greater", inner, here.constant("threshold", layer.threshold)), x, y)
+
+
+@exporter("GroupNorm")
+def _group_norm(here, x):
+    layer = here.layer
+    groups = here.node("Reshape", x, here.constant("groups", (0, layer.num_groups, -1), np.int64))
+    ones, zeros = (here.constant(name, np.full(layer.num_groups, value)) for name, value in (("ones", 1), ("zeros", 0)))
+    y = here.node("InstanceNormalization", groups, ones, zeros, epsilon=layer.eps)
+    y = here.node("Reshape", y, here.constant("shape", (0, *here.after), np.int64))
+    sizes = (-1, *(1 for _ in here.after[1:]))
+    for op, name in (("Mul", "weight"), ("Add", "bias")) if layer.affine else ():
+        y = here.node(op, y, here.constant(name, here.tensors[name].reshape(sizes)))
+    return y
+
+
+@exporter("LayerNorm")
+def _layer_norm(here, x):
+    if here.graph.opset < 17:
+        raise InputError(f"LayerNorm needs opset 17, got {here.graph.opset}")
+    layer = here.layer
+    weight = here.tensor("weight") if layer.elementwise_affine else here.constant("weight", np.ones(here.after))
+    return here.node("LayerNormalization", x, weight, *map(here.tensor, here.tensors.keys() - {"weight"}), axis=1,
+                     epsilon=layer.eps)
+
+
+@exporter("ConvTranspose2d")
+def _conv_transpose2d(here, x):
+    layer = here.layer
+    return here.node("ConvTranspose", x, *map(here.tensor, here.tensors), kernel_shape=layer.kernel_size,
+                     strides=layer.stride, pads=layer.padding * 2, dilations=layer.dilation, group=layer.groups,
+                     output_padding=layer.output_padding)
+
+
+@exporter("ZeroPad2d")
+def _zero_pad2d(here, x):
+    left, right, top, bottom = here.layer.padding
+    return here.node("Pad", x, here.constant("pads", (0, 0, top, left, 0, 0, bottom, right), np.int64))
+
+
+@exporter("Upsample")
+def _upsample(here, x):
+    """Resize for whole factors; else the pixels by their places, which no runtime has to round."""
+    sizes = list(zip(here.before[1:], here.after[1:], strict=True))
+    if all(after % before == 0 for before, after in sizes):
+        scales = here.constant("scales", (1, 1, *(after // before for before, after in sizes)))
+        return here.node("Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric",
+                         nearest_mode="floor")
+    for axis, (name, places) in enumerate(zip(("rows", "columns"), pixel_places(here.layer, here.before), strict=True)):
+        x = here.node("Gather", x, here.constant(name, places, np.int64), axis=axis + 2)
+    return x
+
+
+def pixel_places(layer: Any, before: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (rows,) and (columns,): the rows and columns of images of a shape that an Upsample takes."""
+    rows, cols = (np.arange(size, dtype=np.float64).reshape(shape) for size, shape in (
+        (before[1], (1, 1, -1, 1)), (before[2], (1, 1, 1, -1))))
+    image = np.zeros((1, 1, *before[1:]))
+    return (layer.textbook(image + rows, {}, None)[0, 0, :, 0].astype(np.int64),
+            layer.textbook(image + cols, {}, None)[0, 0, 0].astype(np.int64))
+
+
+@exporter("Concat")
+def _concat(here, x):
+    return here.node("Concat", *(here.branch(name, x) for name in here.layer.branches), axis=1)
+
+
+@exporter("Dropout", "Dropout2d", "Identity")
 def _nothing(here, x):
     return x
 

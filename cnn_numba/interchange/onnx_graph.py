@@ -14,6 +14,7 @@ import numpy as np
 
 from cnn_numba import __version__
 from cnn_numba.errors import InputError, naming
+from cnn_numba.escaping import printable
 from cnn_numba.files.atomic import write
 from cnn_numba.interchange.extras import package
 
@@ -37,7 +38,7 @@ class Node:
     @property
     def label(self) -> str:
         """The node in an error message."""
-        return f"node {(self.name or ', '.join(self.outputs))[:100]!r} ({self.op[:40]})"
+        return f"node {(self.name or ', '.join(self.outputs))[:100]!r} ({printable(self.op[:40])})"
 
 
 @dataclass
@@ -125,7 +126,7 @@ def read_graph(path: str | os.PathLike, content: bytes) -> Graph:
     inputs = [value for value in graph.input if value.name not in constants]
     for what, values in ("input", inputs), ("output", graph.output):
         if len(values) != 1:
-            names = ", ".join(value.name[:40] for value in values[:5]) or "none"
+            names = ", ".join(printable(value.name[:40]) for value in values[:5]) or "none"
             raise InputError(f"the graph has {len(values)} {what}s, expected one: {names}")
     opset = max((each.version for each in model.opset_import if each.domain in OF_ONNX), default=1)
     metadata = {entry.key: entry.value for entry in model.metadata_props}

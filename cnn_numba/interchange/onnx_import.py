@@ -22,7 +22,7 @@ from cnn_numba.files.layers_json import (
     check_image_shape,
     checked_output_shape,
 )
-from cnn_numba.interchange.onnx_export import average_counts, averages, pool_pads
+from cnn_numba.interchange.onnx_export import average_counts, averages, pixel_places, pool_pads
 from cnn_numba.interchange.onnx_fold import BATCH, can_fold, fold
 from cnn_numba.interchange.onnx_graph import Graph, Node
 from cnn_numba.layers import Layer, shape_text
@@ -43,6 +43,7 @@ class Step:
     tensors : parameters and statistics of the layer
     affine : (scale, shift) of each channel, or of all: the value is scale * source + shift
     padding : (number, (top, left, bottom, right)) that surround the images
+    part : of a layer that takes several operators, "erf" of GELU
     """
 
     node: Node
@@ -52,6 +53,7 @@ class Step:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     affine: tuple[np.ndarray, np.ndarray] | None = None
     padding: tuple[float, tuple[int, ...]] | None = None
+    part: tuple[Any, ...] = ()
 
 
 Importer = Callable[["Reader", Node], Step]
@@ -260,7 +262,9 @@ class Reader:
                 if len(step.sources) > 1:
                     step = self._joined(step, self.above[value], depth + 1)
             if step.padding is not None:
-                raise InputError(f"{step.node.label}: padding is supported before a convolution or a pooling")
+                step = _zero_pad(step)
+            if step.part:
+                raise InputError(f"{step.node.label}: no layer of this program computes it here")
             if step.layer is not None or step.affine is not None:
                 found.append(step)
             value = self.above[value]
@@ -272,12 +276,20 @@ class Reader:
         branches = [self._chain(source, start, depth) for source in step.sources]
         for branch in branches:
             _check_affine(branch)
-        body, shortcut = branches if branches[0] else branches[::-1]
-        if not body:
-            raise InputError("it adds a value to itself, which is not supported")
-        tensors = {f"{name}.{k}.{tensor}": array for name, branch in (("body", body), ("shortcut", shortcut))
+        if step.node.op == "Concat":
+            kind = nn.Concat
+            branches = [branch or [Step(step.node, (), (), nn.Identity())] for branch in branches]
+            if len(branches) > len(kind.branch_names):
+                raise InputError(f"it joins {len(branches)} values, expected 2 to {len(kind.branch_names)}")
+        else:
+            kind = nn.Residual
+            branches = branches if branches[0] else branches[::-1]
+            if not branches[0]:
+                raise InputError("it adds a value to itself, which is not supported")
+        named = dict(zip(kind.branch_names, branches, strict=False))
+        tensors = {f"{name}.{k}.{tensor}": array for name, branch in named.items()
                    for k, inside in enumerate(branch) for tensor, array in inside.tensors.items()}
-        layer = nn.Residual([inside.layer for inside in body], [inside.layer for inside in shortcut] or None)
+        layer = kind(**{name: [inside.layer for inside in branch] or None for name, branch in named.items()})
         checked_output_shape(layer, self.steps[start].shape)
         return replace(step, layer=layer, tensors=tensors)
 
@@ -287,6 +299,13 @@ def _check_affine(chain):
         if step.affine is not None:
             raise InputError(f"{step.node.label}: arithmetic with constants is supported for the pixels and for the "
                              "outputs of dense layers only")
+
+
+def _zero_pad(step):
+    number, (top, left, bottom, right) = step.padding
+    if number != 0:
+        raise InputError(f"{step.node.label}: padding with {number:g} is supported before a MaxPool only")
+    return replace(step, layer=nn.ZeroPad2d((left, right, top, bottom)), padding=None)
 
 
 # ---- convolutions and dense layers ----------------------------------------------------------------------------------
@@ -338,6 +357,21 @@ def _conv(reader, node):
         top, bottom, left, right = layer.padding_sides()
         if (top, left, bottom, right) != pads:
             raise InputError(f"its padding is {pads} (top, left, bottom, right), expected as much on both sides")
+    return reader.layer(node, source, layer, weight=weight, bias=bias)
+
+
+@importer("ConvTranspose")
+def _conv_transpose(reader, node):
+    source, weight, bias = reader.x(node), reader.constant(node, 1), reader.constant(node, 2, needed=False)
+    if weight.ndim != 4 or "output_shape" in node.attributes or node.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        raise InputError("its output_shape, auto_pad, or number of axes is not supported")
+    strides, dilations, pads = _window(node, _image(reader, source)[1:], weight.shape[2:])
+    if pads[:2] != pads[2:]:
+        raise InputError(f"its padding is {pads} (top, left, bottom, right), expected as much on both sides")
+    groups = node.attributes.get("group", 1)
+    layer = nn.ConvTranspose2d(
+        weight.shape[0], weight.shape[1] * groups, weight.shape[2:], strides, pads[:2],
+        tuple(node.attributes.get("output_padding", (0, 0))), groups, bias is not None, dilations)
     return reader.layer(node, source, layer, weight=weight, bias=bias)
 
 
@@ -395,7 +429,13 @@ def _add(reader, node):
 @importer("Sub", "Mul", "Div")
 def _affine(reader, node):
     """Arithmetic with a constant: part of the layer before, or of the normalisation of the pixels."""
+    if node.op == "Mul" and not {*node.inputs} & reader.constants.keys():
+        return _product(reader, node)
     source, constant, first = reader.operands(node)
+    if node.op == "Mul" and reader.steps[source].part == ("gelu",) and constant.size == 1 and constant == 0.5:
+        return reader.layer(node, reader.steps[source].sources[0], nn.GELU())
+    if node.op in ("Mul", "Add") and not first and (norm := reader.before(source, nn.GroupNorm)):
+        return _scaled_norm(reader, node, norm, _per_channel(constant, norm.shape))
     if node.op == "Mul" and (pool := reader.before(source, nn.AvgPool2d)):
         return _scaled_pool(reader, node, pool, constant)
     dense = reader.before(source, nn.Linear)
@@ -408,6 +448,39 @@ def _affine(reader, node):
         return reader.layer(node, dense.sources[0], layer, weight=tensors["weight"].astype(np.float32),
                             bias=np.broadcast_to(tensors["bias"], shape).astype(np.float32))
     return Step(node, (source,), shape, affine=(scale, shift))
+
+
+def _product(reader, node):
+    """x times the sigmoid of x is SiLU; x times 1 + erf(x / sqrt(2)) is twice GELU."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        step = reader.steps[reader.x(node, node.inputs.index(other))]
+        if isinstance(step.layer, nn.Sigmoid) and step.sources == (x,):
+            return reader.layer(node, x, nn.SiLU())
+        if step.affine and np.array_equal(step.affine, [[1], [1]]) and reader.steps[step.sources[0]].part == ("erf", x):
+            return Step(node, (x,), reader.steps[x].shape, part=("gelu",))
+    raise InputError("its second input is not a constant, which is supported for x * sigmoid(x) and GELU only")
+
+
+@importer("Erf")
+def _erf(reader, node):
+    source = reader.x(node)
+    step = reader.steps[source]
+    if step.affine is None or not np.allclose(step.affine, [[math.sqrt(1 / 2)], [0]], rtol=1e-6):
+        raise InputError("no layer of this program computes it, except in GELU")
+    return Step(node, (source,), step.shape, part=("erf", step.sources[0]))
+
+
+def _scaled_norm(reader, node, step, values):
+    """A GroupNorm with the weight or the bias that follows."""
+    layer, name = step.layer, "weight" if node.op == "Mul" else "bias"
+    if "bias" in step.tensors:
+        raise InputError("its second arithmetic after a normalisation is not supported")
+    tensors = {"weight": np.ones(layer.num_channels, np.float32)} | step.tensors
+    values = np.broadcast_to(values, (layer.num_channels,))
+    tensors[name] = (tensors.get(name, 1 if name == "weight" else 0) * (values if name == "weight" else 1)
+                     + (0 if name == "weight" else values)).astype(np.float32)
+    affine = nn.GroupNorm(layer.num_groups, layer.num_channels, layer.eps)
+    return reader.layer(node, step.sources[0], affine, **tensors)
 
 
 def _per_channel(constant, shape):
@@ -525,6 +598,43 @@ def _batch_norm(reader, node):
     return reader.layer(node, source, layer, **{name: reader.constant(node, k) for k, name in enumerate(names, 1)})
 
 
+@importer("InstanceNormalization")
+def _instance_norm(reader, node):
+    source, scale, shift = reader.x(node), reader.constant(node, 1), reader.constant(node, 2)
+    step, eps = reader.steps[source], node.attributes.get("epsilon", 1e-5)
+    if step.part[:1] == ("groups",):
+        if not (scale == 1).all() or shift.any():
+            raise InputError("its scale and bias of groups are not supported")
+        return Step(node, (step.sources[0],), step.shape, part=("normed", eps))
+    channels = _image(reader, source)[0]
+    return reader.layer(node, source, nn.GroupNorm(channels, channels, eps), weight=scale, bias=shift)
+
+
+@importer("LayerNormalization")
+def _layer_norm(reader, node):
+    source, weight, bias = reader.x(node), reader.constant(node, 1), reader.constant(node, 2, needed=False)
+    shape = reader.steps[source].shape
+    if node.attributes.get("axis", -1) % (len(shape) + 1) != 1:
+        raise InputError("its axis is not 1: it does not normalise whole images")
+    layer = nn.LayerNorm(shape, node.attributes.get("epsilon", 1e-5), bias=bias is not None)
+    return reader.layer(node, source, layer, weight=weight, bias=bias)
+
+
+@importer("Elu")
+def _elu(reader, node):
+    return reader.layer(node, reader.x(node), nn.ELU(node.attributes.get("alpha", 1.0)))
+
+
+@importer("Softplus")
+def _softplus(reader, node):
+    return reader.layer(node, reader.x(node), nn.Softplus())
+
+
+@importer("Gelu")
+def _gelu(reader, node):
+    return reader.layer(node, reader.x(node), nn.GELU(node.attributes.get("approximate", "none")))
+
+
 @importer("Relu")
 def _relu(reader, node):
     return reader.layer(node, reader.x(node), nn.ReLU())
@@ -600,9 +710,12 @@ def _flatten(reader, node):
 def _reshape(reader, node):
     source = reader.x(node)
     shape, sizes = reader.steps[source].shape, reader.constant(node, 1).tolist()
-    if not isinstance(sizes, list) or len(sizes) not in (2, 4):
+    part = reader.steps[source].part
+    if not isinstance(sizes, list) or len(sizes) not in (2, 3, 4):
         raise InputError("its shape is not one of features or images")
     first, *rest = sizes
+    if part[:1] == ("normed",):
+        shape = reader.steps[reader.steps[source].sources[0]].shape
     if not node.attributes.get("allowzero"):
         rest = [shape[k] if size == 0 and k < len(shape) else size for k, size in enumerate(rest)]
     known = math.prod(size for size in rest if size != -1)
@@ -614,7 +727,58 @@ def _reshape(reader, node):
     if first not in batch or any(size < 1 for size in rest) or math.prod(rest) != math.prod(shape):
         raise InputError(f"its shape is {[size if size != BATCH else 'batch' for size in sizes]} for images of "
                          f"{shape_text(shape)}, which does not keep the images apart")
+    if len(rest) == 2:                                  # of a GroupNorm
+        return Step(node, (source,), tuple(rest), part=("groups", rest[0]))
+    if part[:1] == ("normed",):
+        before, groups = reader.steps[source].sources[0], reader.steps[source].shape[0]
+        if tuple(rest) != shape:
+            raise InputError("its shape is not that of the images before the normalisation")
+        return reader.layer(node, before, nn.GroupNorm(groups, shape[0], part[1], affine=False))
     return _shaped(reader, node, source, tuple(rest))
+
+
+@importer("Concat")
+def _concat(reader, node):
+    sources = tuple(reader.x(node, k) for k in range(len(node.inputs)))
+    shapes = [reader.steps[name].shape for name in sources]
+    if len(sources) == 1:
+        return reader.same(node, sources[0])
+    if node.attributes.get("axis", 0) % (len(shapes[0]) + 1) != 1 or len({shape[1:] for shape in shapes}) > 1:
+        raise InputError("it does not join channels of images of one size, or features")
+    return Step(node, sources, (sum(shape[0] for shape in shapes), *shapes[0][1:]))
+
+
+@importer("Resize")
+def _resize(reader, node):
+    source = reader.x(node)
+    modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    if odd := [name for name, value in modes.items() if node.attributes.get(name) != value]:
+        raise InputError(f"its {odd[0]} is {str(node.attributes.get(odd[0]))[:40]!r}, expected {modes[odd[0]]!r}")
+    channels, *size = _image(reader, source)
+    scales, sizes = (reader.constant(node, k, needed=False) for k in (2, 3))
+    if sizes is not None and sizes.size == 4:
+        wanted, kept = nn.Upsample(tuple(int(n) for n in sizes[2:])), (sizes[1], sizes[0]) == (channels, sizes[0])
+    elif scales is not None and scales.size == 4:
+        wanted, kept = nn.Upsample(scale_factor=tuple(float(n) for n in scales[2:])), (scales[:2] == 1).all()
+    else:
+        raise InputError("its sizes are not those of images")
+    if not kept:
+        raise InputError("it changes the number of channels or images")
+    return reader.layer(node, source, wanted)
+
+
+@importer("Gather")
+def _gather(reader, node):
+    source, places = reader.x(node), reader.constant(node, 1)
+    shape, axis = _image(reader, source), node.attributes.get("axis", 0) % 4
+    if axis in (2, 3) and places.ndim == 1 and 1 <= len(places) <= MOST_VALUES:
+        size = (len(places), shape[2]) if axis == 2 else (shape[1], len(places))
+        for mode in "nearest", "nearest-exact":
+            layer = nn.Upsample(size, mode=mode)
+            checked_output_shape(layer, shape)
+            if np.array_equal(pixel_places(layer, shape)[axis - 2], places):
+                return reader.layer(node, source, layer)
+    raise InputError("it takes pixels in another way than a layer of this program")
 
 
 @importer("Squeeze")

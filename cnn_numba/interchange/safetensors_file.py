@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.escaping import printable
 from cnn_numba.files import strict_json
 from cnn_numba.files.atomic import write
 from cnn_numba.files.model_file import describe, rebuild
@@ -34,7 +35,7 @@ def read(content: bytes) -> Sequential:
     """The model, in evaluation mode, of the bytes of a file; InputError unless `write_model` wrote them."""
     tensors, metadata = unpack(content)
     if not is_ours(metadata):
-        names = ", ".join(list(tensors)[:3])
+        names = printable(", ".join(list(tensors)[:3]))
         raise InputError(f"the file holds weights without a network ({names[:100]}, ...): train --model NAME --weights "
                          "FILE begins with them, export --model NAME --load FILE makes a model of them")
     description = strict_json.loads(metadata[KEY])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn_numba.errors import InputError
+from cnn_numba.escaping import printable
 from cnn_numba.layers import shape_text
 from cnn_numba.model import Sequential
 
@@ -106,5 +107,5 @@ def _sizes(tensors):
 
 
 def _some(layers):
-    names = [name[:40] for name in layers]
+    names = [printable(name[:40]) for name in layers]
     return ", ".join(names[:6] + ["..."] * (len(names) > 6))
