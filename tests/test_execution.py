@@ -99,6 +99,7 @@ def results(model):
     model.zero_grad()
     rng = np.random.default_rng(0)
     y = np.array(model(rng.normal(size=(5, 2, 6, 8)).astype(np.float32)))
+    model.zero_grad()
     dx = model.backward(rng.normal(size=y.shape))
     return [y, dx, *(p.grad.copy() for p in model.parameters())]
 
