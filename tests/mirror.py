@@ -110,6 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(body, send=len(body) // 2)
         self.server.closing.wait(20)
 
+    def do_trickle(self, name, body):
+        self.reply(body, send=0)
+        for k in range(200):
+            self.wfile.write(body[k:k + 1])
+            self.wfile.flush()
+            if self.server.closing.wait(0.1):
+                break
+
     def do_silent(self, name, body):
         self.server.closing.wait(20)
 

@@ -153,3 +153,26 @@ def test_parts_of_killed_processes_are_deleted_when_they_are_old(tmp_path):
     with writing(tmp_path / "written"):
         part, = (name for name in os.listdir(tmp_path) if ".written." in name)
     assert re.fullmatch(r"\.written\.[0-9a-f]{16}\.part", part)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not flushed")
+def test_a_file_system_that_cannot_flush_folders_is_no_reason_to_fail(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse_folders(file):
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(22, "Invalid argument")
+        flush(file)
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write(tmp_path / "a", b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open folder cannot be deleted")
+def test_a_folder_that_was_deleted_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for use in check_writable, lambda path: write(path, b"x"):
+        with pytest.raises(InputError, match="^x.npz cannot be written"):
+            use("x.npz")

@@ -241,9 +241,10 @@ def test_a_mirror_that_delivers(fetch, behaviour):
     ("404", "404 Not Found"), ("503", "503 Service Unavailable"), ("html", "a web page"),
     ("corrupt", "wrong MD5"), ("long", "wrong MD5"), ("truncated", "connection lost"),
     ("short", "the file ends after"), ("text", "the file ends after 13 of"), ("circle", "TooManyRedirects"),
-    ("stalled", "stalled"), ("silent", "no answer")])
+    ("stalled", "stalled"), ("silent", "no answer"), ("trickle", "too slow")])
 def test_a_mirror_that_fails_gives_way_to_the_next(fetch, mirror, tmp_path, monkeypatch, behaviour, words):
     monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.5)
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.6 if behaviour == "silent" else 5)
     with pytest.raises(DownloadError, match=words) as refusal:
         download.download([IMAGES], tmp_path, [mirror.url(behaviour)])
@@ -251,7 +252,7 @@ def test_a_mirror_that_fails_gives_way_to_the_next(fetch, mirror, tmp_path, monk
     assert "\n" not in sentence and f"127.0.0.1:{mirror.server_port}: {words}" in sentence
     assert f"put {IMAGES.name} into {tmp_path} by hand" in sentence
     assert not (tmp_path / IMAGES.name).exists()
-    assert fetch.unfinished.exists() == (behaviour in {"truncated", "short", "text", "stalled"})
+    assert fetch.unfinished.exists() == (behaviour in {"truncated", "short", "text", "stalled", "trickle"})
     fetch.unfinished.unlink(missing_ok=True)
     asked = fetch(behaviour, "good")
     assert asked[0] == (behaviour, None) and asked[-1][0] == "good"

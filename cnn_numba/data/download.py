@@ -4,8 +4,9 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from urllib.parse import urlsplit
 
 from cnn_numba.data.reading import Progress, no_progress
 from cnn_numba.errors import InputError
+from cnn_numba.escaping import printable
 from cnn_numba.kernels.lock import locked
 
 ANSWER_SECONDS = 5      # limit from a request to its answer: name look-up, connecting, redirects
 STALL_SECONDS = 10      # limit without a byte in the middle of a file
+SLOW_SECONDS = 20       # after these, a mirror that has sent fewer than LEAST_RATE bytes per second gives way
+LEAST_RATE = 2048
+CHUNK = 1 << 16
 WAIT_SECONDS = 600      # limit of waiting for another process that downloads into the same folder
 
 
@@ -119,15 +124,19 @@ def _receive(url: str, file: PublishedFile, unfinished: Path, progress: Progress
             if start and (answer.status_code == 416 or answer.status_code == 206 and not partial):
                 return True
             if not answer.ok:
-                raise _Refused(f"{answer.status_code} {answer.reason}")
+                raise _Refused(printable(f"{answer.status_code} {answer.reason}"))
             if answer.headers.get("Content-Type", "").startswith("text/html"):
                 raise _Refused("a web page instead of the file")
             start = start if partial else 0
             with open(unfinished, "ab" if start else "wb") as out, progress(file.name, file.size) as advance:
                 advance(start)
-                for chunk in answer.raw.stream(1 << 14, decode_content=False):
+                began = time.monotonic()
+                for chunk in _chunks(answer.raw):
                     out.write(chunk)
                     advance(len(chunk))
+                    seconds = time.monotonic() - began
+                    if seconds > SLOW_SECONDS and out.tell() - start < LEAST_RATE * seconds:
+                        raise _Refused("too slow")
                     if out.tell() > file.size:
                         break
                 out.flush()
@@ -137,6 +146,15 @@ def _receive(url: str, file: PublishedFile, unfinished: Path, progress: Progress
     if unfinished.stat().st_size < file.size:
         raise _Refused(f"the file ends after {unfinished.stat().st_size} of {file.size} bytes")
     return start > 0
+
+
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """The bytes of an answer as they arrive, where urllib3 can (from version 2.1), else in whole blocks."""
+    if not hasattr(raw, "read1"):
+        yield from raw.stream(CHUNK, decode_content=False)
+        return
+    while chunk := raw.read1(CHUNK, decode_content=False):
+        yield chunk
 
 
 def _answer(url: str, headers: dict[str, str]) -> Any:

@@ -22,9 +22,9 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     The bytes go to a file under another name in the same folder, are flushed to the disk, and the file is renamed.  An
     existing file keeps its mode.  Raises InputError when the file cannot be written.
     """
-    path = Path(os.path.realpath(path))
-    part = _part_of(path)
     try:
+        path = Path(os.path.realpath(path))             # fails in a folder that was deleted
+        part = _part_of(path)
         _refuse_other_things(path)
         try:
             with open(part, "xb") as file:
@@ -52,9 +52,9 @@ def write(path: str | os.PathLike, content: bytes) -> None:
 
 def check_writable(path: str | os.PathLike) -> None:
     """Raise the InputError of `write` now if a file cannot be written there; changes nothing."""
-    path = Path(os.path.realpath(path))
-    part = _part_of(path)
     try:
+        path = Path(os.path.realpath(path))             # fails in a folder that was deleted
+        part = _part_of(path)
         _refuse_other_things(path)
         open(part, "xb").close()
         part.unlink()
@@ -81,10 +81,11 @@ def _refuse_other_things(path):
 
 
 def _sync_folder(folder):
-    """Flush the new name to the disk, where folders can be opened (not on Windows)."""
+    """Flush the new name to the disk, on systems and file systems that can; the file is whole in any case."""
     if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        with suppress(OSError):
+            opened = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
