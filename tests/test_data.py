@@ -679,3 +679,12 @@ def test_mnist_itself():
     assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert data.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     np.testing.assert_allclose((data.mean[0] / 255, data.std[0] / 255), (0.1307, 0.3081), atol=5e-5)
+
+
+def test_the_digits_need_no_home(monkeypatch):
+    monkeypatch.delenv("CNN_NUMBA_DATA_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert len(load_dataset("digits").train_images) == 1437
+    with pytest.raises(InputError, match="there is no data folder"):
+        load_dataset("mnist")

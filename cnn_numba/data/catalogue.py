@@ -201,7 +201,8 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     InputError (a ValueError) : unknown name, bad files, failed download, size out of range.
     """
     _check_mirror(mirror)
-    root, progress = data_folder(data_dir), progress or notebook_progress
+    root = Path() if name == "digits" else data_folder(data_dir)        # digits are in the package
+    progress = progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     paths, test_paths = _paths(name), _paths(test_data)
@@ -243,7 +244,8 @@ def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | 
     InputError (a ValueError) : unknown name, bad files, failed download, no such part.
     """
     _check_mirror(mirror)
-    root, progress = data_folder(data_dir), progress or notebook_progress
+    root = Path() if name == "digits" else data_folder(data_dir)        # digits are in the package
+    progress = progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
     if _is_named(name):
