@@ -28,6 +28,8 @@ OTHER_NAMES = {
     "--optimizer": "--opt --optim",
     "--predictions": "--show-predictions",
     "--quiet": "--silent -q",
+    "--run": "--run-dir --project --output-dir --outdir",
+    "--config": "--cfg --config-file",
     "--save": "--output --out --save-model --save-path",
     "--schedule": "--scheduler --lr-schedule --lr-scheduler",
     "--seed": "--random-seed --manual-seed",
@@ -40,7 +42,7 @@ OTHER_NAMES = {
 COMMON = {
     "data and network": ("--dataset", "--model"),
     "training": ("--recipe", "--epochs", "--batch-size", "--optimizer", "--lr", "--schedule", "--validation"),
-    "files": ("--save", "--checkpoint", "--resume"),
+    "files": ("--save", "--run", "--resume"),
     "how to run": ("--textbook", "--no-jit"),
 }
 

@@ -71,7 +71,7 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     pair.add_argument("--checkpoint", metavar="DIR",
                       help="save only the state of the training to a folder (default: no)")
     pair.add_argument("--resume", metavar="DIR",
-                      help="resume the training in either folder (default: start a new one)")
+                      help="resume the training in such a folder (default: start a new one)")
     group.add_argument("--checkpoint-minutes", type=POSITIVE, metavar="N",
                        help="write a checkpoint every N minutes as well as after every epoch (default: 10)")
     group.add_argument("--checkpoint-steps", type=COUNT, metavar="N",
