@@ -425,7 +425,7 @@ def test_a_wrong_flag_gives_one_sentence(capsys, flags, sentence):
     ("--optimizer lbfgs", "argument --optimizer: expected one of sgd, rmsprop, adam, adamw, got 'lbfgs'"),
     ("--schedule cosin", "argument --schedule: unknown name 'cosin': did you mean cosine?"),
     ("--init he", "argument --init: expected one of xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal, "
-                  "got 'he'"),
+                  "pytorch, got 'he'"),
     ("--recipe fats", "argument --recipe: unknown name 'fats': did you mean fast?"),
     ("--resume nowhere", "argument --resume: nowhere does not exist"),
     ("--extension nowhere.py", "argument --extension: nowhere.py does not exist"),
