@@ -1,5 +1,7 @@
 """Export to ONNX and import: the same numbers as the model, or a refusal that names the layer or the node."""
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from networks import (
     tanh,
 )
 
-from cnn_numba import InputError, Layer, Sequential, export, load
+from cnn_numba import PRESETS, InputError, Layer, Sequential, export, load, load_dataset
 from cnn_numba.commands.main import main
 from cnn_numba.inference import Classifier
 
@@ -381,3 +383,31 @@ def test_a_missing_package_is_one_sentence(name, classifier, tmp_path, monkeypat
     err = capsys.readouterr().err
     assert f"this needs the package {name}, which is missing: pip install {name}\n" in err and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
+
+
+def test_the_lines_of_the_readme(tmp_path, monkeypatch, capsys):
+    """Train, look, export, and load in onnxruntime, with the digits instead of MNIST."""
+    pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Into other programs\n")[2].partition("\n## ")[0]
+    commands, program = (part.partition("```")[0] for part in re.split("```sh\n|```python\n", section)[1:])
+    lines = [line.partition("#")[0].split()[2:] for line in commands.splitlines() if line.startswith("python main.py")]
+    assert [line[0] for line in lines] == ["--save", "draw", "export"] and lines[1][1:] == ["--load", "model.npz"]
+    assert main([*lines[0], "--dataset", "digits", "--epochs", "3"]) == 0
+    assert main(lines[2]) == 0
+    capsys.readouterr()
+    exec(program.replace('"mnist"', '"digits"'), {})
+    want = load("model.npz")
+    pixels = load_dataset("digits").test_images[:10]
+    assert capsys.readouterr().out.split() == str(Classifier(want).logits(pixels).argmax(axis=1)).split()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_gives_the_same_classes(name, tmp_path):
+    model = PRESETS[name]((1, 28, 28), 10, seed=2).eval()
+    model.input_shape, model.mean, model.std = (1, 28, 28), np.float32([33.3]), np.float32([78.6])
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 28, 28)).astype(np.float32)
+    export(model, tmp_path / "model.onnx")
+    got = RUNTIMES.get("onnxruntime", RUNTIMES["evaluator"])((tmp_path / "model.onnx").read_bytes(), {"images": pixels})
+    assert distance(got, Classifier(model).probabilities(pixels)) <= CLOSE
