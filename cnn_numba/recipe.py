@@ -414,10 +414,13 @@ class Recipe:
 
         return [] if self.early_stopping is None else [EarlyStopping(self.early_stopping)]
 
-    def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False,
-                     measure_test: bool = False) -> Trainer:
+    def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False, measure_test: bool = False,
+                     team: Any = None) -> Trainer:
         """A trainer of a model on a data set, for `trainer.fit(epochs, recipe.make_callbacks())` with the epochs of the
-        recipe, or of `fitted`."""
+        recipe, or of `fitted`.
+
+        measure_norm, measure_test, team : see `Trainer`
+        """
         from cnn_numba.training import Trainer
 
         fitted = self.fitted(data)
@@ -426,7 +429,7 @@ class Recipe:
         return Trainer(
             model, data, optimizer, batch_size=fitted.batch_size, seed=self.seed, loss=self.make_loss(data),
             scheduler=fitted.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
-            measure_test=measure_test, augment=self.make_augment())
+            measure_test=measure_test, augment=self.make_augment(), team=team)
 
     def _options(self, choice: str) -> dict[str, Any]:
         """{argument of the constructor: value} for the fields that a choice uses."""

@@ -24,6 +24,7 @@ from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
 from cnn_numba.optim import GradientNorm, Optimizer
 from cnn_numba.plan import Plan, blocks_for
+from cnn_numba.team import Alone
 
 __all__ = ["Evaluation", "Trainer"]
 
@@ -46,12 +47,17 @@ def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, up
     before : calls that run first, such as `Feed.next_batch`
     rates : calls that set the learning rate of the step
     """
-    calls, phases = plan.calls, in_order(update) or [[]]
-    phases[-1] += at_once([feed.tally()])[0]        # beside the gradients, it made two-conv 5 % slower on 2 threads
+    calls = plan.calls
     return (at_once([*before, *calls.prepare])
             + in_order([*gather, *calls.forward, loss, *calls.backward])
-            + at_once([*calls.gradients, *rates])
-            + phases)
+            + end_of_step(feed, plan, update, rates))
+
+
+def end_of_step(feed: Feed, plan: Plan, update: Sequence[Call], rates: Sequence[Call] = ()) -> list:
+    """The phases of a training step after the backward pass, when all blocks are done."""
+    phases = in_order(update) or [[]]
+    phases[-1] += at_once([feed.tally()])[0]        # beside the gradients, it made two-conv 5 % slower on 2 threads
+    return at_once([*plan.calls.gradients, *rates]) + phases
 
 
 class Trainer:
@@ -82,6 +88,8 @@ class Trainer:
         Whether the results of the epochs include loss and accuracy on the test part, by which nothing is chosen.
     augment : Augment, optional
         Random changes of the training images, not of those for evaluation.
+    team : mpi.Ranks, optional
+        The processes that train together.  Default: this one alone.
 
     Attributes
     ----------
@@ -100,7 +108,7 @@ class Trainer:
     def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
                  loss: ClassLoss | None = None, scheduler: LRScheduler | ReduceLROnPlateau | None = None,
                  max_norm: float | None = None, measure_norm: bool = False, measure_test: bool = False,
-                 augment: Augment | None = None):
+                 augment: Augment | None = None, team: Alone | None = None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if not {id(p) for p in optimizer.parameters} <= {id(p) for p in model.parameters()}:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -125,7 +133,9 @@ class Trainer:
         self._seconds, self._best_tensors, self._stopping = 0.0, None, False
         model.input_shape, model.mean, model.std, model.classes = shape, data.mean, data.std, data.classes
         model.accuracy = model.recipe = None
-        feed = self._feed = self._make_feed(data.train_images, data.train_labels, batch_size, np.zeros(2, np.int64))
+        self.team = team or Alone()
+        mine = self.team.share(data.train_images, data.train_labels, batch_size)
+        feed = self._feed = self._make_feed(*mine, np.zeros(2, np.int64))
         logits = isinstance(self.loss, CrossEntropyLoss)
         self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
         of_steps = scheduler is not None and scheduler.per == "step"
@@ -154,12 +164,12 @@ class Trainer:
         plan = model.plan(self.data.train_images.shape[1:], feed.blocks, logits=logits, input_gradient=False,
                           lanes=feed.lanes, batch=feed.batch, draw=feed.draw)
         rate_calls = [] if self._rates is None else [
-            group.rate_call(rates, feed.batch, self.batch_size)
+            group.rate_call(rates, feed.batch, feed.batch_size)
             for group, rates in zip(optimizer.param_groups, self._rates, strict=True)]
         update_calls = [*(self._norm.calls() if self._norm else []), *optimizer.calls()]
-        self._step = Program(training_step(
-            feed, plan, feed.gather(plan, self._augment), feed.loss(self.loss, plan, plan.dz), update_calls,
-            [feed.next_batch()], rate_calls), REPLAYS)
+        self._step = self.team.program(
+            model, optimizer, feed, plan, feed.gather(plan, self._augment), feed.loss(self.loss, plan, plan.dz),
+            update_calls, [feed.next_batch()], rate_calls)
 
     def _make_feed(self, images, labels, batch_size, batch):
         shape = self.data.train_images.shape[1:]
@@ -199,15 +209,16 @@ class Trainer:
                 before, start = self.state(), time.perf_counter()
                 self._begin_epoch()
                 for _ in self._feed.replay(self._step):         # forward, loss, backward, update: `training_step`
-                    if not math.isfinite(self._feed.sums[0]):
+                    if not self.team.finite(self._feed.sums[0]):
                         break
                     notify("on_batch_end")
-                    if self._stopping:
+                    if self.team.stops(self._stopping):
                         break
                 self._check_finite(before)
                 self._seconds += time.perf_counter() - start
                 if self._feed.done < len(self._feed.images):
                     break                                       # stopped within the epoch
+                self.team.end_epoch(self._feed.sums)
                 validation = self._evaluation(*self._validation) if self._validation else None
                 test = self._evaluation(*self._test) if self._test else None
                 self.epochs += 1
@@ -217,6 +228,7 @@ class Trainer:
                 self._advance_scheduler(result)
                 self._end_epoch()
                 notify("on_epoch_end", result)                  # log, checkpoint, early stopping
+                self._stopping = self.team.agree(self._stopping)
         finally:
             notify("on_train_end")
         return self.history
@@ -241,12 +253,12 @@ class Trainer:
     @property
     def step(self) -> int:
         """Number of batches done in the current epoch; equals `steps` in the last `on_batch_end` of an epoch."""
-        return math.ceil(self._feed.done / self.batch_size)
+        return math.ceil(self._feed.done / self._feed.batch_size)
 
     @property
     def images_done(self) -> int:
         """Number of images done in the current epoch."""
-        return self._feed.done
+        return self._feed.done * len(self.data.train_images) // len(self._feed.images)
 
     @property
     def running_loss(self) -> float:
@@ -272,7 +284,7 @@ class Trainer:
         loss, right = self._feed.sums / len(self._feed.images)
         return EpochResult(
             epoch=self.epochs, loss=float(loss), accuracy=100 * float(right), seconds=self._seconds,
-            images=len(self._feed.images), steps=self._feed.steps, learning_rate=self.optimizer.lr,
+            images=len(self.data.train_images), steps=self._feed.steps, learning_rate=self.optimizer.lr,
             gradient_norm=float(self._norm.norms[1] / self._norm.norms[3]) if self._norm else None,
             validation_loss=validation.loss if validation else None,
             validation_accuracy=validation.accuracy if validation else None,
@@ -282,10 +294,12 @@ class Trainer:
         """Unless loss, gradients and weights are finite, restore the state `before` and raise Diverged."""
         feed = self._feed
         step = self.step
-        if not math.isfinite(feed.sums[0]):
+        if not self.team.finite(feed.sums[0]):
             losses = feed.losses[feed.order[:feed.done]]
             image = int(np.argmin(np.isfinite(losses)))
-            what, step = f"the loss became {losses[image]}", image // self.batch_size + 1
+            what, step = f"the loss became {losses[image]}", image // feed.batch_size + 1
+            if np.isfinite(losses[image]):
+                what, step = "the loss of another process is no longer finite", self.step
         elif not self.model.is_finite():
             what = "the weights are no longer finite"
         elif self._norm and not math.isfinite(self._norm.norms[1]):
@@ -380,7 +394,7 @@ class Trainer:
             self.scheduler.load_state(state["scheduler"])
         self.epochs, self.history, self.best = epochs, history, best
         self._seconds = float(state["seconds"])
-        self._feed.batch[:] = 0, min(step * self.batch_size, len(self._feed.images))
+        self._feed.batch[:] = 0, min(step * self._feed.batch_size, len(self._feed.images))
         self._feed.sums[:] = state["sums"]
 
     def evaluate(self, images, labels):

@@ -21,8 +21,9 @@ class Call:
     kernel : function(item, ...) under `@njit(**KERNEL)`
     items : int
         The number of items of the output; the kernel runs for each of 0, ..., items - 1.
-    after_all : bool
-        Whether an item needs all items of the calls before it, not just the same one.
+    after_all : bool or str
+        Whether an item needs all items of the calls before it, not just the same one; the name of an argument if it
+        needs the other items of that one only.
     **args : all arguments that the kernel's signature names
 
     The call holds the addresses of the arrays and keeps the arrays alive.  Raises TypeError when a name is missing or

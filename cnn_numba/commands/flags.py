@@ -11,6 +11,7 @@ from cnn_numba.errors import InputError, naming
 from cnn_numba.extensions import load_extension
 from cnn_numba.kinds import Kind, Name, nearest
 from cnn_numba.recipe import FIELDS, Recipe
+from cnn_numba.team import Alone
 
 
 def reader(kind: Kind) -> Callable[[str], Any]:
@@ -178,11 +179,9 @@ def load_extensions(words: Sequence[str]) -> tuple[str, ...]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
     parser.add_argument("--extension", action="append", nargs="?", default=[])
-    parser.add_argument("--jit", action="store_true", default=None)
-    parser.add_argument("--no-jit", action="store_false", dest="jit")
     args, _ = parser.parse_known_args(words)
     if any(args.extension):
-        set_jit(args)                       # is read when kernels are imported
+        set_jit_early(words)                # is read when kernels are imported
     names = []
     for path in filter(None, args.extension):
         try:
@@ -208,14 +207,22 @@ def add_execution_flags(parser: Parser) -> None:
                       help="run the kernels as plain Python: slow, for a debugger")
 
 
+def set_jit_early(words: Sequence[str]) -> None:
+    """`set_jit` before all flags are parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--jit", action="store_true", default=None)
+    parser.add_argument("--no-jit", action="store_false", dest="jit")
+    set_jit(parser.parse_known_args(words)[0])
+
+
 def set_jit(args: argparse.Namespace) -> None:
     """Set the environment variable that kernels read when they are imported."""
     if getattr(args, "jit", None) is not None:
         os.environ["NUMBA_DISABLE_JIT"] = "0" if args.jit else "1"
 
 
-def choose_execution(args: argparse.Namespace) -> None:
-    """Set how kernels run, before anything is built."""
+def choose_execution(args: argparse.Namespace, team: Alone | None = None) -> None:
+    """Set how kernels run, before anything is built; the processes of a team share the processors."""
     if args.mode == "serial" and args.threads not in (None, 1):
         raise InputError(f"argument --threads: expected 1 with --serial, got {args.threads}")
     set_jit(args)
@@ -226,5 +233,6 @@ def choose_execution(args: argparse.Namespace) -> None:
     if args.threads is not None and args.threads > max_threads():
         expected = f"at most {max_threads()}, the number of CPUs," if JIT else "1 with --no-jit,"
         raise InputError(f"argument --threads: expected {expected} got {args.threads}")
-    set_execution(args.mode, threads=args.threads)
+    shared = team.threads(max_threads()) if team and args.mode == "parallel" else None
+    set_execution(args.mode, threads=args.threads or shared)
     set_textbook(args.textbook)

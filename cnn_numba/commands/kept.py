@@ -8,9 +8,11 @@ from cnn_numba.commands.run_info import info
 from cnn_numba.errors import InputError
 
 if TYPE_CHECKING:
-    from cnn_numba.callbacks import Callback
+    from cnn_numba.callbacks import Callback, Checkpoint, Log
     from cnn_numba.data import Dataset
+    from cnn_numba.files.checkpoints import SavedTraining
     from cnn_numba.recipe import Recipe
+    from cnn_numba.run_folder import RunFolder
     from cnn_numba.training import Trainer
 
 RESERVE = 0.05              # of --max-minutes, for the test and the files
@@ -20,12 +22,20 @@ LONGEST_RESERVE = 20        # seconds
 class Kept:
     """The files that the flags of `train` name, opened before the data are loaded.
 
+    Without flags it keeps nothing, as in all but the first process of a training.
+
     log, checkpoint, run : Log, Checkpoint and RunFolder; None where no flag asks for it
 
     Raises InputError when a file cannot be written, or a folder holds another training.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    log: "Log | None" = None
+    checkpoint: "Checkpoint | None" = None
+    run: "RunFolder | None" = None
+
+    def __init__(self, args: argparse.Namespace | None = None):
+        if args is None:
+            return
         from cnn_numba.callbacks import Checkpoint, Log
         from cnn_numba.run_folder import RunFolder
 
@@ -50,6 +60,11 @@ class Kept:
     def measure_norm(self) -> bool:
         """Whether a file shows the norm of the gradient."""
         return bool(self.log or self.run)
+
+    def resume(self, trainer: "Trainer", saved: "SavedTraining") -> None:
+        """Set a trainer to the state of a checkpoint; InputError when that is of another training."""
+        if self.checkpoint:
+            self.checkpoint.resume(trainer, saved)
 
     def callbacks(self) -> "list[Callback]":
         from cnn_numba.callbacks import Log

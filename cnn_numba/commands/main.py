@@ -28,6 +28,7 @@ from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.plot import plot
 from cnn_numba.commands.predict import predict
 from cnn_numba.commands.profile import profile
+from cnn_numba.commands.ranks import in_all_ranks
 from cnn_numba.commands.report import report
 from cnn_numba.commands.summary import summary
 from cnn_numba.commands.train import train
@@ -84,8 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     file or output that cannot be read or written; 130, Ctrl-C; 143, SIGTERM; 129, SIGHUP.  Silently: 141, the reader of
     the output is gone.
     """
-    started = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--mpi" in argv:
+        return in_all_ranks(in_one_process, argv)
+    return in_one_process(argv)
+
+
+def in_one_process(argv: list[str]) -> int:
+    """`main`, without the other processes of --mpi."""
+    started = time.perf_counter()
     output.begin()
     with interrupt.handled():
         try:

@@ -28,6 +28,7 @@ from cnn_numba.commands.interrupt import Interruption
 from cnn_numba.commands.output import count, data_line, fail, printers, put, seconds_text, tell
 from cnn_numba.commands.parser import Parser
 from cnn_numba.commands.progress import bar
+from cnn_numba.commands.ranks import add_ranks_flags, ranks_line, team_of
 from cnn_numba.errors import Diverged, InputError, naming, shortened
 from cnn_numba.presets import PRESETS
 from cnn_numba.recipe import FIELDS, NAMED, RECIPES, FieldError, Recipe, changed_fields, named_fields
@@ -59,6 +60,7 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     add_recipe_flags(parser)
     add_location_flags(parser)
     add_execution_flags(parser)
+    add_ranks_flags(parser, COUNT)
 
     group = parser.group("files")
     group.add_argument("--save", metavar="FILE", help="write the trained model to an .npz file (default: no)")
@@ -93,19 +95,20 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 def run_train(args: argparse.Namespace, started: float) -> int:
     from cnn_numba.files.checkpoints import newest_checkpoint
 
+    team = team_of(args)
     # Then nobody has to read the output.
     keeps = any((args.save, args.run_folder, args.checkpoint, args.resume, args.log))
     say, warn = printers(args.quiet, go_on=keeps)
     given = chosen_fields(args)
     if args.resume:
         check_exists("--resume", args.resume)
-    saved = newest_checkpoint(args.resume, report=warn) if args.resume else None
+    saved = team.once(lambda: newest_checkpoint(args.resume, report=warn)) if args.resume else None
     if given.get("weights") and not saved:
         check_exists("--weights", given["weights"])
         given.setdefault("model", given["weights"])
     recipe = resumed_recipe(saved, given, args) if saved else new_recipe(given, args)
-    check_early(args, recipe)
-    choose_execution(args)
+    team.once(lambda: check_early(args, recipe))
+    choose_execution(args, team)
     from cnn_numba.commands.kept import Kept
     from cnn_numba.data.survey import survey, suspicions
     from cnn_numba.execution import describe
@@ -113,8 +116,8 @@ def run_train(args: argparse.Namespace, started: float) -> int:
 
     if not saved and recipe.model not in PRESETS:
         check_network(recipe.model)                     # before the data are loaded
-    kept = Kept(args)
-    data = recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar)
+    kept = team.in_first(lambda: Kept(args)) or Kept()
+    data = team.once(lambda: recipe.load_data(data_dir=args.data_dir, mirror=args.mirror, report=warn, progress=bar))
     recipe = replace(recipe, dataset=recipe.dataset or data.name).fitted(data)    # MNIST, or digits without it
     parts = survey(data)
     say(data_line(data))
@@ -125,18 +128,22 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     say(f"Network {recipe.model}: {count(sum(p.value.size for p in model.parameters()), 'parameter')}"
         + (f", with the weights of {recipe.weights}" if recipe.weights and not saved else ""))
     say(describe())
+    if args.mpi:
+        say(ranks_line(team.size, recipe, args.exchange_every))
     start = time.perf_counter()
-    trainer = recipe.make_trainer(model, data, measure_norm=kept.measure_norm,
-                                  measure_test=data.validation_images is None)
+    trainer = recipe.make_trainer(model, data, measure_norm=bool(team.largest(kept.measure_norm)),
+                                  measure_test=data.validation_images is None, team=team)
     model.recipe = recipe.to_json()
     say(f"Kernels ready in {seconds_text(time.perf_counter() - start)}")
     say(f"Training: {count(recipe.epochs, 'epoch')} of {count(trainer.steps, 'step')} with "
         f"{count(trainer.batch_size, 'image')} each")
-    if kept.checkpoint and saved:
+    if saved:
         if extends(saved, recipe):
             saved = with_new_schedule(saved, trainer)
             say(f"The schedule {recipe.schedule} begins anew, for {count(recipe.schedule_epochs, 'more epoch')}")
-        kept.checkpoint.resume(trainer, saved)
+        team.in_first(lambda: kept.resume(trainer, saved))
+        if not team.first:
+            trainer.load_state(saved.state)
         say(resumed_line(trainer, saved))
         if trainer.epochs > recipe.epochs:
             raise InputError(f"argument --epochs: the training in {args.resume} has run "
@@ -147,16 +154,20 @@ def run_train(args: argparse.Namespace, started: float) -> int:
             in_time = fit(args, recipe, trainer, kept.callbacks(), interruption, say, started)
         except Diverged as error:
             kept.end("diverged", trainer)
-            fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
+            if team.first:
+                fail(f"{error}{advice(recipe)}{save_what_is_good(args, trainer)}")
             kept.report(trainer)
             return 1
-        if interruption.number is not None:
+        number = team.largest(interruption.number or 0)
+        if not team.first:
+            return 128 + number if number else 0
+        if number:
             kept.end("interrupted", trainer)
             last = kept.checkpoint and kept.checkpoint.last
             tell("Interrupted" + (f": --resume {last.parent} goes on from {last.name}" if last else
                                   save_what_is_good(args, trainer)))
             kept.report(trainer)
-            return 128 + interruption.number
+            return 128 + number
         end = "finished" if trainer.epochs == recipe.epochs else "early stopping" if in_time else "time limit"
         if recipe.early_stopping and end == "early stopping":
             say(f"Stopped after epoch {trainer.epochs}: no improvement for {count(recipe.early_stopping, 'epoch')} on "
@@ -184,7 +195,8 @@ def fit(args: argparse.Namespace, recipe: Recipe, trainer: "Trainer", files: "li
     shown: list[Callback] = [] if args.quiet else [ProgressBar(), EpochLine(say)]
     if not JIT:
         shown.insert(0, Estimate(say))
-    limit = TimeLimit(time_left(args.max_minutes, started) if args.max_minutes else math.inf)
+    limited = args.max_minutes and trainer.team.first           # the first process stops all
+    limit = TimeLimit(time_left(args.max_minutes, started) if limited else math.inf)
     trainer.fit(recipe.epochs, [*shown, *files, *recipe.make_callbacks(), StopWhenInterrupted(interruption), limit])
     return not limit.reached
 

@@ -82,7 +82,8 @@ class _BatchNorm(Layer):
             wires.forward += [
                 Call(norm.batch_norm_block, blocks, sums=sums, x=x, batch=batch, T=tile),
                 Call(norm.batch_norm_statistics, blocks, scales=scales, means=means, variances=variances,
-                     batches=batches, sums=sums, batch=batch, pixels=H * W, hyper=hyper, after_all=True)]
+                     batches=batches, sums=sums, batch=batch, pixels=H * W, hyper=hyper,
+                     after_all="sums")]
         else:
             wires.prepare.append(Call(
                 norm.batch_norm_running, blocks, scales=scales, means=means, variances=variances, hyper=hyper))
@@ -99,7 +100,7 @@ class _BatchNorm(Layer):
             wires.backward.append(Call(
                 norm.batch_norm_backward_input, blocks, dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales,
                 sums=backward_sums, batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
-                after_all=bool(of_batch)))
+                after_all="sums" if of_batch else False))
         if trained:
             wires.gradients.append(Call(
                 norm.batch_norm_backward_parameters, 1, dweight=tensors["weight"].grad, dbias=tensors["bias"].grad,
