@@ -591,6 +591,7 @@ def test_a_long_epoch_says_what_to_add():
                     "With --train-size 64 --test-size 64 it takes 2.5 s"]
 
 
+@pytest.mark.slow
 def test_textbook_runs_another_algorithm_to_the_same_network(run):
     """5x5 convolutions, which Cook-Toom products round in another way."""
     small = "--dataset", "digits", "--train-size", "200", "--test-size", "16", "--epochs", "1", "--model", "two-conv-bn"
@@ -606,6 +607,7 @@ def test_the_variable_turns_the_jit_off_and_the_flag_on_again(run):
     assert "compiled" in kernels(run(*small, "--jit", changes=off)[1])
 
 
+@pytest.mark.slow
 # ---- compiled kernels between runs -------------------------------------------------------------------------
 def test_two_processes_may_start_cold_at_once(start, tmp_path):
     fresh = {"CNN_NUMBA_CACHE_DIR": str(tmp_path)}
@@ -616,6 +618,7 @@ def test_two_processes_may_start_cold_at_once(start, tmp_path):
     assert list(tmp_path.glob("kernels-*/**/*.nbc"))
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_no_obstacle(run):
     nowhere = {"CNN_NUMBA_CACHE_DIR": None, "NUMBA_CACHE_DIR": None, "CNN_NUMBA_DATA_DIR": None,
                "HOME": f"{os.devnull}/home", "XDG_CACHE_HOME": f"{os.devnull}/cache"}
@@ -624,6 +627,7 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(run):
     assert "Test accuracy" in out
 
 
+@pytest.mark.slow
 def test_serial_and_parallel_share_all_compiled_code_but_the_driver(run, tmp_path):
     def kept(mode):
         """{name of a file of compiled code: when it was written} after a run."""

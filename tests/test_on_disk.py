@@ -99,6 +99,7 @@ def test_a_file_that_changes_is_noticed(both, pair):
         pickle.loads(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JIT, reason="interpreted, an epoch takes minutes")
 def test_a_training_over_twice_the_memory_limit(tmp_path):
     """`ulimit -v` of half the file; the network reads every pixel."""
