@@ -107,6 +107,8 @@ def test_encoded_images_are_resized_and_broken_ones_left_out_when_asked(tmp_path
     ({"image": [[1.0], [float("nan")]], "label": [0, 1]}, "NaN"),
     ({"image": [[1], [2]], "label": [0, None]}, "label: the label of row 2 is missing"),
     ({"image": [[1], [2]], "label": [0.5, 1]}, "expected whole numbers"),
+    ({"image": [[1], [2]], "label": [[1, 2], [1]]}, "label holds list<.*>, expected whole numbers or names"),
+    ({"image": [[1], [2]], "label": pa.array([b"\xa0", b"a"]).view(pa.string())}, "holds text that is not UTF-8"),
     ({"image": [[1], [2]], "img": [[1], [2]], "label": [0, 1]}, "several columns that can be the images, image, img"),
     ({"image": [[1], [2]], "label": [0, 1], "y": [0, 1]}, "can be the labels, label, y: choose one"),
     ({"label": [0, 1]}, "expected one of images"),

@@ -159,10 +159,17 @@ def _class_names(schema: Any, column: str) -> list[str]:
 
 
 def _labels(column: Any, classes: list[str], where: str) -> np.ndarray:
-    values = column.to_pylist()
-    if None in values:
-        raise InputError(f"{where}: the label of row {values.index(None) + 1} is missing")
-    labels = as_labels(np.array(values), where)
+    try:
+        values = column.to_pylist()
+        if None in values:
+            raise InputError(f"{where}: the label of row {values.index(None) + 1} is missing")
+        labels = as_labels(np.array(values), where)
+    except UnicodeDecodeError:
+        raise InputError(f"{where} holds text that is not UTF-8") from None
+    except (ValueError, OverflowError) as error:                # lists of several lengths, dates that do not exist
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} holds {str(column.type)[:100]}, expected whole numbers or names") from None
     if labels.dtype.kind != "U" and classes and labels.max() < len(classes):
         return np.array(classes)[labels]
     return labels
@@ -182,7 +189,7 @@ def _numbers(column: Any, where: str) -> np.ndarray:
     """The array in a column of lists of numbers, of one shape."""
     try:
         values = np.array(column.to_pylist())
-    except ValueError:
+    except (ValueError, OverflowError):
         values = np.empty(0, object)
     if values.dtype.kind not in "buif" or values.ndim < 2:
         raise InputError(f"{where} holds {str(column.type)[:100]}, expected the bytes of image files or numbers, as "
