@@ -147,6 +147,15 @@ def test_a_number_of_threads_that_does_not_fit_is_one_sentence(monkeypatch, caps
         f"error: NUMBA_NUM_THREADS must be a whole number of at least 1, got {value!r}\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="an open folder cannot be deleted")
+def test_a_current_folder_that_was_deleted_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["--dataset", "digits"]) == 2
+    assert capsys.readouterr().err == "error: the current folder does not exist any more: change to another one\n"
+
+
 # ---- signals --------------------------------------------------------------------------------------------------------
 def started(*flags, **options):
     return subprocess.Popen([sys.executable, ROOT / "main.py", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -115,7 +115,11 @@ def check_target(flag: str, path: str, sources: Iterable[Any]) -> None:
 
 
 def check_environment() -> None:
-    """InputError for a variable that Numba would refuse with a traceback, or ignore, when it is imported."""
+    """InputError for a current folder that was deleted, or a variable that Numba would refuse when it is imported."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the current folder does not exist any more: change to another one") from None
     threads = os.environ.get("NUMBA_NUM_THREADS")
     if threads and not (threads.isascii() and threads.isdigit() and int(threads)):
         raise InputError(f"NUMBA_NUM_THREADS must be a whole number of at least 1, got {threads!r}")
