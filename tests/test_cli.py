@@ -207,7 +207,7 @@ def test_help_all_names_every_flag_with_its_default(run):
     assert entries.keys() == fields | {f"--{flag}" for flag in (
         "recipe", "data-dir", "mirror", "jit", "no-jit", "parallel", "serial", "threads", "textbook", "save",
         "run", "config", "max-minutes", "no-report", "checkpoint", "resume", "checkpoint-minutes", "checkpoint-steps",
-        "predictions", "log", "quiet", "extension")}
+        "predictions", "log", "quiet", "extension", "mpi", "exchange-every")}
     for flag, text in entries.items():
         assert "(default" in text or flag in ("--no-jit", "--serial"), text
     for text in ("mnist, fashion-mnist, kmnist, digits", "xavier_uniform, xavier_normal", "two-conv, lenet5,",
