@@ -1,4 +1,4 @@
-"""Training in several processes, on one machine or many, over MPI.  It needs the extra: pip install cnn-numba[mpi].
+"""Training in several processes, on one machine or many, over MPI: needs mpi4py (the extra `mpi`) and an MPI library.
 
 The batch is the one of a training in one process.  Each process, a rank, runs the kernels of its share of the blocks
 of 16 images.  Where a kernel reads all blocks (sums of gradients, inputs of dense layers for their weights, statistics
@@ -30,7 +30,7 @@ from cnn_numba.training import end_of_step, training_step
 try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:        # RuntimeError: mpi4py finds no MPI
-    raise InputError("--mpi needs mpi4py and an MPI library: pip install cnn-numba[mpi] mpich") from error
+    raise InputError("--mpi needs mpi4py and an MPI library: pip install mpi4py mpich") from error
 
 __all__ = ["Ranks"]
 

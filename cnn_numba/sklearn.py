@@ -1,4 +1,4 @@
-"""An estimator for scikit-learn: `CNNClassifier`.  It needs the extra: pip install cnn-numba[sklearn]."""
+"""An estimator for scikit-learn: `CNNClassifier`.  It needs scikit-learn (the extra `sklearn`)."""
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError("cnn_numba.sklearn needs scikit-learn 1.6 or newer: pip install cnn-numba[sklearn]") from error
+    raise ImportError("cnn_numba.sklearn needs scikit-learn 1.6 or newer: pip install scikit-learn") from error
 
 from cnn_numba.callbacks import ProgressBar
 from cnn_numba.data import Dataset

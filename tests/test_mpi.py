@@ -240,7 +240,7 @@ def test_without_mpi4py_the_install_line_is_said():
             "sys.exit(main(['--mpi']))")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 2 and run.stdout == ""
-    assert run.stderr == "error: --mpi needs mpi4py and an MPI library: pip install cnn-numba[mpi] mpich\n"
+    assert run.stderr == "error: --mpi needs mpi4py and an MPI library: pip install mpi4py mpich\n"
 
 
 def test_means_need_mpi():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INSTALL = "pip install 'cnn-numba[plots]'"
+INSTALL = "pip install matplotlib"
 ENDINGS = ".svg", ".png", ".pdf"
 WIDTH = 4.9                         # inches: readable in a column of a page, and on a phone
 WIDE = 9.8
