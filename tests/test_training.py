@@ -214,7 +214,7 @@ def test_bad_batch_size(batch_size):
     (np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], r"\(N, 2, 8, 8\)"),
     (np.zeros((3, 8, 8), np.uint8), [0, 1, 2], r"\(N, 2, 8, 8\)"),
     (np.zeros((0, 2, 8, 8), np.uint8), [], "N at least 1"),
-    (np.full((3, 2, 8, 8), "1"), [0, 1, 2], "must be numbers"),
+    (np.full((3, 2, 8, 8), "1"), [0, 1, 2], "must be an array of numbers"),
 ))
 def test_bad_evaluation(images, labels, what):
     model = network()
