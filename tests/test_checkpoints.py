@@ -383,9 +383,9 @@ def test_the_first_signal_is_noted_and_the_second_ends(number):
     before = [signal.getsignal(n) for n in interrupt.SIGNALS]
     with pytest.raises(KeyboardInterrupt) as error, interrupt.Interruption() as interruption:
         assert interruption.number is None
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert interruption.number == number
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         pytest.fail("nothing happened")
     assert interrupt.exit_code(error.value) == 128 + number
     assert [signal.getsignal(n) for n in interrupt.SIGNALS] == before

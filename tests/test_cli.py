@@ -127,6 +127,7 @@ def test_digits_are_learned_with_the_default_flags(run, seed):
     assert len(measured) == 23 and measured[-1] == final and float(measured[0]) < 90
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 @pytest.mark.skipif(not os.path.isdir(os.path.join(os.environ.get("CNN_NUMBA_DATA_DIR", ""), "mnist")),
                     reason="no $CNN_NUMBA_DATA_DIR/mnist")

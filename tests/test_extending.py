@@ -48,6 +48,7 @@ def test_the_page_has_its_files_and_commands(folder):
     assert len(commands()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JIT, reason="the commands compile the kernels themselves")
 def test_every_command_of_the_page_works(folder):
     for line in commands():

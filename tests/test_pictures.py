@@ -247,5 +247,5 @@ def test_images_are_made_smaller_and_larger():
 
 def test_a_missing_matplotlib_is_one_sentence(monkeypatch):
     monkeypatch.setattr(style, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs matplotlib, which is not installed: pip install 'cnn-numba\[plots\]'"):
+    with pytest.raises(InputError, match=r"needs matplotlib, which is not installed: pip install matplotlib"):
         pictures.curves(history())
