@@ -379,7 +379,9 @@ def test_a_checkpoint_that_is_no_longer_the_newest_is_not_resumed(tmp_path):
 # ---- signals --------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to itself")
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
-def test_the_first_signal_is_noted_and_the_second_ends(number):
+def test_the_first_signal_is_noted_and_the_second_ends(number, request):
+    inherited = signal.signal(number, signal.default_int_handler)       # a shell lets jobs in the background ignore it
+    request.addfinalizer(lambda: signal.signal(number, inherited))
     before = [signal.getsignal(n) for n in interrupt.SIGNALS]
     with pytest.raises(KeyboardInterrupt) as error, interrupt.Interruption() as interruption:
         assert interruption.number is None
