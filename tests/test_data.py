@@ -548,7 +548,7 @@ def test_mnist_is_found_as_keras_leaves_it(offline, tmp_path, folder):
     names = "x_train", "y_train", "x_test", "y_test"
     np.savez(tmp_path / folder / "mnist.npz", **dict(zip(names, ARRAYS.values(), strict=True)))
     data = load_dataset(data_dir=tmp_path, report=pytest.fail)
-    assert same(data) and data.name == "mnist" and data.notes == (f"from {tmp_path / folder}",)
+    assert same(data) and data.name == "mnist" and data.notes == (f"files in {tmp_path / folder}",)
     np.savez(tmp_path / folder / "mnist.npz", x_train=ARRAYS["train-images"], y_train=ARRAYS["train-labels"])
     with pytest.raises(InputError, match="mnist.npz has the parts train, expected train and test"):
         load_dataset(data_dir=tmp_path)

@@ -61,7 +61,8 @@ class IdxSet:
         if train[0].shape[1:] != test[0].shape[1:]:
             raise InputError(f"{paths[len(paths) // 2]} holds test images of {test[0].shape[2]} x {test[0].shape[3]} "
                              f"pixels, but {paths[0]} images of {train[0].shape[2]} x {train[0].shape[3]}")
-        return Dataset(self.name, *train, *test, len(self.classes), self.classes, notes=(f"from {paths[0].parent}",))
+        notes = f"files in {paths[0].parent}",
+        return Dataset(self.name, *train, *test, len(self.classes), self.classes, notes=notes)
 
     def find(self, root: Path) -> list[Path]:
         """The paths of all four files, or of an .npz file, in a folder below `root`, or in `root` if it is called so.
