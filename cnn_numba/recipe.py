@@ -381,13 +381,13 @@ class Recipe:
         """A sentence for each setting that does something else with a data set than its name says."""
         import numpy as np
 
+        from cnn_numba.data.survey import classes_text
+
         if self.class_weights == "balanced":
             counts = np.bincount(data.train_labels, minlength=data.num_classes)
             limited = [data.classes[k] for k in np.flatnonzero(balanced_weights(counts) == HEAVIEST)]
             if limited:
-                which = f"the class {limited[0]}" if len(limited) == 1 else (
-                    f"{len(limited)} classes ({', '.join(limited[:5])}{', ...' * (len(limited) > 5)})")
-                yield f"the balanced weight of {which} is limited to {HEAVIEST}"
+                yield f"the balanced weight of {classes_text(limited)} is limited to {HEAVIEST}"
 
     def make_optimizer(self, model: Sequential) -> Optimizer:
         """The optimizer of a model; its weight decay is that for a large data set, unless given or `fitted`."""

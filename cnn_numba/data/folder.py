@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn_numba.data.image import ENDINGS, BrokenImages, keep_images, pillow
+from cnn_numba.data.image import ENDINGS, keep_images, pillow
 from cnn_numba.data.parts import part_of
 from cnn_numba.data.reading import (
     MAX_LABEL,
@@ -191,16 +191,9 @@ def _read_classes(folder: Path, classes: tuple[str, ...], image_size: tuple[int,
                f"({', '.join(single[:SHOWN])}{', ...' * (len(single) > SHOWN)})")
     shuffled = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     names = np.array([file.name.partition("/")[0] for file in shuffled])
-
     paths = [os.path.join(folder, file.name) for file in shuffled]
     kept = partial(keep, folder, [tuple(file) for file in files], (image_size, like))
-    try:
-        return keep_images(paths, folder.name, names, kept, image_size, like, progress, report)
-    except BrokenImages as broken:
-        if not skip_broken or not len(broken.images):
-            raise
-        report(f"{folder}: left out {len(broken.sentences)} broken image files of {len(files)}: {broken.listing}")
-        return broken.images, names[broken.whole]
+    return keep_images(paths, folder, names, kept, image_size, like, skip_broken, progress, report)
 
 
 def list_images(folder: StrPath, classes: tuple[str, ...], left_out: LeftOut) -> list[ImageFile]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -142,19 +143,29 @@ def read_images(paths: list[str], name: str, size: tuple[int, int] | None = None
     return images
 
 
-def keep_images(paths: list[str], name: str, labels: np.ndarray, keep: Callable[[Callable[[], Arrays]], Arrays],
-                size: tuple[int, int] | None, like: tuple[int, ...] | None, progress: Progress, report: Say,
-                read: Callable[[str], bytes] = read_file) -> Arrays:
+def keep_images(paths: list[str], where: Path, labels: np.ndarray, keep: Callable[[Callable[[], Arrays]], Arrays],
+                size: tuple[int, int] | None, like: tuple[int, ...] | None, skip_broken: bool | None,
+                progress: Progress, report: Say, read: Callable[[str], bytes] = read_file,
+                what: str = "image files") -> Arrays:
     """The images of `read_images` and their labels, or those that `keep` has from an earlier run.
 
+    where : the folder or file that holds the images
     keep : `keep` of `Format`, for a state and options
+    skip_broken : whether broken images are left out, and not refused as long as others are there
+    what : what the images are called where some are left out
     """
-    now = []
+    name, now = where.name, []
 
     def read_now() -> Arrays:
         now.append(True)
         return read_images(paths, name, size, like, progress, report, read), labels
-    arrays = keep(read_now)
+    try:
+        arrays = keep(read_now)
+    except BrokenImages as broken:
+        if not skip_broken or not len(broken.images):
+            raise
+        report(f"{where}: left out {len(broken.sentences)} broken {what} of {len(paths)}: {broken.listing}")
+        return broken.images, labels[broken.whole]
     if like is not None and not now:                # an earlier run said it, about images that few look at again
         sample = [decode_image(read(path), path, like[0], like[1:]) for path in paths[:SAMPLE]]
         if any(image.converted for image in sample):

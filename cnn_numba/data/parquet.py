@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_numba.data.image import BrokenImages, keep_images
+from cnn_numba.data.image import keep_images
 from cnn_numba.data.parts import role_of
 from cnn_numba.data.reading import (
     Content,
@@ -86,11 +86,9 @@ def read_parquet(path: StrPath, image_shape: tuple[int, int, int] | None = None,
     note(f"images {images} of {kind}" + (f", labels {labels}" if labels else ""))
     known = _labels(found.column(labels), _class_names(schema, labels), f"{path}, {labels}") if labels else None
     encoded = _encoded(found.column(images))
-    result: Any
     if encoded is None:
         values = _numbers(found.column(images), f"{path}, {images}")
-        result = in_channels(as_pixels(values), image_shape, image_layout, str(path), like), known
-        return result
+        return in_channels(as_pixels(values), image_shape, image_layout, str(path), like), known
     for option, value in ("image shape", image_shape), ("image layout", image_layout):
         if value is not None:
             raise InputError(f"{path} holds encoded images, which take no {option}")
@@ -103,17 +101,10 @@ def read_parquet(path: StrPath, image_shape: tuple[int, int, int] | None = None,
         return found
 
     kept = partial(keep, path, content_of(path), (image_size, like, images, labels))
-    unknown = np.zeros(len(names), np.int64)
-    try:
-        pixels, _ = keep_images(names, path.name, unknown if known is None else known, kept, image_size, like, progress,
-                                report, content)
-    except BrokenImages as broken:
-        if not skip_broken or not len(broken.images):
-            raise
-        report(f"{path}: left out {len(broken.sentences)} broken images of {len(names)}: {broken.listing}")
-        pixels, known = broken.images, None if known is None else known[broken.whole]
-    result = pixels, known
-    return result
+    labels_or_zeros = np.zeros(len(names), np.int64) if known is None else known
+    pixels, of_pixels = keep_images(names, path, labels_or_zeros, kept, image_size, like, skip_broken, progress, report,
+                                    content, "images")
+    return pixels, None if known is None else of_pixels
 
 
 def _pyarrow() -> ModuleType:

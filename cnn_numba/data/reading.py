@@ -15,7 +15,7 @@ MAX_LABEL = 9999            # a larger number comes from a column that does not 
 
 StrPath = str | os.PathLike[str]
 Arrays = tuple[np.ndarray, np.ndarray]                          # images (N, C, H, W) and labels (N,)
-Content = Arrays | tuple[np.ndarray, None] | dict[str, Arrays]  # of a file, with or without labels, or its parts
+Content = tuple[np.ndarray, np.ndarray | None] | dict[str, Arrays]         # of a file, labels or None, or its parts
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 Keep = Callable[[Path, object, object, Callable[[], Arrays]], Arrays]       # `cached`, for a given data folder
 Say = Callable[[str], object]                                   # takes one sentence

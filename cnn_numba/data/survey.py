@@ -81,9 +81,9 @@ def suspicions(data: Dataset, parts: list[PartSurvey]) -> Iterator[str]:
     train, classes = parts[0], data.classes
     used = np.sum([part.counts for part in parts], axis=0) > 0
     if lacking := [classes[k] for k in np.flatnonzero(used & (train.counts == 0))]:
-        yield f"{_listed(lacking)} no training images"
+        yield f"{classes_text(lacking)} {'has' if len(lacking) == 1 else 'have'} no training images"
     if single := [classes[k] for k in np.flatnonzero(train.counts == 1)]:
-        yield f"{_listed(single)} a single training image"
+        yield f"{classes_text(single)} {'has' if len(single) == 1 else 'have'} a single training image"
     present = train.counts[train.counts > 1]
     if len(present) > 1 and present.max() > UNEVEN * present.min():
         yield (f"classes have {present.min():,} to {present.max():,} training images: --class-weights balanced makes "
@@ -99,6 +99,7 @@ def suspicions(data: Dataset, parts: list[PartSurvey]) -> Iterator[str]:
                f"{data.num_classes} classes from")
 
 
-def _listed(names: list[str]) -> str:
+def classes_text(names: list[str]) -> str:
+    """Some classes in a sentence: the class a, or 7 classes (a, b, c, d, e, ...)."""
     shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
-    return f"the class {shown} has" if len(names) == 1 else f"{len(names)} classes ({shown}) have"
+    return f"the class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"
