@@ -257,6 +257,8 @@ def test_evaluate_remembers_the_data_set_of_the_training(run, tmp_path):
     assert run(*evaluate)[1][0] == f"Test accuracy: {accuracy} % of 10 images, the test part of some.csv"
     assert " of 50 images, the train part of some.csv" in run(*evaluate, "--part", "train")[1][0]
     assert run(*evaluate, "--dataset", path)[1][0].endswith(" of 60 images, all of some.csv")
+    code, _, err = run(*evaluate, "--test-data", tmp_path / "none.csv")
+    assert code == 2 and err == [f"error: argument --test-data: {tmp_path / 'none.csv'} does not exist"]
     path.rename(tmp_path / "other.csv")
     code, out, err = run(*evaluate)
     assert (code, out) == (2, []) and err == [f"error: argument --dataset: required, because {tmp_path / 'm.npz'} was "

@@ -2,6 +2,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cnn_numba.commands.flags import (
@@ -46,16 +47,18 @@ def evaluate(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     say, warn = printers(quiet=False)
     given = given_fields(args)
-    if given.get("dataset"):
-        check_data_paths(Recipe(**given))
+    recipe = Recipe(**given) if given.get("dataset") else None
+    if recipe:
+        check_data_paths(recipe)
     check_exists("--load", args.load)
     choose_execution(args)
     from cnn_numba.inference import confusion_matrix, labels_in
 
     classifier = trained_classifier(args)
-    trained = classifier.model.recipe
-    recipe = data_recipe(given, trained, args.load)
-    usual = "test" if trained and not given.get("dataset") else None        # never the images of the training
+    usual = None
+    if recipe is None:
+        trained = classifier.model.recipe or {}
+        recipe, usual = remembered(given, trained, args.load), "test" if trained else None  # not what it was trained on
     part = recipe.load_part(args.part or usual, classifier.shape, data_dir=args.data_dir, mirror=args.mirror,
                             report=warn, progress=bar)
     paths = recipe.test_data or recipe.dataset or "mnist"
@@ -75,21 +78,19 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
     return 0
 
 
-def data_recipe(given: dict[str, Any], trained: dict[str, Any] | None, model: str) -> Recipe:
-    """The data to measure on: those that the flags give or, without --dataset, those that the model was trained on."""
-    if given.get("dataset") or not trained:
-        recipe = Recipe(**given)
-        check_data_paths(recipe)
-        return recipe
+def remembered(given: dict[str, Any], trained: dict[str, Any], model: str) -> Recipe:
+    """The data that a model was trained on, with what the flags change; the default if its recipe is empty."""
     with naming(f"{model}, the data set of its training"):
-        recipe = Recipe.from_json({name: trained.get(name) for name in ("dataset", *OF_FILES) if trained.get(name)})
-    recipe = Recipe(**{name: getattr(recipe, name) for name in ("dataset", *OF_FILES)} | given)
+        recipe = Recipe.from_json({name: trained[name] for name in ("dataset", *OF_FILES)
+                                   if trained.get(name) and name not in given})
     try:
         check_data_paths(recipe)
     except InputError:
         paths = recipe.dataset if isinstance(recipe.dataset, str) else " ".join(recipe.dataset or ())
         raise InputError(f"argument --dataset: required, because {model} was trained on {paths}, which is not here"
                          ) from None
+    recipe = replace(recipe, **given)
+    check_data_paths(recipe)
     return recipe
 
 
