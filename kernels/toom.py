@@ -12,6 +12,7 @@ Rounding errors grow with n.  The largest measured in float32, relative to the l
 F(4,5) 1.4e-6, F(5,5) 3.5e-6.
 """
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 from numba import config, types
@@ -20,7 +21,10 @@ from .lanes import LANES, fma, splat
 
 # The n - 1 finite points with the smallest errors, found by a search over fractions with small denominators.
 POINTS = {
-    6: (1, -1, 2, -2, 0),
+    3: (1, -1),
+    4: (1, -1, 0),
+    5: (1, -1, Fraction(1, 2), 0),
+    6: (Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2), 0),
     8: (1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2), 0),
     9: (1, -1, Fraction(3, 2), Fraction(-3, 2), Fraction(3, 4), Fraction(-3, 4), Fraction(1, 4), Fraction(-1, 4)),
 }
@@ -141,20 +145,26 @@ class Matrix:
 
 
 class Toom:
-    """F(m, r) for kernels: m, r, n, and the matrices A, AT, B, BT, GT, all part of the Numba type.
+    """F(m, r) for kernels: m, r, n, and the matrices A, AT, B, BT, G, GT, all part of the Numba type.
 
-    G : float32 (n, r), for the weights
+    taps : float32 (n, r), the numbers of G
     """
 
     def __init__(self, m, r):
         self.m, self.r, self.n = m, r, m + r - 1
         A, B, G = _matrices(m, r)
-        self.A, self.B = Matrix(A), Matrix(B)
+        self.A, self.B, self.G = Matrix(A), Matrix(B), Matrix(G)
         self.AT, self.BT, self.GT = (Matrix([list(c) for c in zip(*M, strict=True)]) for M in (A, B, G))
-        self.G = np.array(G, np.float32)
+        self.taps = np.array(G, np.float32)
 
     def __repr__(self):
         return f"Toom({self.m}, {self.r}): {self.m} outputs of {self.r} taps from {self.n} products"
+
+
+@cache
+def toom(m, r):
+    """Toom(m, r), made once: its search takes some 10 ms."""
+    return Toom(m, r)
 
 
 if config.DISABLE_JIT:
@@ -164,6 +174,9 @@ if config.DISABLE_JIT:
                                        lambda c, a: np.float32(c) * a,
                                        lambda c, a, b: fma(splat(np.float32(c)), a, b))) for row in rows])
         return out if x.ndim == 3 else out[0]
+
+    def transform_tile(R, C, x):
+        return transform(R, transform(C, x).swapaxes(0, 1)).swapaxes(0, 1)
 
     def by_points(acc, u, index, row_axis, v):
         factors = np.stack([u[tuple(i + r if k == row_axis else i for k, i in enumerate(index[:-1]))][:len(v)]
@@ -184,7 +197,7 @@ else:
 
     from .lanes.compiled import F32, I64, VECTOR, Address, Lanes, _fma, _pack, _read, _splat, _unpack
 
-    SIZES, MATRICES = ("m", "r", "n"), ("A", "AT", "B", "BT", "GT")
+    SIZES, MATRICES = ("m", "r", "n"), ("A", "AT", "B", "BT", "G", "GT")
 
     class ToomType(types.Type):
         def __init__(self, value):
@@ -215,22 +228,37 @@ else:
             return context.get_constant(types.intp, getattr(ty.value, name))
         return context.get_dummy_value()
 
+    def _run(builder, matrix, values):
+        """The code of a constant matrix times a list of vectors."""
+        def constant(c):
+            return ir.Constant(VECTOR, [np.float32(c)] * LANES)
+        return matrix.run(values, lambda a, b, plus: builder.fadd(a, b) if plus else builder.fsub(a, b),
+                          lambda c, a: builder.fmul(constant(c), a),
+                          lambda c, a, b: _fma(builder, constant(c), a, b))
+
     @intrinsic
     def transform(typing, M, x):
         """The constant matrix M times a pack of vectors, or times each row of a tile."""
         matrix, cols = M.value, x.shape[-1]
 
         def code(context, builder, sig, args):
-            def constant(c):
-                return ir.Constant(VECTOR, [np.float32(c)] * LANES)
-            values, out = _unpack(builder, args[1]), []
-            for row in range(0, len(values), cols):
-                out += matrix.run(values[row:row + cols],
-                                  lambda a, b, plus: builder.fadd(a, b) if plus else builder.fsub(a, b),
-                                  lambda c, a: builder.fmul(constant(c), a),
-                                  lambda c, a, b: _fma(builder, constant(c), a, b))
-            return _pack(builder, out)
+            values = _unpack(builder, args[1])
+            return _pack(builder, [out for row in range(0, len(values), cols)
+                                   for out in _run(builder, matrix, values[row:row + cols])])
         return Lanes("f", (*x.shape[:-1], matrix.shape[0]))(M, x), code
+
+    @intrinsic
+    def transform_tile(typing, R, C, x):
+        """R x C^T for the constant matrices R and C and a tile x of vectors."""
+        rows, cols = R.value, C.value
+
+        def code(context, builder, sig, args):
+            values, wide, high = _unpack(builder, args[2]), cols.shape[0], rows.shape[0]
+            by_row = [row for k in range(0, len(values), cols.shape[1])
+                      for row in _run(builder, cols, values[k:k + cols.shape[1]])]
+            by_column = [_run(builder, rows, by_row[k::wide]) for k in range(wide)]
+            return _pack(builder, [by_column[k][i] for i in range(high) for k in range(wide)])
+        return Lanes("f", (rows.shape[0], cols.shape[0]))(R, C, x), code
 
     @intrinsic(prefer_literal=True)
     def by_points(typing, acc, u, index, row_axis, v):

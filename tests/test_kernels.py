@@ -5,7 +5,19 @@
 import numpy as np
 import pytest
 import reference
-from comparing import NETWORK, ROUNDING, TOOM, both, check, is_toom, named, outputs_and_gradients, rejected, same
+from comparing import (
+    NETWORK,
+    ROUNDING,
+    TOOM,
+    both,
+    check,
+    is_toom,
+    named,
+    outputs_and_gradients,
+    rejected,
+    same,
+    toom_axes,
+)
 from networks import build, build_normal, conv, decided, flatten, linear, pool, relu, whole
 
 from cnn_numba import SGD, CrossEntropyLoss, Sequential
@@ -59,6 +71,15 @@ CONVOLUTIONS = named(
     ("five taps in fours", conv(2, 4, 5), (2, 6, 8), 3),
     ("five taps in fives", conv(2, 4, 5, padding=2), (2, 5, 10), 17),
     ("taps along the rows only", conv(2, 5, (1, 3)), (2, 4, 8), 3),
+    ("both axes", conv(4, 8, 3, padding=1), (4, 8, 12), 3),
+    ("both axes, nothing a multiple", conv(5, 7, 3, padding=1), (5, 9, 14), 17),
+    ("both axes, more filters than lanes", conv(3, 18, 3), (3, 6, 7), 3),
+    ("both axes, more channels than lanes", conv(18, 3, 3, padding=1), (18, 6, 6), 3),
+    ("both axes, one row", conv(3, 4, 3, padding=(0, 1)), (3, 3, 6), 3),
+    ("both axes, two rows and three columns", conv(3, 4, 3), (3, 4, 5), 3),
+    ("both axes, one pixel", conv(3, 4, 3, padding=1), (3, 1, 1), 3),
+    ("both axes, more padding than image", conv(3, 4, 3, padding=4), (3, 2, 3), 3),
+    ("both axes, no bias", conv(6, 4, 3, bias=False), (6, 7, 7), 17),
     ("even rows, odd taps, same", conv(2, 5, (2, 3), padding="same"), (2, 5, 7), 3),
 )
 
@@ -68,15 +89,17 @@ def test_conv2d(layer, shape, images):
     check(layer, shape, images)
 
 
-def test_convolutions_of_both_kinds_are_tested():
-    kinds = [is_toom(Conv2d(*case.values[0][1], **case.values[0][2]), case.values[1]) for case in CONVOLUTIONS]
-    assert sum(kinds) >= 8 and len(kinds) - sum(kinds) >= 20
+def test_convolutions_of_all_kinds_are_tested():
+    kinds = [toom_axes(Conv2d(*case.values[0][1], **case.values[0][2]), case.values[1]) for case in CONVOLUTIONS]
+    assert kinds.count(0) >= 20 and kinds.count(1) >= 6 and kinds.count(2) >= 8
 
 
 @pytest.mark.parametrize("layer, shape, images", named(
     ("direct", conv(3, 5, 3, stride=2, padding=1), (3, 9, 7), 17),
     ("pointwise", conv(7, 5, 1), (7, 3, 4), 17),
-    ("product of 3 taps", conv(3, 5, 3, padding=1), (3, 7, 9), 17),
+    ("product of 3 taps", conv(2, 5, 3, padding=1), (2, 7, 9), 17),
+    ("product of 3 x 3 taps", conv(3, 5, 3, padding=1), (3, 7, 9), 17),
+    ("product of 3 x 3 taps, many channels", conv(64, 5, 3), (64, 6, 6), 3),
     ("product of 5 taps", conv(3, 5, 5, padding=2), (3, 7, 9), 17),
 ))
 def test_conv2d_rounds_as_float32_does(layer, shape, images):

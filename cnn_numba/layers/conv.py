@@ -2,15 +2,16 @@
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.init import init_name
-from cnn_numba.kernels import conv, conv_toom, resize
+from cnn_numba.kernels import conv, conv_toom, conv_toom2d, resize
 from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
-from cnn_numba.kernels.toom import Toom
+from cnn_numba.kernels.toom import Toom, toom
 from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
 from cnn_numba.layers.windows import windows
 
@@ -18,6 +19,9 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
+TOOM2D = {3: (1, 2, 4)}         # along rows and columns
+LEAST_CHANNELS = 3              # for which products along both gain
+PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
 
@@ -91,27 +95,32 @@ class Conv2d(Biased, Layer):
         shapes = {"weight": (self.out_channels, self.in_channels // self.groups, *self.kernel_size)}
         return shapes | ({"bias": (self.out_channels,)} if self.has_bias else {})
 
-    def toom(self, shape, setup):
-        """The Cook-Toom product with the fewest multiplications for an input shape; None: a direct convolution."""
+    def toom(self, shape: Shape, setup: Setup) -> tuple[Toom | None, Toom] | None:
+        """(along the columns, along the rows): the Cook-Toom products with the fewest multiplications for an input
+        shape; the first is None where only rows gain.  None: a direct convolution."""
         plain = self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
-        if setup.textbook or not plain or self.out_channels < 4:
+        if setup.textbook or not plain:
             return None
-        taps, columns = self.kernel_size[1], self.output_shape(shape)[2]
-        sizes = [m for m in TOOM.get(taps, ()) if m <= columns]
-        if not sizes:
-            return None
-        return Toom(min(sizes, key=lambda m: math.ceil(columns / m) * (m + taps - 1)), taps)
+        outputs = self.output_shape(shape)[1:]
+        if min(self.in_channels, self.out_channels) >= LEAST_CHANNELS:
+            high, wide = (_fewest(TOOM2D, taps, size) for taps, size in zip(self.kernel_size, outputs, strict=True))
+            if high and wide:
+                return high, wide
+        wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
+        return (None, wide) if wide and self.out_channels >= 4 else None
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        if self.toom(shape, setup):
-            return self.padding_sides()[2:], (0, 0)
+        if toom := self.toom(shape, setup):
+            return (0, 0) if toom[0] else self.padding_sides()[2:], (0, 0)
         margin = _input_tile(self, shape, self.in_channels).cols - 1
         return (0, 0), (margin, margin)
 
     def calls(self, wires: Wires) -> None:
-        toom = self.toom(wires.x.shape, wires.setup)
-        if toom:
-            self._toom_calls(wires, toom)
+        rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
+        if rows:
+            self._toom2d_calls(wires, rows, cols)
+        elif cols:
+            self._toom_calls(wires, cols)
         else:
             self._direct_calls(wires)
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
@@ -146,7 +155,7 @@ class Conv2d(Biased, Layer):
         most = 30 // toom.n if WIDE else 1
         u = aligned((filters, channels, kernel_rows, toom.n))
         v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
-        wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.G))
+        wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.taps))
         wires.forward += [
             Call(conv_toom.toom_input, x.blocks, v=v, x=x.padded(top, bottom, left, right), toom=toom),
             Call(conv_toom.toom_forward, x.blocks, y=y.inner, u=u, v=v, bias=self._bias(wires),
@@ -166,6 +175,43 @@ class Conv2d(Biased, Layer):
         wires.backward.append(Call(
             conv_toom.toom_backward_weight, x.blocks, dweight=_per_block(wires, weight), d=d, v=v, sums=sums,
             toom=toom, T=tile))
+
+    def _toom2d_calls(self, wires, rows, cols):
+        x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
+        top, bottom, left, right = self.padding_sides()
+        filters, channels = weight.value.shape[:2]
+        both = dict(rows=rows, cols=cols)
+        tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m), **both)
+        panels = math.ceil(tiled["high"] * tiled["wide"] / PANEL)
+        tile, input_tile = _product_tile(filters), _product_tile(channels)
+        products = aligned((x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES))
+        gradients = dy is not None and (dx is not None or weight.requires_grad)
+        v = _panels(x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad)
+        wires.forward.append(Call(
+            conv_toom2d.toom2d_forward, x.blocks, y=y.inner, u=_toom2d_weights(wires, weight, 0, tile.rows, both), v=v,
+            x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
+            relu=int(wires.relu_after), T=tile, **tiled))
+        if not gradients:
+            return
+        d = _panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad)
+        if dx is None:
+            wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled))
+        else:
+            wires.backward.append(Call(
+                conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
+                u=_toom2d_weights(wires, weight, 1, input_tile.rows, both), d=d, dy=dy.inner, x=x.inner,
+                products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile, **tiled))
+        if not weight.requires_grad:
+            return
+        tile = Tile(fit(filters, 4 if WIDE else 2), fit(channels, 6 if WIDE else 3))
+        vectors = math.ceil(filters / LANES)
+        sums = aligned((x.blocks, rows.n, cols.n, channels, vectors, LANES))
+        wires.backward.append(Call(
+            conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v,
+            products=aligned((x.blocks, tile.cols, vectors * LANES, LANES)), S=Tile(1, PANEL), T=tile, **both))
+        wires.gradients.append(Call(
+            conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
+            scratch=aligned((channels, rows.r, cols.r, LANES)), **both))
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -304,6 +350,45 @@ class ConvTranspose2d(Biased, Layer):
             value = getattr(self, name)
             text += f", {name}={value}" if value != usual else ""
         return text if self.has_bias else text + ", bias=False"
+
+
+# ---- Cook-Toom products ---------------------------------------------------------------------------------------------
+def _fewest(sizes, taps, outputs):
+    """The Cook-Toom product for some taps with the fewest multiplications for a number of outputs, or None."""
+    able = [m for m in sizes.get(taps, ()) if m <= outputs]
+    return toom(min(able, key=lambda m: math.ceil(outputs / m) * (m + taps - 1)), taps) if able else None
+
+
+def _product_tile(size):
+    """The tile, outputs x tiles, for the products of a point: as few idle rows and passes as possible."""
+    rows = min(range(min(size, 6), 3, -1), key=lambda rows: math.ceil(size / rows) * (rows + 1), default=size)
+    return Tile(rows, PANEL if WIDE else 1)
+
+
+def _panels(blocks, panels, points, channels, kept):
+    """An array for transforms: (blocks, panels, points, channels, PANEL).
+
+    Without `kept`, all panels share the memory of one: each is used at once, from the second cache.  Points are an odd
+    number of vectors apart, as in `planes`.
+    """
+    count = panels if kept else 1
+    array = planes(blocks * count, points, channels, PANEL).reshape(blocks, count, points, channels, PANEL, LANES)
+    if kept:
+        return array
+    return as_strided(array, (blocks, panels, *array.shape[2:]), (array.strides[0], 0, *array.strides[2:]))
+
+
+def _toom2d_weights(wires, weight, out_axis, group, both):
+    """The transformed weights for outputs along an axis of `weight`, in groups, and the call that computes them."""
+    outputs, sums = weight.value.shape[out_axis], weight.value.shape[1 - out_axis]
+    rows, cols = both["rows"], both["cols"]
+    u = aligned((math.ceil(outputs / group), rows.n * cols.n, sums, group))
+    channels = weight.value.shape[1]
+    step, pace = (channels, 1) if out_axis else (1, channels)
+    wires.prepare.append(Call(
+        conv_toom2d.toom2d_weights, sums, u=u, weight=weight.value.reshape(-1, rows.r, cols.r),
+        scratch=aligned((sums, rows.n, cols.n, LANES)), step=step, pace=pace, outputs=outputs, **both))
+    return u
 
 
 # ---- the direct kernels, for a layer with kernel_size, stride, dilation and groups ----------------------------------

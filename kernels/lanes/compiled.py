@@ -22,10 +22,10 @@ from numba.extending import (
 from .shapes import LANES, ROUND, Tile
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "integers", "load",
-    "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "unit",
-    "vectors", "where", "zeros",
+    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
+    "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
+    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total",
+    "uniform", "unit", "vectors", "where", "zeros",
 ]
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -374,6 +374,27 @@ def spread(typing, b, index, rows, cols):
     return Lanes("f", shape)(b, index, rows, cols), code
 
 
+@intrinsic(prefer_literal=True)
+def uniform(typing, v, rows, cols):
+    """A tile of the vector v."""
+    shape = _literals(rows, cols)
+
+    def code(context, builder, sig, args):
+        return _pack(builder, [args[0]] * (shape[0] * shape[1]))
+    return Lanes("f", shape)(v, rows, cols), code
+
+
+@intrinsic(prefer_literal=True)
+def load_tile(typing, x, index, row_axis, col_axis, rows, cols):
+    """The tile of x[index + r along row_axis + c along col_axis]."""
+    axes, shape = _literals(row_axis, col_axis), _literals(rows, cols)
+
+    def code(context, builder, sig, args):
+        pointers = _tile_pointers(builder, _address(context, builder, sig, args), *axes, I64(1), shape)
+        return _pack(builder, [_read(builder, p) for p in pointers])
+    return Lanes("f", shape)(x, index, row_axis, col_axis, rows, cols), code
+
+
 @intrinsic
 def outer(typing, acc, a, b):
     """acc[r, c] + a[r] * b[c]"""
@@ -514,3 +535,17 @@ def clear_first(typing, pack, count):
         return _pack(builder, [builder.select(builder.icmp_signed("<", I64(k), n), zero, v)
                                for k, v in enumerate(_unpack(builder, args[0]))])
     return pack(pack, count), code
+
+
+@intrinsic
+def clear_margins(typing, tile, rows, cols):
+    """The tile with its first `rows` rows and first `cols` columns 0."""
+    def code(context, builder, sig, args):
+        zero = ir.Constant(VECTOR, None)
+        least = [context.cast(builder, arg, kind, types.intp)
+                 for arg, kind in zip(args[1:], sig.args[1:], strict=True)]
+        inside = [[builder.icmp_signed(">=", I64(k), count) for k in range(size)]
+                  for count, size in zip(least, tile.shape, strict=True)]
+        return _pack(builder, [builder.select(builder.and_(inside[0][k // tile.shape[1]], inside[1][k % tile.shape[1]]),
+                                              v, zero) for k, v in enumerate(_unpack(builder, args[0]))])
+    return tile(tile, rows, cols), code

@@ -4,10 +4,10 @@ import numpy as np
 from .shapes import LANES, ROUND, ZERO
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "integers", "load",
-    "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "unit",
-    "vectors", "where", "zeros",
+    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
+    "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
+    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total",
+    "uniform", "unit", "vectors", "where", "zeros",
 ]
 
 
@@ -111,6 +111,14 @@ def spread(b, index, rows, cols):
     return np.broadcast_to(b[index:index + rows, None, None], (rows, cols, LANES)).copy()
 
 
+def uniform(v, rows, cols):
+    return np.broadcast_to(v, (rows, cols, LANES)).copy()
+
+
+def load_tile(x, index, row_axis, col_axis, rows, cols):
+    return np.array([[x[_shift(index, row_axis, r, col_axis, c)] for c in range(cols)] for r in range(rows)])
+
+
 def outer(acc, a, b):
     return fma(a[:, None], b[None], acc)
 
@@ -151,13 +159,14 @@ def add_tile(y, index, row_axis, col_axis, acc):
 
 
 def store_pack(y, index, axis, pack):
-    for k, v in enumerate(pack):
+    for k, v in enumerate(pack.reshape(-1, LANES)):
         y[_shift(index, axis, k, axis, 0)] = v
 
 
 def store_totals(y, index, acc):
-    sums = np.zeros(-(-acc.shape[0] * acc.shape[1] // LANES) * LANES, np.float32)
-    sums[:acc.shape[0] * acc.shape[1]] = total(acc).reshape(-1)
+    totals = total(acc).reshape(-1)
+    sums = np.zeros(-(-totals.size // LANES) * LANES, np.float32)
+    sums[:totals.size] = totals
     store_pack(y, index, len(index) - 1, sums.reshape(-1, LANES))
 
 
@@ -165,3 +174,9 @@ def clear_first(pack, count):
     pack = pack.copy()
     pack[:count] = 0
     return pack
+
+
+def clear_margins(tile, rows, cols):
+    tile = tile.copy()
+    tile[:max(0, rows)] = tile[:, :max(0, cols)] = 0
+    return tile
