@@ -21,6 +21,7 @@ from .lanes import LANES, fma, splat
 
 # The n - 1 finite points with the smallest errors, found by a search over fractions with small denominators.
 POINTS = {
+    2: (0,),
     3: (1, -1),
     4: (1, -1, 0),
     5: (1, -1, Fraction(1, 2), 0),

@@ -79,6 +79,11 @@ CONVOLUTIONS = named(
     ("both axes, two rows and three columns", conv(3, 4, 3), (3, 4, 5), 3),
     ("both axes, one pixel", conv(3, 4, 3, padding=1), (3, 1, 1), 3),
     ("both axes, more padding than image", conv(3, 4, 3, padding=4), (3, 2, 3), 3),
+    ("both axes, two taps", conv(3, 4, 2, padding=1), (3, 5, 8), 3),
+    ("both axes, stride", conv(3, 5, 3, stride=2, padding=1), (3, 8, 9), 17),
+    ("both axes, stride and as many taps", conv(4, 3, 4, stride=2, padding=1), (4, 8, 7), 3),
+    ("both axes, stride and five taps", conv(3, 4, 5, stride=2, padding=2), (3, 9, 12), 3),
+    ("both axes, stride by rows only", conv(3, 4, 3, stride=(2, 1)), (3, 7, 8), 3),
     ("both axes, no bias", conv(6, 4, 3, bias=False), (6, 7, 7), 17),
     ("even rows, odd taps, same", conv(2, 5, (2, 3), padding="same"), (2, 5, 7), 3),
 )

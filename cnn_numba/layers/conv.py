@@ -19,7 +19,7 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
-TOOM2D = {3: (1, 2, 4)}         # along rows and columns
+TOOM2D = {2: (1, 2, 4), 3: (1, 2, 4)}       # along rows and columns
 LEAST_CHANNELS = 3              # for which products along both gain
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
@@ -71,6 +71,13 @@ class Conv2d(Biased, Layer):
             raise InputError(f"Conv2d: padding='same' needs stride 1, got {stride!r}")
 
     def padding_sides(self) -> Sides:
+        top, bottom, left, right = self.added_sides()
+        # a phase of a strided convolution may have a tap less than the others; its product reads one pixel more
+        more_rows, more_cols = (-size % stride for size, stride in zip(self.kernel_size, self.stride, strict=True))
+        return top, bottom + more_rows, left, right + more_cols
+
+    def added_sides(self) -> Sides:
+        """Rows and columns of zeros that the convolution is defined with: (top, bottom, left, right)."""
         if self.padding == "valid":
             return 0, 0, 0, 0
         if self.padding == "same":
@@ -83,7 +90,7 @@ class Conv2d(Biased, Layer):
         channels, *size = image_shape("Conv2d", shape)
         if channels != self.in_channels:
             raise InputError(f"Conv2d expects {self.in_channels} channels, got {channels} ({shape_text(shape)})")
-        top, bottom, left, right = self.padding_sides()
+        top, bottom, left, right = self.added_sides()
         padded = size[0] + top + bottom, size[1] + left + right
         extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         if padded[0] < extent[0] or padded[1] < extent[1]:
@@ -98,14 +105,16 @@ class Conv2d(Biased, Layer):
     def toom(self, shape: Shape, setup: Setup) -> tuple[Toom | None, Toom] | None:
         """(along the columns, along the rows): the Cook-Toom products with the fewest multiplications for an input
         shape; the first is None where only rows gain.  None: a direct convolution."""
-        plain = self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
-        if setup.textbook or not plain:
+        if setup.textbook or self.dilation != (1, 1) or self.groups != 1:
             return None
         outputs = self.output_shape(shape)[1:]
         if min(self.in_channels, self.out_channels) >= LEAST_CHANNELS:
-            high, wide = (_fewest(TOOM2D, taps, size) for taps, size in zip(self.kernel_size, outputs, strict=True))
+            high, wide = (_fewest(TOOM2D, math.ceil(taps / stride), size)
+                          for taps, stride, size in zip(self.kernel_size, self.stride, outputs, strict=True))
             if high and wide:
                 return high, wide
+        if self.stride != (1, 1):
+            return None
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
@@ -179,31 +188,33 @@ class Conv2d(Biased, Layer):
     def _toom2d_calls(self, wires, rows, cols):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         top, bottom, left, right = self.padding_sides()
-        filters, channels = weight.value.shape[:2]
+        filters, channels = self.out_channels, self.in_channels * math.prod(self.stride)
         both = dict(rows=rows, cols=cols)
-        tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m), **both)
+        phases = dict(stride_h=self.stride[0], stride_w=self.stride[1], **both)
+        tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m))
         panels = math.ceil(tiled["high"] * tiled["wide"] / PANEL)
         tile, input_tile = _product_tile(filters), _product_tile(channels)
         products = aligned((x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES))
         gradients = dy is not None and (dx is not None or weight.requires_grad)
         v = _panels(x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad)
         wires.forward.append(Call(
-            conv_toom2d.toom2d_forward, x.blocks, y=y.inner, u=_toom2d_weights(wires, weight, 0, tile.rows, both), v=v,
+            conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
+            u=_toom2d_weights(wires, channels, filters, tile.rows, 0, phases), v=v,
             x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
-            relu=int(wires.relu_after), T=tile, **tiled))
+            relu=int(wires.relu_after), T=tile, **tiled, **phases))
         if not gradients:
             return
         d = _panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad)
         if dx is None:
-            wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled))
+            wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled, **both))
         else:
             wires.backward.append(Call(
                 conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
-                u=_toom2d_weights(wires, weight, 1, input_tile.rows, both), d=d, dy=dy.inner, x=x.inner,
-                products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile, **tiled))
+                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, phases), d=d, dy=dy.inner, x=x.inner,
+                products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile, **tiled, **phases))
         if not weight.requires_grad:
             return
-        tile = Tile(fit(filters, 4 if WIDE else 2), fit(channels, 6 if WIDE else 3))
+        tile = Tile(min(filters, 4 if WIDE else 2), min(channels, 6 if WIDE else 3))
         vectors = math.ceil(filters / LANES)
         sums = aligned((x.blocks, rows.n, cols.n, channels, vectors, LANES))
         wires.backward.append(Call(
@@ -211,7 +222,7 @@ class Conv2d(Biased, Layer):
             products=aligned((x.blocks, tile.cols, vectors * LANES, LANES)), S=Tile(1, PANEL), T=tile, **both))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
-            scratch=aligned((channels, rows.r, cols.r, LANES)), **both))
+            scratch=aligned((channels, rows.r, cols.r, LANES)), **phases))
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -220,7 +231,7 @@ class Conv2d(Biased, Layer):
         y = np.empty((len(x), filters, rows, cols), x.dtype)
         count = max(1, CHUNK // (rows * cols * weight[0].size * groups))
         for first in range(0, len(x), count):
-            seen = windows(x[first:first + count], self, self.padding_sides(), rows, cols)
+            seen = windows(x[first:first + count], self, self.added_sides(), rows, cols)
             n = len(seen)
             columns = seen.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, rows * cols)
             y[first:first + n] = (matrix @ columns).reshape(n, filters, rows, cols)
@@ -378,16 +389,14 @@ def _panels(blocks, panels, points, channels, kept):
     return as_strided(array, (blocks, panels, *array.shape[2:]), (array.strides[0], 0, *array.strides[2:]))
 
 
-def _toom2d_weights(wires, weight, out_axis, group, both):
-    """The transformed weights for outputs along an axis of `weight`, in groups, and the call that computes them."""
-    outputs, sums = weight.value.shape[out_axis], weight.value.shape[1 - out_axis]
-    rows, cols = both["rows"], both["cols"]
+def _toom2d_weights(wires, sums, outputs, group, of_filters, phases):
+    """The transformed weights for sums over channels or filters, in groups of outputs, and the call that computes
+    them."""
+    rows, cols = phases["rows"], phases["cols"]
     u = aligned((math.ceil(outputs / group), rows.n * cols.n, sums, group))
-    channels = weight.value.shape[1]
-    step, pace = (channels, 1) if out_axis else (1, channels)
     wires.prepare.append(Call(
-        conv_toom2d.toom2d_weights, sums, u=u, weight=weight.value.reshape(-1, rows.r, cols.r),
-        scratch=aligned((sums, rows.n, cols.n, LANES)), step=step, pace=pace, outputs=outputs, **both))
+        conv_toom2d.toom2d_weights, sums, u=u, weight=wires.parameters["weight"].value,
+        scratch=aligned((sums, rows.n, cols.n, LANES)), of_filters=of_filters, **phases))
     return u
 
 

@@ -385,14 +385,17 @@ def uniform(typing, v, rows, cols):
 
 
 @intrinsic(prefer_literal=True)
-def load_tile(typing, x, index, row_axis, col_axis, rows, cols):
-    """The tile of x[index + r along row_axis + c along col_axis]."""
+def load_tile(typing, x, index, row_axis, col_axis, row_spacing, col_spacing, rows, cols):
+    """The tile of x[index + r * row_spacing along row_axis + c * col_spacing along col_axis]."""
     axes, shape = _literals(row_axis, col_axis), _literals(rows, cols)
 
     def code(context, builder, sig, args):
-        pointers = _tile_pointers(builder, _address(context, builder, sig, args), *axes, I64(1), shape)
-        return _pack(builder, [_read(builder, p) for p in pointers])
-    return Lanes("f", shape)(x, index, row_axis, col_axis, rows, cols), code
+        address = _address(context, builder, sig, args)
+        high, wide = (context.cast(builder, args[k], sig.args[k], types.intp) for k in (4, 5))
+        return _pack(builder, [
+            _read(builder, address.at({axes[0]: builder.mul(I64(r), high), axes[1]: builder.mul(I64(c), wide)}))
+            for r in range(shape[0]) for c in range(shape[1])])
+    return Lanes("f", shape)(x, index, row_axis, col_axis, row_spacing, col_spacing, rows, cols), code
 
 
 @intrinsic

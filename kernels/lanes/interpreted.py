@@ -115,8 +115,9 @@ def uniform(v, rows, cols):
     return np.broadcast_to(v, (rows, cols, LANES)).copy()
 
 
-def load_tile(x, index, row_axis, col_axis, rows, cols):
-    return np.array([[x[_shift(index, row_axis, r, col_axis, c)] for c in range(cols)] for r in range(rows)])
+def load_tile(x, index, row_axis, col_axis, row_spacing, col_spacing, rows, cols):
+    return np.array([[x[_shift(index, row_axis, r * row_spacing, col_axis, c * col_spacing)] for c in range(cols)]
+                     for r in range(rows)])
 
 
 def outer(acc, a, b):
