@@ -1,14 +1,24 @@
 """How the kernels run: interpreted, serially or in parallel, and with which algorithms."""
+from __future__ import annotations
+
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from cnn_numba.errors import InputError, whole_number
 
-__all__ = ["describe", "set_execution", "set_textbook"]
+if TYPE_CHECKING:
+    from cnn_numba.kernels.matrix import Bf16
+
+__all__ = ["describe", "get_float32_matmul_precision", "set_execution", "set_float32_matmul_precision", "set_textbook"]
 
 MODES = "interpreted", "serial", "parallel"
 
+PARTS = {"highest": 0, "high": 2, "medium": 1}          # bf16 parts of a factor; 0: it stays in float32
+UNIT = "CNN_NUMBA_MATRIX_UNIT"      # in the environment: the unit to use, "plain" on any CPU, for tests; "none"
+
 _textbook = False
+_precision = "highest"
 
 
 def set_execution(mode: str, threads: int | None = None) -> None:
@@ -69,8 +79,60 @@ def textbook() -> bool:
     return _textbook
 
 
+def set_float32_matmul_precision(precision: str) -> None:
+    """Choose how exactly convolutions and dense layers multiply, as `torch.set_float32_matmul_precision`.
+
+    Parameters
+    ----------
+    precision : "highest", "high" or "medium"
+        "highest" (default): in float32.  "medium": the factors are rounded to bf16, sums stay in float32.  "high": each
+        factor is split into two bf16 numbers, 16 bits, and three products are added.  Images, activations, weights,
+        gradients and the optimizer stay in float32.
+
+    Bf16 products run on the CPU's AMX unit; "medium" also on `vdpbf16ps` of AMD's Zen 4.  Elsewhere, and in layers that
+    would not be faster (fewer than 16 channels or filters, groups), all precisions are "highest"; `describe()` says
+    which unit runs.  The choice affects trainers made, and models called, from now on.
+
+    Raises InputError (a ValueError) for another word.
+    """
+    global _precision
+    if not isinstance(precision, str) or precision not in PARTS:
+        raise InputError("set_float32_matmul_precision: expected 'highest', 'high' or 'medium', "
+                         f"got {precision!r:.40}")
+    _precision = precision
+
+
+def get_float32_matmul_precision() -> str:
+    """The word of `set_float32_matmul_precision`, as `torch.get_float32_matmul_precision`."""
+    return _precision
+
+
+def bf16() -> Bf16 | None:
+    """How layers multiply for the precision in use; None: in float32.
+
+    Raises InputError when CNN_NUMBA_MATRIX_UNIT names a unit that this process cannot use.
+    """
+    parts = PARTS[_precision]
+    if not parts or _textbook:
+        return None
+    from cnn_numba.kernels.matrix import UNITS, Bf16, fastest, usable
+
+    unit = os.environ.get(UNIT) or fastest(2 * parts - 1)
+    if unit is None or unit == "none":
+        return None
+    if unit not in UNITS or not usable(unit):
+        able = [repr(name) for name in UNITS if usable(name)]
+        raise InputError(f"{UNIT}: this process can use {', '.join(able)} or 'none', got {unit!r:.40}")
+    return Bf16(unit, parts)
+
+
+def algorithms() -> dict[str, Any]:
+    """The options of `plan.Plan` that choose algorithms."""
+    return {"textbook": _textbook, "bf16": bf16()}
+
+
 def describe() -> str:
-    """One line of text: compiled or not, threads, algorithm of convolutions, versions and images per vector."""
+    """One line of text: compiled or not, threads, algorithms, precision, versions and images per vector."""
     import numba
 
     from cnn_numba.kernels import compiled, driver, program
@@ -88,4 +150,17 @@ def describe() -> str:
         how = f"compiled, parallel on {threads} thread{'s' * (threads > 1)}"
     convolutions = "convolutions by the textbook" if _textbook else "convolutions by Cook-Toom"
     cache = "" if compiled.FOLDER or not compiled.JIT else "; no cache folder can be written: each start compiles again"
+    if _precision != "highest":
+        convolutions += f", {_precision} precision {_unit_text()}"
     return f"Kernels {how}, {convolutions} (numba {numba.__version__}{layer}, {LANES} images per vector){cache}"
+
+
+def _unit_text() -> str:
+    """What the precision in use means here, for `describe`."""
+    chosen = bf16()
+    if chosen is None:
+        why = "the textbook's loops are float32" if _textbook else "no unit of this CPU makes it faster"
+        return f"as highest: {why}"
+    from cnn_numba.kernels.matrix import UNITS
+
+    return f"by {UNITS[chosen.unit]}"

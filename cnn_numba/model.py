@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_numba.errors import InputError, seed_number
-from cnn_numba.execution import textbook
+from cnn_numba.execution import algorithms
 from cnn_numba.forward_pass import ForwardPass, Output, is_grad_enabled
 from cnn_numba.init import INITS, default_seed, init_name, manual_seed, pytorch
 from cnn_numba.kernels import driver, optimizer
@@ -276,7 +276,7 @@ class Sequential(Module):
         """
         from cnn_numba.inference import Classifier
 
-        facts = (self.input_shape, textbook(),
+        facts = (self.input_shape, *algorithms().values(),
                  *(None if fact is None else np.asarray(fact).tobytes() for fact in (self.mean, self.std)))
         if self._classifier is None or self._classifier[0] != facts:
             self.refuse_own_forward("predict runs the layers in their order")
@@ -308,7 +308,7 @@ class Sequential(Module):
     def _lay_out(self, shape, blocks, count, accumulate, **options):
         tensors = [{name: p.wired(accumulate) for name, p in of_layer.items()} for of_layer in self.bind()[:count]]
         layers = self.layers[:count]
-        return Plan(layers, tensors, infer_shapes(layers, shape), blocks, **({"textbook": textbook()} | options))
+        return Plan(layers, tensors, infer_shapes(layers, shape), blocks, **(algorithms() | options))
 
     def refuse_own_forward(self, why: str) -> None:
         """InputError if a subclass has a `forward` of its own."""
@@ -347,16 +347,16 @@ class Sequential(Module):
         """What a layout for a batch depends on."""
         modes = tuple(layer.training for layer in every_layer(self.layers))
         trained = tuple(p.requires_grad for p in self.parameters())
-        return (images.shape[1:], math.ceil(len(images) / LANES), modes, textbook(),
+        return (images.shape[1:], math.ceil(len(images) / LANES), modes, tuple(algorithms().items()),
                 is_grad_enabled() and (trained, input_gradient))
 
     def _laid(self, key):
         """The layout for a key, and its programs."""
         if key not in self._plans:
-            shape, blocks, _, plain, gradients = key
+            shape, blocks, _, chosen, gradients = key
             plan = self._lay_out(
                 shape, blocks, len(self.layers), True, backward=bool(gradients), own_modes=True,
-                input_gradient=bool(gradients and gradients[1]), textbook=plain)
+                input_gradient=bool(gradients and gradients[1]), **dict(chosen))
             self._plans[key] = _Laid(plan, *plan.programs(self._sum_calls() if gradients else []))
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)

@@ -10,6 +10,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.fusion import fuse
 from cnn_numba.kernels import activation
 from cnn_numba.kernels.lanes import LANES
+from cnn_numba.kernels.matrix import Bf16
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import Calls, Layer, Setup, Wires, below, every_layer, infer_shapes
 
@@ -55,7 +56,7 @@ class Plan:
         that is trained, nothing is computed.
     lanes : int
         The number of lanes per block that can hold an image: below LANES when there are fewer images.
-    training, own_modes, textbook, batch, draw : see `layers.Setup`; arrays are made when missing
+    training, own_modes, textbook, bf16, batch, draw : see `layers.Setup`; arrays are made when missing
 
     Attributes
     ----------
@@ -70,10 +71,10 @@ class Plan:
     def __init__(self, layers: Sequence[Layer], tensors: Sequence[dict[str, Any]], shapes: Sequence[tuple[int, ...]],
                  blocks: int, backward: bool = True, input_gradient: bool = True, lanes: int = LANES,
                  training: bool = True, textbook: bool = False, batch: np.ndarray | None = None,
-                 draw: np.ndarray | None = None, own_modes: bool = False):
+                 draw: np.ndarray | None = None, own_modes: bool = False, bf16: Bf16 | None = None):
         self.blocks, self.shapes, self.backward = blocks, shapes, backward
         self.setup = Setup(lanes, training, textbook, np.array([0, blocks * LANES]) if batch is None else batch,
-                           np.zeros(2, np.int64) if draw is None else draw, own_modes)
+                           np.zeros(2, np.int64) if draw is None else draw, own_modes, bf16)
         self.stages: list[tuple[str, Layer, Wires]] = []
         self.indices: Buffer | None = None
         self._index = {id(layer): k for k, layer in enumerate(every_layer(layers))}

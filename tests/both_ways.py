@@ -4,6 +4,7 @@
 
 writes the results of every function in PARTS to a file in the folder; see the fixture `interpreted`.
 """
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 from random_numbers import lane_numbers, masks, scalar_numbers
 from trainings import dataset, trained
 
+import cnn_numba
+from cnn_numba import execution
 from cnn_numba.kernels.compiled import JIT
 
 
@@ -43,7 +46,34 @@ def own_training():
     return {"losses": trainer.fit(3)["loss"], **trainer.model.state_dict()}
 
 
-PARTS = random_numbers, dropout, training, every_layer, own_training
+def rounded_training(precision="medium", unit=None):
+    """Two steps of a network with factors rounded to bf16, by NumPy or by the float32 instructions that do the same."""
+    before = os.environ.get(execution.UNIT)
+    os.environ[execution.UNIT] = unit or ("plain" if JIT else "numpy")
+    cnn_numba.set_float32_matmul_precision(precision)
+    try:
+        rng = np.random.default_rng(3)
+        model = cnn_numba.Sequential(
+            cnn_numba.Conv2d(16, 18, 3, stride=2, padding=1), cnn_numba.ReLU(), cnn_numba.Flatten(),
+            cnn_numba.Linear(18 * 9, 17), cnn_numba.ReLU(), cnn_numba.Linear(17, 16), seed=4)
+        optimizer = cnn_numba.SGD(model, lr=0.1)
+        losses = []
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = cnn_numba.CrossEntropyLoss()(model(rng.normal(size=(40, 16, 5, 6)).astype(np.float32)),
+                                                rng.integers(0, 16, 40))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return {"losses": np.array(losses), **model.state_dict()}
+    finally:
+        cnn_numba.set_float32_matmul_precision("highest")
+        del os.environ[execution.UNIT]
+        if before is not None:
+            os.environ[execution.UNIT] = before
+
+
+PARTS = random_numbers, dropout, training, every_layer, own_training, rounded_training
 
 if __name__ == "__main__":
     assert not JIT, "this is for interpreted kernels"

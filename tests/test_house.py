@@ -33,8 +33,8 @@ HOUSE = {
     "commands": (*LIBRARY, "mpi", "inspection", "benchmark", "draw", "pictures", "report"),
 }
 EXCEPTIONS = {("layers.base", "model")}         # a layer that is called is a network of one layer
-ENGINE = {"kernels.lanes", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache", "kernels.lock",
-          "kernels.pace"}
+ENGINE = {"kernels.lanes", "kernels.matrix", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache",
+          "kernels.lock", "kernels.pace"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
             "google", "safetensors", "tqdm", "mpi4py"}
 BRIDGES = {"sklearn", "mpi"}        # need an optional package; no other module of the library imports them
@@ -233,11 +233,11 @@ def test_kernels_have_their_arguments_in_the_signature():
 
 
 def test_operations_know_nothing_of_the_engine():
-    """Only lanes, and the options under which they are compiled."""
+    """Only lanes and tiles, and the options under which they are compiled."""
     for name, tree in TREES.items():
         if folder_of(name) == "kernels" and name != "kernels" and not begins_with(name, ENGINE):
             used = inside(imported(name, ast.walk(tree)))
-            assert not used & (ENGINE - {"kernels.lanes", "kernels.compiled"}), (name, used)
+            assert not used & (ENGINE - {"kernels.lanes", "kernels.matrix", "kernels.compiled"}), (name, used)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------

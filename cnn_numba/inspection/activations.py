@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_numba.execution import textbook
+from cnn_numba.execution import algorithms
 from cnn_numba.inspection.summary import layer_summaries
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
@@ -47,7 +47,7 @@ class Activations:
         for k, layer in enumerate(layers):
             mine = below(f"{k}.", tensors)
             plan = Plan([layer], [mine], shapes[k:k + 2], 1, backward=False, training=False,
-                        textbook=textbook())
+                        **algorithms())
             branches = [self._prepared(inside, below(f"{name}.", mine), shapes[k])
                         for name, inside in layer.branches.items()]
             steps.append((plan, plan.programs()[0], branches))

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
+from cnn_numba.kernels.matrix import Bf16
 from cnn_numba.kernels.program import Call
 from cnn_numba.layers.module import Module
 from cnn_numba.parameter import Parameter
@@ -48,6 +49,7 @@ class Setup:
     lanes : number of lanes per block that can hold an image
     training : whether layers are in training mode
     textbook : whether all convolutions run the plain loops
+    bf16 : Bf16, for layers that round their factors to bf16 where that is faster; None: all compute in float32
     own_modes : whether each layer's own `training` counts instead
     batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
     draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
@@ -59,6 +61,7 @@ class Setup:
     batch: np.ndarray
     draw: np.ndarray
     own_modes: bool = False
+    bf16: Bf16 | None = None
 
     def trains(self, layer: "Layer") -> bool:
         """Whether a layer is in training mode."""

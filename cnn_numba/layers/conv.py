@@ -12,6 +12,7 @@ from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
 from cnn_numba.kernels.toom import Toom, toom
+from cnn_numba.layers import bf16
 from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
 from cnn_numba.layers.windows import windows
 
@@ -118,7 +119,12 @@ class Conv2d(Biased, Layer):
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
+    def _on_unit(self, setup):
+        return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups)
+
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+        if self._on_unit(setup):
+            return (0, 0), (0, 0)
         if toom := self.toom(shape, setup):
             return (0, 0) if toom[0] else self.padding_sides()[2:], (0, 0)
         margin = _input_tile(self, shape, self.in_channels).cols - 1
@@ -126,7 +132,9 @@ class Conv2d(Biased, Layer):
 
     def calls(self, wires: Wires) -> None:
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
-        if rows:
+        if self._on_unit(wires.setup):
+            bf16.conv_calls(self, wires, lambda parameter: _per_block(wires, parameter))
+        elif rows:
             self._toom2d_calls(wires, rows, cols)
         elif cols:
             self._toom_calls(wires, cols)

@@ -6,6 +6,7 @@ from cnn_numba.init import init_name
 from cnn_numba.kernels import dense
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call
+from cnn_numba.layers import bf16
 from cnn_numba.layers.base import WIDE, Biased, Layer, Shape, Wires, shape_text
 
 __all__ = ["Linear"]
@@ -48,6 +49,9 @@ class Linear(Biased, Layer):
         return shapes | ({"bias": (self.out_features,)} if self.has_bias else {})
 
     def calls(self, wires: Wires) -> None:
+        if bf16.suits(wires.setup.bf16, self.in_features, self.out_features):
+            bf16.linear_calls(wires)
+            return
         x, y, dy = wires.x.array, wires.y.array, wires.dy
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
         crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share cache sets

@@ -1,0 +1,146 @@
+"""Convolutions and dense layers with factors rounded to bf16: their buffers and calls (see `kernels.conv_bf16`)."""
+import math
+
+import numpy as np
+
+from cnn_numba.kernels import conv_bf16, dense
+from cnn_numba.kernels.lanes import LANES, aligned
+from cnn_numba.kernels.matrix import Tiles
+from cnn_numba.kernels.program import Call
+
+LEAST = 16              # channels and filters from which on tiles are filled well enough to beat float32
+ROWS = 16               # of a tile
+
+
+def suits(bf16, channels, filters, groups=1):
+    """Whether a layer runs on the unit; small and grouped layers stay in float32."""
+    return bf16 is not None and groups == 1 and min(channels, filters) >= LEAST
+
+
+class _Product:
+    """The blocks of tiles for sums over `depth` channels, for `size` filters and so many columns."""
+
+    def __init__(self, bf16, size, depth, columns):
+        cols = min(columns, 2)
+        self.T = Tiles(4 if cols == 1 and size >= 4 * ROWS else 2, cols, bf16.unit)
+        self.items = math.ceil(size / (self.T.rows * ROWS))
+        self.rows = math.ceil(size / (self.items * self.T.rows))
+        self.down = min(self.rows, (size - self.rows) // (self.T.rows - 1))
+        chunks = math.ceil(depth / (2 * ROWS))
+        self.pairs = math.ceil(depth / (2 * chunks))
+        self.depth = chunks * self.pairs            # pairs with padding
+
+    def sizes(self):
+        return dict(rows=self.rows, down=self.down, pairs=self.pairs, T=self.T)
+
+    def scratch(self, items):
+        return aligned((items, 2, ROWS * self.T.rows, LANES))
+
+
+def _pairs(depth):
+    """Room for the pairs of so many channels, with the padding of products and of transposes of 16 channels."""
+    chunks = math.ceil(depth / (2 * ROWS))
+    return 8 * math.ceil(chunks * math.ceil(depth / (2 * chunks)) / 8)
+
+
+def _weights(wires, product, weight, parts):
+    """The left factor of a product (rows, columns, kernel rows, kernel columns), made anew in each step."""
+    size, _, *window = weight.shape
+    u = aligned((*window, size, parts * product.depth), np.uint32)
+    wires.prepare.append(Call(conv_bf16.bf16_weights, size, u=u, weight=weight, parts=parts))
+    return u
+
+
+def _start(wires, filters):
+    """What the sums of the forward pass begin with: the bias, for every image."""
+    start, bias = aligned((filters, LANES)), wires.parameters.get("bias")
+    if bias:
+        wires.prepare.append(Call(conv_bf16.bf16_bias, filters, start=start, bias=bias.value))
+    return start
+
+
+def _forward(wires, product, weight, bf16, y, v, window):
+    u, start = _weights(wires, product, weight, bf16.parts), _start(wires, len(weight))
+    return Call(conv_bf16.bf16_forward, wires.blocks, y=y, u=u, v=v, start=start, **window, **product.sizes(),
+                parts=bf16.parts, relu=int(wires.relu_after))
+
+
+def conv_calls(layer, wires, per_block):
+    """The calls of a Conv2d, but for the gradient of its bias.
+
+    per_block(parameter) : the array for the gradients of each block
+    """
+    bf16, weight = wires.setup.bf16, wires.parameters["weight"]
+    x, y, dx, dy, blocks, parts = wires.x, wires.y, wires.dx, wires.dy, wires.blocks, wires.setup.bf16.parts
+    filters, channels, kernel_rows, kernel_cols = weight.value.shape
+    (_, out_rows, out_cols), sides = y.shape, layer.padding_sides()
+    (_, high, wide), (stride_h, stride_w), (dilation_h, dilation_w) = x.shape, layer.stride, layer.dilation
+    window = dict(stride_h=stride_h, stride_w=stride_w, dilation_h=dilation_h, dilation_w=dilation_w)
+    high, wide = high + sides[0] + sides[1], wide + sides[2] + sides[3]
+    v = aligned((blocks, high, wide, parts * _pairs(channels), LANES), np.uint32)
+    wires.forward += [
+        Call(conv_bf16.bf16_pixels, blocks, v=v, x=x.padded(*sides), parts=parts),
+        _forward(wires, _Product(bf16, filters, channels, out_cols), weight.value, bf16, y.inner, v, window)]
+    if dy is None or (dx is None and not weight.requires_grad):
+        return
+    d = aligned((blocks, out_rows, out_cols + 2, parts * _pairs(filters), LANES), np.uint32)
+    inner = d[:, :, 1:-1]
+    wires.backward.append(Call(conv_bf16.bf16_pixels, blocks, v=inner, x=dy.inner, parts=parts))
+    if dx is not None:
+        product = _Product(bf16, channels, filters, x.shape[2])
+        wires.backward.append(Call(
+            conv_bf16.bf16_backward_input, blocks, dx=dx.inner,
+            u=_weights(wires, product, weight.value.swapaxes(0, 1), parts), d=d, x=x.inner, **window, top=sides[0],
+            left=sides[2], margin=1, **product.sizes(), parts=parts, relu=int(wires.relu_before)))
+    if weight.requires_grad:
+        groups, even = math.ceil(channels / ROWS), out_cols + out_cols % 2
+        product = _Product(bf16, filters, LANES, groups * kernel_rows * kernel_cols)
+        # an odd number of cache lines between the filters, so that a tile spreads over the sets of the cache
+        g = aligned((blocks, parts, out_rows, 2 * _pairs(filters), even + 2 * (even // 2 % 2 == 0), 8), np.uint32)
+        columns = even + (kernel_cols - 1) * dilation_w // stride_w
+        t = aligned((blocks, parts, groups, high, stride_w, columns, 8, LANES), np.uint32)
+        wires.backward += _images(blocks, g[..., :even, :], inner, t, v, stride_w, parts) + [Call(
+            conv_bf16.bf16_backward_weight, blocks, dweight=per_block(weight), g=g[..., :even, :], t=t,
+            scratch=product.scratch(blocks), **window, rows=product.rows, down=product.down, parts=parts, T=product.T)]
+
+
+def _images(blocks, g, d, t, v, stride_w, parts):
+    """The calls that bring both factors of the gradient of the weights into pairs of images."""
+    return [Call(conv_bf16.bf16_gradient_images, blocks, g=g, d=d, parts=parts),
+            Call(conv_bf16.bf16_input_images, blocks, t=t, v=v, stride_w=stride_w, parts=parts)]
+
+
+def linear_calls(wires):
+    """The calls of a Linear."""
+    bf16, weight, parts = wires.setup.bf16, wires.parameters["weight"], wires.setup.bf16.parts
+    x, y, dx, dy = (buffer and buffer.image() for buffer in (wires.x, wires.y, wires.dx, wires.dy))
+    blocks, (units, features) = wires.blocks, weight.value.shape
+    matrix, window = weight.value[..., None, None], dict(stride_h=1, stride_w=1, dilation_h=1, dilation_w=1)
+    v = aligned((blocks, 1, 1, parts * _pairs(features), LANES), np.uint32)
+    wires.forward += [
+        Call(conv_bf16.bf16_pixels, blocks, v=v, x=x, parts=parts),
+        _forward(wires, _Product(bf16, units, features, 1), matrix, bf16, y, v, window)]
+    bias = wires.parameters.get("bias")
+    if dy is not None and bias and bias.requires_grad:
+        wires.gradients.append(Call(dense.linear_backward_bias, units, dbias=bias.grad, dy=wires.dy.array))
+    if dy is None or (dx is None and not weight.requires_grad):
+        return
+    d = aligned((blocks, 1, 1, parts * _pairs(units), LANES), np.uint32)
+    wires.backward.append(Call(conv_bf16.bf16_pixels, blocks, v=d, x=dy, parts=parts))
+    if dx is not None:
+        product = _Product(bf16, features, units, 1)
+        wires.backward.append(Call(
+            conv_bf16.bf16_backward_input, blocks, dx=dx, u=_weights(wires, product, matrix.swapaxes(0, 1), parts), d=d,
+            x=x, **window, top=0, left=0, margin=0, **product.sizes(), parts=parts, relu=int(wires.relu_before)))
+    if weight.requires_grad:
+        groups, even = math.ceil(features / ROWS), blocks + blocks % 2
+        product = _Product(bf16, units, LANES, groups)
+        g = aligned((parts, 2 * _pairs(units), even, 8), np.uint32)
+        t = aligned((parts, groups, even, 8, LANES), np.uint32)
+        of_blocks = (np.moveaxis(g, 2, 0)[:blocks, :, None, :, None],       # a block is an image of one pixel ...
+                     np.moveaxis(t, 2, 0)[:blocks, :, :, None, None, None])
+        wires.backward += _images(blocks, of_blocks[0], d, of_blocks[1], v, 1, parts)
+        wires.gradients.append(Call(                                        # ... and a pixel of one image
+            conv_bf16.bf16_linear_backward_weight, product.items, dweight=weight.grad[None, ..., None, None],
+            g=g[None, :, None], t=t[None, :, :, None, None], scratch=product.scratch(product.items),
+            rows=product.rows, down=product.down, parts=parts, T=product.T))

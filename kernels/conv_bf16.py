@@ -1,0 +1,241 @@
+"""Convolutions and dense layers with factors rounded to bf16 and sums in float32, as products of tiles (see `matrix`).
+
+    v[i, j, c]      = pixels of the channels 2c and 2c + 1 beside each other, for 16 images: a row of a right tile
+    u[p, q, f, c]   = the weights of these channels for filter f: a number pair in row f of a left tile
+    y[f, i, j]      = bias[f] + sum of u[p, q, f, c] v[i + p, j + q, c] over p, q, c
+    dx[c, i, j]     = the same sum with the roles of filters and channels exchanged, over the taps that connect them
+    dweight[f, c, p, q] = sum over images and pixels: g holds dy, t holds x, both with pairs of images
+
+A tile of sums is `rows` filters x 16 images; the tiles of a block follow `down` filters apart, and the last block is
+shifted back to fit.  With parts = 2, v, u, g and t hold what the rounding left in a second part, and three products,
+high x high, high x low, low x high, come close to float32.  A dense layer is a convolution of 1 x 1 images, and for the
+gradient of its weights one image whose columns are the blocks.
+"""
+from numba import njit
+
+from .compiled import HELPER, KERNEL
+from .conv import taps_to
+from .lanes import ZERO, load, maximum, splat, store, where
+from .matrix import (
+    begin,
+    clear,
+    configure,
+    multiply,
+    pair,
+    release,
+    remainder,
+    store_images,
+    store_pair,
+    store_products,
+    store_transposed,
+)
+
+
+@njit(**KERNEL)
+def bf16_weights(r, u, weight, parts):
+    """u[p, q, r, c] = the pair (weight[r, 2c, p, q], weight[r, 2c + 1, p, q]) in bf16, and what rounding left of it.
+
+    Row r; weight (R, C, KH, KW); u uint32 (KH, KW, R, parts * P), P >= C / 2, is overwritten except for the padding.
+    """
+    _, C, KH, KW = weight.shape
+    P = u.shape[3] // parts
+    for p in range(KH):
+        for q in range(KW):
+            for c in range(0, C, 2):
+                first = weight[r, c, p, q]
+                second = weight[r, c + 1, p, q] if c + 1 < C else ZERO
+                u[p, q, r, c // 2] = pair(first, second)
+                if parts == 2:
+                    u[p, q, r, P + c // 2] = pair(remainder(first), remainder(second))
+
+
+@njit(**KERNEL)
+def bf16_bias(f, start, bias):
+    """start[f] = bias[f] for every image; start (F, LANES) is overwritten."""
+    store(start, (f,), splat(bias[f]))
+
+
+@njit(**KERNEL)
+def bf16_pixels(n, v, x, parts):
+    """v[i, j, c] = the pair (x[2c, i, j], x[2c + 1, i, j]) in bf16, and what rounding left of it.
+
+    Block n; x (N, C, H, W); v uint32 (N, H, W, parts * P), P >= C / 2, is overwritten except for the padding.
+    """
+    _, C, H, W, _ = x.shape
+    P = v.shape[3] // parts
+    for i in range(H):
+        for j in range(W):
+            for c in range(0, C, 2):
+                first = load(x, (n, c, i, j))
+                second = load(x, (n, c + 1, i, j)) if c + 1 < C else splat(ZERO)
+                store_pair(v, (n, i, j, c // 2), first, second)
+                if parts == 2:
+                    store_pair(v, (n, i, j, P + c // 2), remainder(first), remainder(second))
+
+
+@njit(**KERNEL)
+def bf16_forward(n, y, u, v, start, stride_h, stride_w, dilation_h, dilation_w, rows, down, pairs, parts, relu, T):
+    """y[f, i, j] = start[f] + sum of u[p, q, f, c] v[i*stride + p*dilation, j*stride + q*dilation, c] over p, q, c.
+
+    Block n; v (N, H, W, parts * P) includes the padding of the image; y (N, F, OH, OW) is overwritten; `relu` applies
+    max(0, .).  A product adds up `pairs` pairs of channels.  T: filters x columns, in tiles.
+    """
+    KH, KW, F, _ = u.shape
+    OH, OW = y.shape[2], y.shape[3]
+    U, P = u.shape[3] // parts, v.shape[3] // parts
+    sums = configure(T, rows, pairs)
+    for i in range(OH):
+        for j0 in range(0, OW, T.cols):
+            j = min(j0, OW - T.cols)
+            for f0 in range(0, F, T.rows * rows):
+                f = min(f0, F - rows - (T.rows - 1) * down)
+                begin(sums, start, f, down)
+                for p in range(KH):
+                    for q in range(KW):
+                        row, col = i * stride_h + p * dilation_h, j * stride_w + q * dilation_w
+                        for product in range(2 * parts - 1):
+                            a, b = product // 2 * U, product % 2 * P
+                            for c in range(0, U, pairs):
+                                multiply(sums, u, (p, q, f, a + c), 2, down, v,
+                                         (n, row, col, b + c), (n, row, col + stride_w, b + c))
+                store_products(sums, y, (n, f, i, j), (n, f, i, j + 1), 1, down)
+                if relu:
+                    for r in range(f, f + rows + (T.rows - 1) * down):
+                        for k in range(j, j + T.cols):
+                            store(y, (n, r, i, k), maximum(splat(ZERO), load(y, (n, r, i, k))))
+    release(sums)
+
+
+@njit(**KERNEL)
+def bf16_backward_input(n, dx, u, d, x, stride_h, stride_w, dilation_h, dilation_w, top, left, margin, rows, down,
+                        pairs, parts, relu, T):
+    """dx[c, i, j] = sum of u[p, q, c, f] d[a, b, f] over the f, p, q for which a*stride + p*dilation - top = i and
+    b*stride + q*dilation - left = j; block n; dx (N, C, H, W) is overwritten; `relu`: 0 where x is not positive.
+
+    u: weights with the roles of filters and channels exchanged; d: dy by `bf16_pixels`, (N, OH, margin + OW + margin,
+    parts * P) with at least T.cols - 1 columns of zeros at both sides.  T: channels x columns, in tiles.
+    """
+    KH, KW, C, _ = u.shape
+    H, W = dx.shape[2], dx.shape[3]
+    OH, OW = d.shape[1], d.shape[2] - 2 * margin
+    U, P = u.shape[3] // parts, d.shape[3] // parts
+    none = splat(ZERO)
+    sums = configure(T, rows, pairs)
+    for i in range(H):
+        p0, p_end, p_every, a0, a_fall = taps_to(i + top, KH, stride_h, dilation_h, 0, OH)
+        for offset in range(min(stride_w, W)):                      # columns a stride apart share their taps
+            count = (W - 1 - offset) // stride_w + 1
+            gap = min(T.cols, count) - 1                            # 0: the second column of tiles repeats the first
+            for k in range(0, count, T.cols):
+                j = offset + min(k, count - 1 - gap) * stride_w
+                beside = j + gap * stride_w
+                q0, q_end, q_every, b0, b_fall = taps_to(j + left, KW, stride_w, dilation_w, 1 - T.cols, OW)
+                for c0 in range(0, C, T.rows * rows):
+                    c = min(c0, C - rows - (T.rows - 1) * down)
+                    clear(sums)
+                    a = a0
+                    for p in range(p0, p_end, p_every):
+                        b = b0 + margin
+                        for q in range(q0, q_end, q_every):
+                            for product in range(2 * parts - 1):
+                                high, low = product // 2 * U, product % 2 * P
+                                for f in range(0, U, pairs):
+                                    multiply(sums, u, (p, q, c, high + f), 2, down, d,
+                                             (n, a, b, low + f), (n, a, b + gap, low + f))
+                            b -= b_fall
+                        a -= a_fall
+                    store_products(sums, dx, (n, c, i, j), (n, c, i, beside), 1, down)
+                    if relu:
+                        for r in range(c, c + rows + (T.rows - 1) * down):
+                            for col in range(j, beside + 1, stride_w):
+                                masked = where(load(x, (n, r, i, col)) > none, load(dx, (n, r, i, col)), none)
+                                store(dx, (n, r, i, col), masked)
+    release(sums)
+
+
+@njit(**KERNEL)
+def bf16_gradient_images(n, g, d, parts):
+    """g[f, i, j] = d[i, j, f] with images in pairs: 8 pairs for each filter f and pixel.
+
+    Block n; d (N, OH, OW, parts * P) by `bf16_pixels`, without margins; g uint32 (N, parts, OH, 2 * P or more, OW or
+    more, 8) is overwritten except for the padding.
+    """
+    P = d.shape[3] // parts
+    for part in range(parts):
+        for i in range(d.shape[1]):
+            for j in range(d.shape[2]):
+                for f in range(P):
+                    store_images(g, (n, part, i, 2 * f, j, 0), 3, d, (n, i, j, part * P + f))
+
+
+@njit(**KERNEL)
+def bf16_input_images(n, t, v, stride_w, parts):
+    """t[c, i, j % stride, j // stride] = v[i, j, c] with images in pairs: 8 pairs x 16 channels for each pixel.
+
+    Block n; v (N, H, W, parts * P); t uint32 (N, parts, C / 16, H, stride, columns, 8) is overwritten except for the
+    padding.  Columns that the windows of neighbouring outputs see become neighbours.
+    """
+    _, _, groups, H, _, columns, _, _ = t.shape
+    W, P = v.shape[2], v.shape[3] // parts
+    for part in range(parts):
+        for c in range(groups):
+            for i in range(H):
+                for j in range(min(W, columns * stride_w)):
+                    store_transposed(t, (n, part, c, i, j % stride_w, j // stride_w, 0), v,
+                                     (n, i, j, part * P + c * 8))
+
+
+@njit(**HELPER)
+def weight_tiles(n, item, f, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T):
+    """dweight[n] of a block of filters, f and following, for all channels and taps.
+
+    A product adds up two pixels of 16 images.  A column of tiles is one tap of 16 channels.
+    scratch (items, T.cols, 16 * T.rows): the products on their way to dweight.
+    """
+    _, _, C, KH, KW = dweight.shape
+    columns = t.shape[2] * KH * KW
+    sums = configure(T, rows, 16)
+    for e0 in range(0, columns, T.cols):
+        e = min(e0, columns - T.cols)
+        other = e + T.cols - 1
+        k, p, q = e // (KH * KW), e // KW % KH, e % KW
+        k2, p2, q2 = other // (KH * KW), other // KW % KH, other % KW
+        col, phase = q * dilation_w // stride_w, q * dilation_w % stride_w
+        col2, phase2 = q2 * dilation_w // stride_w, q2 * dilation_w % stride_w
+        clear(sums)
+        for product in range(2 * parts - 1):
+            a, b = product // 2, product % 2
+            for i in range(g.shape[2]):
+                for j in range(0, g.shape[4], 2):
+                    multiply(sums, g, (n, a, i, f, j, 0), 3, down, t,
+                             (n, b, k, i * stride_h + p * dilation_h, phase, j + col, 0),
+                             (n, b, k2, i * stride_h + p2 * dilation_h, phase2, j + col2, 0))
+        store_products(sums, scratch, (item, 0, 0), (item, 1, 0), 2, 16)
+        for c in range(T.cols):
+            k, p, q = (e + c) // (KH * KW), (e + c) // KW % KH, (e + c) % KW
+            for r in range(T.rows):
+                for m in range(rows):
+                    for l in range(min(16, C - 16 * k)):
+                        dweight[n, f + r * down + m, 16 * k + l, p, q] = scratch[item, c, 16 * r + m, l]
+    release(sums)
+
+
+@njit(**KERNEL)
+def bf16_backward_weight(n, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T):
+    """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
+    images of block n; dweight[n] is overwritten.  g, t: dy and x with images in pairs.  T: filters x taps, in tiles.
+    """
+    F = dweight.shape[1]
+    for f0 in range(0, F, T.rows * rows):
+        f = min(f0, F - rows - (T.rows - 1) * down)
+        weight_tiles(n, n, f, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T)
+
+
+@njit(**KERNEL)
+def bf16_linear_backward_weight(item, dweight, g, t, scratch, rows, down, parts, T):
+    """dweight[0, o, k] = sum of dy[o] x[k] over all images; an item is a block of units.
+
+    dweight (1, O, K, 1, 1) is overwritten.  g, t: dy and x with images in pairs, the blocks as columns of one image.
+    """
+    f = min(item * T.rows * rows, dweight.shape[1] - rows - (T.rows - 1) * down)
+    weight_tiles(0, item, f, dweight, g, t, scratch, 1, 1, 1, 1, rows, down, parts, T)
