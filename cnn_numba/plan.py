@@ -111,6 +111,7 @@ class Plan:
                 wires.indices = self.indices = Buffer(self.blocks, wires.y.shape)
             self.stages.append((wires.name, layer, wires))
             layer.calls(wires)
+            wires.plan = None               # no longer needed, and a cycle would keep the buffers until a collection
             if stage.mask and wires.dy is not None:             # before the branches of a container, too
                 dy = wires.dy.image()
                 wires.backward.insert(0, Call(activation.relu_backward, self.blocks, dx=dy, dy=dy, y=wires.y.image()))

@@ -1,9 +1,11 @@
 """Copies, pickles, and arrays that users can reach: nothing updates another object's memory, or memory that is gone."""
 import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +177,19 @@ def test_what_is_assigned_to_a_vector_of_an_optimizer_is_copied():
     np.testing.assert_allclose(model.values, before - 0.5, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="velocity has shape"):
         optimizer.velocity = np.ones(3)
+
+
+def test_buffers_are_freed_with_what_uses_them(data):
+    """Without a garbage collection, which counts objects and not their bytes: a process that loads many models grows."""
+    model = network()
+    trainer = Trainer(model, data, SGD(model), 50)
+    classifier = Classifier(model)
+    classifier.logits(data.test_images[:5])
+    plans = [*(weakref.ref(plan) for plan, _ in classifier._plans.values()), weakref.ref(trainer._evaluation_plan)]
+    assert len(plans) == 2 and all(plan() is not None for plan in plans)
+    gc.disable()
+    try:
+        del trainer, classifier
+        assert [plan() for plan in plans] == [None, None]
+    finally:
+        gc.enable()
