@@ -180,7 +180,7 @@ def test_what_is_assigned_to_a_vector_of_an_optimizer_is_copied():
 
 
 def test_buffers_are_freed_with_what_uses_them(data):
-    """Without a garbage collection, which counts objects and not their bytes: a process that loads many models grows."""
+    """Without a garbage collection, which counts objects and not their bytes."""
     model = network()
     trainer = Trainer(model, data, SGD(model), 50)
     classifier = Classifier(model)
