@@ -12,6 +12,7 @@ from .lanes import (
     scalars,
     splat,
     spread,
+    store,
     store_row,
     store_tile,
     total,
@@ -55,15 +56,39 @@ def linear_backward_input(n, dx, dy, weight, x, relu, T):
 
 
 @njit(**KERNEL)
-def transpose(n, xt, x, lanes):
-    """xt[image, k] = x[k] of that image: features innermost, as linear_backward_weight reads them.
+def linear_backward_input_by_lines(item, dx, dy, weight, x, panel, relu, T):
+    """As `linear_backward_input`, for weight (O, K / LANES, LANES) that is too large to be read for each block.
 
-    Block n; x (N, K); xt (N * LANES, ceil(K / LANES)), vectors of LANES features, is overwritten for the first `lanes`
+    An item is some lines of all rows and all blocks; the rows of a line are first copied side by side to panel (items,
+    lines, O, LANES), which is scratch: rows 4 kB apart compete for a set of the cache.
+    """
+    lines, O = panel.shape[1], panel.shape[2]
+    first = item * lines
+    count = min(lines, weight.shape[1] - first)
+    for o in range(O):
+        for line in range(count):
+            store(panel, (item, line, o), load(weight, (o, first + line)))
+    for n in range(dx.shape[0]):
+        for k in range(0, count * LANES, T.rows):
+            acc, here = zeros(T.rows, T.cols), (n, first * LANES + k)
+            line, lane = k // LANES, k % LANES
+            for o in range(O):
+                acc = outer(acc, scalars(panel, (item, line, o, lane), T.rows, 3), vectors(dy, (n, o), T.cols, 0, 1))
+            if relu:
+                acc = mask_tile(acc, x, here, 1, 0, 1)
+            store_tile(dx, here, 1, 0, 1, acc)
+
+
+@njit(**KERNEL)
+def transpose(n, xt, x, lanes):
+    """xt[k, image] = x[k] of that image: features innermost, as linear_backward_weight reads them.
+
+    Block n; x (N, K); xt (ceil(K / LANES), N * LANES), vectors of LANES features, is overwritten for the first `lanes`
     images of the block.
     """
     for k in range(x.shape[1]):
         for l in range(lanes):
-            xt[n * LANES + l, k // LANES, k % LANES] = x[n, k, l]
+            xt[k // LANES, n * LANES + l, k % LANES] = x[n, k, l]
 
 
 @njit(**KERNEL)
@@ -73,14 +98,14 @@ def linear_backward_weight(item, dweight, dy, xt, lanes, T):
     An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; only the first
     `lanes` lanes of a block hold images.  T: units x vectors.
     """
-    O, vectors_of_k = dweight.shape[0], xt.shape[1]
+    O, vectors_of_k = dweight.shape[0], xt.shape[0]
     o = min(item * T.rows, O - T.rows)
     for v0 in range(0, vectors_of_k, T.cols):
         v = min(v0, vectors_of_k - T.cols)
         acc = zeros(T.rows, T.cols)
         for n in range(dy.shape[0]):
             for l in range(lanes):
-                acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1), vectors(xt, (n * LANES + l, v), T.cols, 1, 1))
+                acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1), vectors(xt, (v, n * LANES + l), T.cols, 0, 1))
         store_row(dweight, (o, v * LANES), 0, acc)
 
 

@@ -214,6 +214,7 @@ def test_max_pool2d_of_negative_numbers_ignores_the_padding():
     ("units and features no multiple of the tile", linear(37, 13), 1),
     ("many units", linear(33, 26), 3),
     ("no bias", linear(20, 10, bias=False), 3),
+    ("weights too many to read for each block", linear(2064, 128), 17),
 ))
 def test_linear(layer, images):
     check(layer, layer[1][:1], images)

@@ -11,6 +11,9 @@ from cnn_numba.layers.base import WIDE, Biased, Layer, Shape, Wires, shape_text
 
 __all__ = ["Linear"]
 
+LARGE = 1 << 18         # weights that are read once for all blocks: 1 MB
+LINES = 4               # of LANES weights that are copied side by side
+
 
 class Linear(Biased, Layer):
     """x @ weight.T + bias, as `torch.nn.Linear`.
@@ -64,13 +67,21 @@ class Linear(Biased, Layer):
             return
         dy = dy.array
         if wires.dx is not None:
-            wires.backward.append(Call(
-                dense.linear_backward_input, wires.blocks, dx=wires.dx.array, dy=dy, weight=weight.value, x=x,
-                relu=int(wires.relu_before), T=Tile(fit(self.in_features, 16 if WIDE else 6), 1)))
+            common = dict(dx=wires.dx.array, dy=dy, x=x, relu=int(wires.relu_before))
+            if self.in_features % LANES == 0 and self.in_features * self.out_features >= LARGE:
+                lines = weight.value.reshape(self.out_features, -1, LANES)
+                items = math.ceil(lines.shape[1] / LINES)
+                wires.backward.append(Call(
+                    dense.linear_backward_input_by_lines, items, weight=lines,
+                    panel=aligned((items, LINES, self.out_features, LANES)), T=Tile(16 if WIDE else 4, 1), **common))
+            else:
+                wires.backward.append(Call(
+                    dense.linear_backward_input, wires.blocks, weight=weight.value,
+                    T=Tile(fit(self.in_features, 16 if WIDE else 6), 1), **common))
         if weight.requires_grad:
-            xt, lanes = planes(1, wires.blocks * LANES, math.ceil(self.in_features / LANES))[0], wires.setup.lanes
+            xt, lanes = planes(1, math.ceil(self.in_features / LANES), wires.blocks * LANES)[0], wires.setup.lanes
             wires.backward.append(Call(dense.transpose, wires.blocks, xt=xt, x=x, lanes=lanes))
-            tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(xt.shape[1], 2 if WIDE else 1))
+            tile = Tile(fit(self.out_features, 8 if WIDE else 6), min(xt.shape[0], 2 if WIDE else 1))
             wires.gradients.append(Call(
                 dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), dweight=weight.grad, dy=dy,
                 xt=xt, lanes=lanes, T=tile))
