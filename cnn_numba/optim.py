@@ -140,7 +140,9 @@ class ParameterGroup(MutableMapping):
     """
 
     def __init__(self, optimizer: "Optimizer", parameters: Sequence[Parameter], first: int):
-        self.optimizer, self.parameters, self.first = optimizer, list(parameters), first
+        # Not the optimizer itself: a cycle would keep its vectors, and the model, until a garbage collection.
+        self.kind, self.flags = type(optimizer), {name: getattr(optimizer, name) for name in optimizer.flags}
+        self.parameters, self.first = list(parameters), first
         self.size = sum(p.end - p.start for p in self.parameters)
         self.hyper, self.steps, self.factors = np.zeros(4), np.zeros(1, np.int64), np.zeros(6, np.float32)
         self.decay = 0.0
@@ -191,7 +193,7 @@ class ParameterGroup(MutableMapping):
         return Call(kernels.set_rates, 1, hyper=self.hyper, rates=rates, batch=batch, batch_size=batch_size)
 
     def _names(self):
-        return "params", *self.optimizer.settings, *self.optimizer.flags
+        return "params", *self.kind.settings, *self.flags
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -204,18 +206,18 @@ class ParameterGroup(MutableMapping):
             return self.parameters
         if name not in self._names():
             raise KeyError(name)
-        setting = getattr(type(self.optimizer), name, None)
-        return setting.get(self) if isinstance(setting, Setting) else getattr(self.optimizer, name)
+        setting = getattr(self.kind, name, None)
+        return setting.get(self) if isinstance(setting, Setting) else self.flags[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        setting = getattr(type(self.optimizer), name, None)
-        if not isinstance(setting, Setting) or name not in self.optimizer.settings:
-            raise InputError(f"{type(self.optimizer).__name__}: a group of parameters has the settings "
-                             f"{', '.join(self.optimizer.settings)}, got {name!r}")
-        setting.set(self, self.optimizer.checked(name, value))
+        setting = getattr(self.kind, name, None)
+        if not isinstance(setting, Setting) or name not in self.kind.settings:
+            raise InputError(f"{self.kind.__name__}: a group of parameters has the settings "
+                             f"{', '.join(self.kind.settings)}, got {name!r}")
+        setting.set(self, self.kind.checked(name, value))
 
     def __delitem__(self, name: str) -> None:
-        raise InputError(f"{type(self.optimizer).__name__}: the setting {name!r} cannot be deleted")
+        raise InputError(f"{self.kind.__name__}: the setting {name!r} cannot be deleted")
 
     def __repr__(self) -> str:
         shown = [f"{name}={self[name]!r}" for name in self if name != "params"]
@@ -323,9 +325,10 @@ class Optimizer:
         for group in self.param_groups:
             group.make_decays()
 
-    def checked(self, name: str, value: Any) -> Any:
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
         """The value of a setting; InputError when it is out of range."""
-        return self.settings[name](type(self).__name__, name, value)
+        return cls.settings[name](cls.__name__, name, value)
 
     lr = hyperparameter("lr", 0, doc="The learning rate.")
     weight_decay = _WeightDecay("weight_decay", doc="The factor of the L2 penalty or, in AdamW, of the decay.")

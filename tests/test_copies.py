@@ -185,11 +185,11 @@ def test_buffers_are_freed_with_what_uses_them(data):
     trainer = Trainer(model, data, SGD(model), 50)
     classifier = Classifier(model)
     classifier.logits(data.test_images[:5])
-    plans = [*(weakref.ref(plan) for plan, _ in classifier._plans.values()), weakref.ref(trainer._evaluation_plan)]
-    assert len(plans) == 2 and all(plan() is not None for plan in plans)
+    (plan, _), = classifier._plans.values()
+    owners = [weakref.ref(each) for each in (plan, trainer._evaluation_plan, trainer.optimizer, model)]
     gc.disable()
     try:
-        del trainer, classifier
-        assert [plan() for plan in plans] == [None, None]
+        del trainer, classifier, plan, model
+        assert [owner() for owner in owners] == [None] * 4
     finally:
         gc.enable()
