@@ -96,10 +96,14 @@ def set_float32_matmul_precision(precision: str) -> None:
     Raises InputError (a ValueError) for another word.
     """
     global _precision
+    _precision = checked_precision("set_float32_matmul_precision", precision)
+
+
+def checked_precision(owner: str, precision: Any) -> str:
+    """The word; InputError, which names the owner, unless it is one of `set_float32_matmul_precision`."""
     if not isinstance(precision, str) or precision not in PARTS:
-        raise InputError("set_float32_matmul_precision: expected 'highest', 'high' or 'medium', "
-                         f"got {precision!r:.40}")
-    _precision = precision
+        raise InputError(f"{owner}: expected 'highest', 'high' or 'medium', got {precision!r:.40}")
+    return precision
 
 
 def get_float32_matmul_precision() -> str:
@@ -107,12 +111,12 @@ def get_float32_matmul_precision() -> str:
     return _precision
 
 
-def bf16() -> Bf16 | None:
-    """How layers multiply for the precision in use; None: in float32.
+def bf16(precision: str | None = None) -> Bf16 | None:
+    """How layers multiply for a precision, by default the one in use; None: in float32.
 
     Raises InputError when CNN_NUMBA_MATRIX_UNIT names a unit that this process cannot use.
     """
-    parts = PARTS[_precision]
+    parts = PARTS[precision or _precision]
     if not parts or _textbook:
         return None
     from cnn_numba.kernels.matrix import UNITS, Bf16, fastest, usable

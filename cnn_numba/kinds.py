@@ -149,6 +149,12 @@ def _normalizations() -> Iterable[str]:
     return NORMALIZE
 
 
+def _precisions() -> Iterable[str]:
+    from cnn_numba.execution import PARTS
+
+    return PARTS
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 def whole(accepts: Callable[[int], bool], expected: str) -> Kind:
     """Whole numbers."""
@@ -297,6 +303,7 @@ VALIDATION = Kind("a whole number of at least 1, or a fraction between 0 and 1",
                   lambda text: int(text) if text.isdecimal() else float(text), _fraction_or_count)
 COLUMN = Kind("the name of a column, or its number from 1", str, _column)
 TRUTH = Kind("true or false", str, _truth, lambda value: "yes" if value else "no")
+PRECISION = Name(_precisions)
 LAYERS = Kind("numbers of layers such as 0-3 or 0,2,5-7", _read_layer_numbers, _layer_numbers, _write_layer_numbers)
 PATH = Kind("a path", str, lambda value: _text(os.fspath(value)))
 PATHS = Kind("a path", str, lambda value: _one_or_several(_text, value), _write_paths)

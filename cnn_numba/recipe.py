@@ -139,6 +139,10 @@ class Recipe:
         "drop nothing out; summary lists the layers", metavar="N-N", usual="none")
     init: str = of_training(
         kinds.INIT, "weight initialisation: ", default="xavier_uniform", brief="weight initialisation")
+    precision: str = of_training(
+        kinds.PRECISION, "precision of the products in convolutions and dense layers: ", "; highest multiplies float32 "
+        "numbers, medium bf16 numbers, high two bf16 numbers for each, on the matrix unit of the CPU if it has one",
+        default="highest", brief="precision of products: highest, high or medium")
     epochs: int = of_training(
         kinds.COUNT, "passes over the training images", metavar="N",
         usual=f"{EPOCHS}, or as many as give {STEPS:,} steps",
@@ -429,7 +433,7 @@ class Recipe:
         return Trainer(
             model, data, optimizer, batch_size=fitted.batch_size, seed=self.seed, loss=self.make_loss(data),
             scheduler=fitted.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
-            measure_test=measure_test, augment=self.make_augment(), team=team)
+            measure_test=measure_test, augment=self.make_augment(), precision=self.precision, team=team)
 
     def _options(self, choice: str) -> dict[str, Any]:
         """{argument of the constructor: value} for the fields that a choice uses."""

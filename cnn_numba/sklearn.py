@@ -19,6 +19,7 @@ except ImportError as error:
 from cnn_numba.callbacks import ProgressBar
 from cnn_numba.data import Dataset
 from cnn_numba.errors import InputError
+from cnn_numba.execution import get_float32_matmul_precision
 from cnn_numba.inference import Classifier
 from cnn_numba.kernels import driver
 from cnn_numba.model import Sequential
@@ -161,7 +162,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):
             if not hasattr(self, "_optimizer"):
                 self._optimizer = recipe.make_optimizer(self.model_)
             trainer = Trainer(self.model_, data, self._optimizer, recipe.batch_size, recipe.seed + self.n_iter_,
-                              recipe.make_loss(data), max_norm=recipe.clip_norm, augment=recipe.make_augment())
+                              recipe.make_loss(data), max_norm=recipe.clip_norm, augment=recipe.make_augment(),
+                              precision=recipe.precision)
             result = trainer.fit(1, self._bar())[0]
         self._classifier = Classifier(self.model_)
         self.n_iter_ += 1
@@ -171,6 +173,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):
     def _make_recipe(self, **fields):
         """The recipe of the parameters."""
         given = {name: getattr(self, name) for name in OF_RECIPE} | fields
+        given["precision"] = get_float32_matmul_precision()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return Recipe(model=self.model if isinstance(self.model, str) else "two-conv", seed=seed, **given)
 

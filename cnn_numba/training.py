@@ -12,6 +12,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.callbacks import Callback, Notifier
 from cnn_numba.data import Dataset
 from cnn_numba.errors import Diverged, InputError, seed_number, whole_number
+from cnn_numba.execution import bf16, checked_precision, get_float32_matmul_precision
 from cnn_numba.feed import REPLAYS, Feed
 from cnn_numba.history import EpochResult, History
 from cnn_numba.init import ORDER, stream
@@ -88,6 +89,8 @@ class Trainer:
         Whether the results of the epochs include loss and accuracy on the test part, by which nothing is chosen.
     augment : Augment, optional
         Random changes of the training images, not of those for evaluation.
+    precision : "highest", "high" or "medium", optional
+        See `set_float32_matmul_precision`.  Default: the one in use.
     team : mpi.Ranks, optional
         The processes that train together.  Default: this one alone.
 
@@ -108,7 +111,7 @@ class Trainer:
     def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
                  loss: ClassLoss | None = None, scheduler: LRScheduler | ReduceLROnPlateau | None = None,
                  max_norm: float | None = None, measure_norm: bool = False, measure_test: bool = False,
-                 augment: Augment | None = None, team: Alone | None = None):
+                 augment: Augment | None = None, precision: str | None = None, team: Alone | None = None):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if not {id(p) for p in optimizer.parameters} <= {id(p) for p in model.parameters()}:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -122,10 +125,11 @@ class Trainer:
         if model.output_shape(shape) != (data.num_classes,):
             raise InputError(f"the model ends in {model.output_shape(shape)}, expected ({data.num_classes},), "
                              f"one logit for each class of {data.name}")
+        self.precision = checked_precision("Trainer", precision or get_float32_matmul_precision())
         self.model, self.data, self.optimizer, self.batch_size = model, data, optimizer, batch_size
         self._arguments = dict(model=model, data=data, optimizer=optimizer, batch_size=batch_size, seed=seed, loss=loss,
                                scheduler=scheduler, max_norm=max_norm, measure_norm=measure_norm,
-                               measure_test=measure_test, augment=augment)
+                               measure_test=measure_test, augment=augment, precision=self.precision)
         self.seed = seed_number("Trainer", seed)
         self.loss, self.scheduler = loss or CrossEntropyLoss(), scheduler
         self.loss.refuse_in_training(data.num_classes)
@@ -145,7 +149,8 @@ class Trainer:
         self._make_step()
         most = max(map(len, (data.test_images, *([] if data.validation_images is None else [data.validation_images]))))
         blocks = blocks_for(infer_shapes(model.layers, shape), most, EVALUATION_BATCH)
-        self._evaluation_plan = model.plan(shape, blocks, logits=logits, backward=False, training=False)
+        self._evaluation_plan = model.plan(shape, blocks, logits=logits, backward=False, training=False,
+                                            bf16=bf16(self.precision))
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
         test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
@@ -162,7 +167,7 @@ class Trainer:
             raise InputError("Trainer: all parameters are frozen (requires_grad is False), nothing can be trained")
         logits = isinstance(self.loss, CrossEntropyLoss)
         plan = model.plan(self.data.train_images.shape[1:], feed.blocks, logits=logits, input_gradient=False,
-                          lanes=feed.lanes, batch=feed.batch, draw=feed.draw)
+                          lanes=feed.lanes, batch=feed.batch, draw=feed.draw, bf16=bf16(self.precision))
         rate_calls = [] if self._rates is None else [
             group.rate_call(rates, feed.batch, feed.batch_size)
             for group, rates in zip(optimizer.param_groups, self._rates, strict=True)]
@@ -345,7 +350,8 @@ class Trainer:
         """
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(),
                    "best": self._best_tensors or {}}
-        return {"batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs, "step": self.step,
+        other = {} if self.precision == "highest" else {"precision": self.precision}    # older files have none
+        return {"batch_size": self.batch_size, "seed": self.seed, **other, "epochs": self.epochs, "step": self.step,
                 "sums": self._feed.sums.tolist(), "seconds": self._seconds, "best": self.best,
                 "history": self.history.state(),
                 "norms": self._norm.norms.tolist() if self._norm else None,
@@ -358,9 +364,10 @@ class Trainer:
         Only `measure_norm` and `measure_test` may differ.  Raises InputError when the state is not that of such a
         trainer.
         """
-        for name in "batch_size", "seed":
-            if state.get(name) != getattr(self, name):
-                raise InputError(f"the training had {name} {state.get(name)!r}, not {getattr(self, name)}")
+        for name in "batch_size", "seed", "precision":
+            before = state.get(name, "highest" if name == "precision" else None)
+            if before != getattr(self, name):
+                raise InputError(f"the training had {name} {before!r}, not {getattr(self, name)}")
         epochs = whole_number("the state", "epochs", state.get("epochs"), 0)
         step = whole_number("the state", "step", state.get("step"), 0)
         if step > self.steps:

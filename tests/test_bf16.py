@@ -4,6 +4,7 @@ NumPy emulates it, and interpreted with NUMBA_DISABLE_JIT=1.
 Small whole numbers are bf16 numbers, and exact.  On normal numbers, "medium" is the reference of rounded factors up to
 float32's rounding (see `comparing`), and "high" that of the numbers themselves up to SPLIT of the sum of products.
 """
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from networks import build_normal, conv, linear
 
 import cnn_numba
 from cnn_numba import InputError, execution, get_float32_matmul_precision, set_execution, set_float32_matmul_precision
+from cnn_numba.commands.main import main
 from cnn_numba.kernels import compiled, conv_bf16, matrix
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES, aligned
@@ -164,6 +166,81 @@ def test_nan_and_infinity_stay_visible(number, precision, unit):
     y = np.asarray(model(np.ones((2, 16, 3, 4), np.float32)))
     infinite = np.isinf(number) and precision == "medium"       # in two parts, one of which is 0, it becomes NaN
     assert (np.isinf if infinite else np.isnan)(y[:, 3]).all() and np.isfinite(y[:, :3]).all()
+
+
+# ---- in a training --------------------------------------------------------------------------------------------------
+def data_set(train=64, classes=4):
+    rng = np.random.default_rng(5)
+    return cnn_numba.Dataset("made up", rng.normal(size=(train, 16, 6, 6)).astype(np.float32),
+                             rng.integers(0, classes, train), rng.normal(size=(20, 16, 6, 6)).astype(np.float32),
+                             rng.integers(0, classes, 20), classes)
+
+
+def trained(precision=None, epochs=2):
+    model = cnn_numba.Sequential(cnn_numba.Conv2d(16, 16, 3), cnn_numba.ReLU(), cnn_numba.Flatten(),
+                                 cnn_numba.Linear(256, 4), seed=1)
+    trainer = cnn_numba.Trainer(model, data_set(), cnn_numba.SGD(model, lr=0.05), 16, precision=precision)
+    return trainer, trainer.fit(epochs)["loss"]
+
+
+def test_a_trainer_keeps_its_precision(precision, unit):
+    """That in use when it was made, or the one it was given; copies have it, too."""
+    import copy
+
+    trainer, losses = trained()
+    assert trainer.precision == precision and copy.deepcopy(trainer).precision == precision
+    set_float32_matmul_precision("highest")
+    exact = trained()[1]
+    assert exact != losses == trained(precision)[1]
+    assert losses == pytest.approx(exact, rel=0.02 if precision == "medium" else 1e-4)
+    with pytest.raises(InputError, match="Trainer: expected 'highest', 'high' or 'medium', got 'low'"):
+        trained("low")
+
+
+def test_a_checkpoint_is_resumed_with_its_precision_only(precision, unit, tmp_path):
+    trainer, _ = trained()
+    trainer.fit(3, cnn_numba.Checkpoint(tmp_path))
+    other, _ = trained("highest", 0)
+    with pytest.raises(InputError, match=f"the training had precision '{precision}', not highest"):
+        cnn_numba.Checkpoint(tmp_path).resume(other)
+    again, _ = trained(precision, 0)
+    cnn_numba.Checkpoint(tmp_path).resume(again)
+    assert again.fit(4)["loss"] == trained(precision, 4)[1]
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    """The training says its precision, its model remembers it, and a resume cannot change it."""
+    monkeypatch.setenv(execution.UNIT, UNITS[-1])
+    model = str(tmp_path / "model.npz")
+
+    def run(*words):
+        code = main([*words, "--serial"])
+        set_float32_matmul_precision("highest")
+        return code, *capsys.readouterr()
+    network = tmp_path / "network.json"
+    network.write_text(json.dumps({"layers": [
+        {"type": "Conv2d", "params": {"in_channels": 1, "out_channels": 16, "kernel_size": 3}}, {"type": "ReLU"},
+        {"type": "Conv2d", "params": {"in_channels": 16, "out_channels": 16, "kernel_size": 3}}, {"type": "Flatten"},
+        {"type": "Linear", "params": {"in_features": 256, "out_features": 10}}]}))
+    small = ("--dataset", "digits", "--train-size", "64", "--test-size", "40", "--model", str(network))
+    code, out, _ = run("train", *small, "--epochs", "1", "--precision", "medium", "--save", model, "--run",
+                       str(tmp_path / "run"))
+    named_unit = f"medium precision by {matrix.UNITS[UNITS[-1]]}"
+    assert code == 0 and named_unit in out
+    accuracy = out.partition("Test accuracy: ")[2].split()[0]
+    assert cnn_numba.load(model).recipe["precision"] == "medium"
+    for words in (), ("--precision", "medium"):
+        code, out, _ = run("evaluate", "--load", model, "--dataset", "digits", "--test-size", "40", *words)
+        assert code == 0 and f"Test accuracy: {accuracy} %" in out
+    code, _, err = run("train", "--resume", str(tmp_path / "run"), "--precision", "high")
+    assert code == 2 and "argument --precision: the training in" in err and "has medium" in err
+    code, _, err = run("train", *small, "--precision", "low")
+    assert code == 2 and "argument --precision: expected one of highest, high, medium, got 'low'" in err
+    code, out, _ = run("check-gradients", "--load", model, "--precision", "medium", "--batch-size", "2", "--samples",
+                       "3")
+    assert code == 0 and named_unit in out and "the tolerance is 0.3" in out
+    code, out, _ = run("profile", "--load", model, "--precision", "high", "--iterations", "1", "--batch-size", "2")
+    assert code == 0 and f"high precision by {matrix.UNITS[UNITS[-1]]}" in out
 
 
 # ---- which unit, and where ------------------------------------------------------------------------------------------

@@ -179,6 +179,7 @@ CHANGES = {
     "batch_size": (dict(DIGITS, epochs=5), "32", {"batch_size"}),
     "seed": (DIGITS, "1", {"weights", "seed"}),
     "normalize": (DIGITS, "none", {"data"}),
+    "precision": (DIGITS, "medium", {"precision"}),
     "validation": (dict(DIGITS, epochs=5), "0.5", {"data"}),
     "early_stopping": (dict(DIGITS, validation=8), "2", {"callbacks"}),
     "loss": (DIGITS, "mse", {"loss"}),
@@ -239,7 +240,7 @@ def built(recipe, monkeypatch):
         scheduler.factor, scheduler.patience)
     made["loss"] = type(loss), str(vars(loss))
     made["callbacks"] = [(type(each), vars(each)) for each in recipe.make_callbacks()]
-    return made | {name: options[name] for name in ("batch_size", "seed", "max_norm", "augment")}
+    return made | {name: options[name] for name in ("batch_size", "seed", "max_norm", "augment", "precision")}
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -16,7 +16,8 @@ from cnn_numba.kernels.driver import max_threads
 from cnn_numba.table import number
 
 RANDOM_IMAGES, QUICK_IMAGES = 60_000, 6_000
-SAME_LOSS = 1e-3            # the largest difference of the loss between contenders after the same training step
+# the largest difference of the loss between contenders after the same training step, for each precision of ours
+SAME_LOSS = {"highest": 1e-3, "high": 1e-3, "medium": 3e-2}
 
 
 class Bench:
@@ -76,7 +77,9 @@ class Bench:
         formats : whether PyTorch competes in both memory formats of images
         """
         threads, libraries = threads or self.threads, self.wanted(*usual)
-        entrants = [Entrant(NAMES[library], library, threads) for library in libraries]
+        ours = {"precision": self.args.precision}
+        entrants = [Entrant(NAMES[library], library, threads, options=ours if library == "numba" else {})
+                    for library in libraries]
         if formats and "torch" in libraries:
             entrants.append(Entrant("PyTorch, channels last", "torch", threads, options={"channels_last": True}))
         return entrants
@@ -122,7 +125,7 @@ class Bench:
         low, high = min(losses.values()), max(losses.values())
         if len(losses) == 1:
             return
-        if high - low <= SAME_LOSS * max(1, abs(high)):
+        if high - low <= SAME_LOSS[self.args.precision] * max(1, abs(high)):
             self.notes.append("Every contender trains the same network from the same weights: after one step on the "
                               f"first batch, the loss of the first {CHECKED} images is {high:.4f} for each.")
         else:

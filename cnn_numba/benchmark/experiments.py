@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> Report:
     Raises InputError when the flags do not fit, or no contender is left to measure.
     """
     bench = Bench(args)
-    with Worker(Entrant("cnn-numba", "numba", bench.threads), bench.environment) as worker:
+    ours = {"precision": bench.args.precision}
+    with Worker(Entrant("cnn-numba", "numba", bench.threads, options=ours), bench.environment) as worker:
         (execution, bits), _ = worker.ask("describe")
     try:
         tables = EXPERIMENTS[args.experiment](bench)

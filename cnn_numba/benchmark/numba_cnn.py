@@ -29,11 +29,13 @@ class FirstImages(nn.Dataset):
 class Contender(contender.Contender):
     """mode : "parallel" or "serial"; interpreted where NUMBA_DISABLE_JIT=1
     textbook : whether convolutions run their plain loops
+    precision : see `set_float32_matmul_precision`
     """
 
-    def __init__(self, threads: int, mode: str = "parallel", textbook: bool = False):
+    def __init__(self, threads: int, mode: str = "parallel", textbook: bool = False, precision: str = "highest"):
         super().__init__(threads)
         nn.set_textbook(textbook)
+        nn.set_float32_matmul_precision(precision)
         nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
 
     def describe(self) -> tuple[str, int]:

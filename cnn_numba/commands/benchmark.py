@@ -40,6 +40,9 @@ def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
                        help="of numba, numpy, torch, jax (default: those of the experiment that are installed)")
     group = parser.group("how")
     group.add_argument("--threads", type=count, metavar="N", help="number of threads (default: one per CPU)")
+    group.add_argument("--precision", choices=("highest", "high", "medium"), default="highest", metavar="NAME",
+                       help="precision of this program's products, highest, high or medium, in the experiments that "
+                            "compare it with others (default: %(default)s)")
     group.add_argument("--rounds", type=count, metavar="N",
                        help="how often each contender is measured (default: 5, or 2 with --quick)")
     group.add_argument("--quick", action="store_true", help="measure less, for a first impression (default: no)")
@@ -90,8 +93,8 @@ def run_modes(args: argparse.Namespace, started: float) -> int:
     plot = args.plot or ("modes.png" if find_spec("matplotlib") else None)
     code = run(argparse.Namespace(
         experiment="modes", model="lenet5", batch_size=64, dataset="random", data_dir=None, train_size=None,
-        contenders=("numba", "numpy"), threads=args.threads, rounds=None, quick=True, warm=True, avx2=False, json=None,
-        plot=plot), started)
+        precision="highest", contenders=("numba", "numpy"), threads=args.threads, rounds=None, quick=True, warm=True,
+        avx2=False, json=None, plot=plot), started)
     if plot:
         put_text(f"Wrote {plot}")
     return code

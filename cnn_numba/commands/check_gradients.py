@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cnn_numba.commands.flags import COUNT_OR_NONE, POSITIVE, add_execution_flags, choose_execution
+from cnn_numba.commands.flags import COUNT_OR_NONE, POSITIVE, add_execution_flags, add_precision_flag, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
 from cnn_numba.commands.output import count, put, put_text
 from cnn_numba.commands.parser import Parser
@@ -19,20 +19,24 @@ def check_gradients(parser: Parser) -> Callable[[argparse.Namespace, float], int
     group = parser.group("comparison")
     group.add_argument("--samples", type=COUNT_OR_NONE, default=20, metavar="N",
                        help="elements of each gradient, among them the largest; 0 for all (default: %(default)s)")
-    group.add_argument("--tolerance", type=POSITIVE, default=1e-3, metavar="X",
-                       help="largest error, relative to the largest element (default: %(default)s)")
+    group.add_argument("--tolerance", type=POSITIVE, metavar="X",
+                       help="largest error, relative to the largest element (default: 0.001, or 0.3 with --precision "
+                            "medium, which rounds more, and lets some ReLUs decide otherwise)")
     add_execution_flags(parser)
+    add_precision_flag(parser, "highest")
     return run_check_gradients
 
 
 def run_check_gradients(args: argparse.Namespace, _started: float) -> int:
     choose_execution(args)
-    from cnn_numba.execution import describe
+    from cnn_numba.execution import bf16, describe
     from cnn_numba.inspection import gradients
 
     _, model, shape, _ = chosen_network(args, args.seed)
     put(describe())
-    result = gradients.check_gradients(model, shape, args.batch_size, args.seed, args.samples, args.tolerance)
+    chosen = bf16()
+    tolerance = args.tolerance or (0.3 if chosen and chosen.parts == 1 else 1e-3)
+    result = gradients.check_gradients(model, shape, args.batch_size, args.seed, args.samples, tolerance)
     put(f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
           f"{count(args.batch_size, 'random image')}")
     put()

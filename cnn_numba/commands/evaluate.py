@@ -9,6 +9,7 @@ from cnn_numba.commands.flags import (
     add_execution_flags,
     add_load_flag,
     add_location_flags,
+    add_precision_flag,
     add_recipe_flags,
     check_data_paths,
     check_exists,
@@ -41,6 +42,7 @@ def evaluate(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
                                       help="part of the data set: test or train (default: test where the data set has "
                                            "parts or is that of the training, else all images)")
     add_execution_flags(parser)
+    add_precision_flag(parser, "that of the training")
     return run_evaluate
 
 

@@ -211,6 +211,14 @@ def add_execution_flags(parser: Parser) -> None:
                       help="run the kernels as plain Python: slow, for a debugger")
 
 
+def add_precision_flag(parser: Parser, usual: str) -> None:
+    """usual : the words for the precision without the flag"""
+    parser.group("execution").add_argument(
+        "--precision", type=reader(kinds.PRECISION), metavar="NAME", default=argparse.SUPPRESS,
+        help="precision of the products in convolutions and dense layers: "
+             f"{kinds.PRECISION.listing} (default: {usual})")
+
+
 def set_jit_early(words: Sequence[str]) -> None:
     """`set_jit` before all flags are parsed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -230,7 +238,7 @@ def choose_execution(args: argparse.Namespace, team: Alone | None = None) -> Non
     if args.mode == "serial" and args.threads not in (None, 1):
         raise InputError(f"argument --threads: expected 1 with --serial, got {args.threads}")
     set_jit(args)
-    from cnn_numba.execution import set_execution, set_textbook
+    from cnn_numba.execution import set_execution, set_float32_matmul_precision, set_textbook
     from cnn_numba.kernels.compiled import JIT
     from cnn_numba.kernels.driver import max_threads
 
@@ -240,3 +248,4 @@ def choose_execution(args: argparse.Namespace, team: Alone | None = None) -> Non
     shared = team.threads(max_threads()) if team and args.mode == "parallel" else None
     set_execution(args.mode, threads=args.threads or shared)
     set_textbook(args.textbook)
+    set_float32_matmul_precision(getattr(args, "precision", None) or "highest")

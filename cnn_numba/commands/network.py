@@ -76,11 +76,21 @@ def trained_classifier(args: argparse.Namespace) -> "Classifier":
     from cnn_numba.inference import Classifier
 
     model = trained_network(args)
+    if getattr(args, "precision", None) is None:
+        use_precision(model, args.load)
     if model.input_shape is not None and (model.mean is None or model.std is None):
         raise InputError(f"{args.load} does not say how pixels are normalised: give --mean and --std of the pixels as "
                          "they are in files, 0 and 1 for a network that takes them unchanged")
     with naming(args.load):
         return Classifier(model)
+
+
+def use_precision(model: "Sequential", name: str) -> None:
+    """Multiply as in the training of a model, where its file says how."""
+    from cnn_numba.execution import set_float32_matmul_precision
+
+    with naming(f"{name}, the precision of its training"):
+        set_float32_matmul_precision((model.recipe or {}).get("precision", "highest"))
 
 
 def add_batch_flags(parser: Parser, batch_size: int) -> None:

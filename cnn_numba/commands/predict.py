@@ -11,6 +11,7 @@ from cnn_numba.commands.flags import (
     IMAGE_SHAPE,
     add_execution_flags,
     add_load_flag,
+    add_precision_flag,
     check_exists,
     check_target,
     choice,
@@ -54,6 +55,7 @@ def predict(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
                        help=f"{', '.join(FORMATS)} (default: that of --output, or text)")
     group.add_argument("--output", metavar="FILE", help="write to a .csv or .jsonl file (default: print)")
     add_execution_flags(parser)
+    add_precision_flag(parser, "that of the training")
     return run_predict
 
 

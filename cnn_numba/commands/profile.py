@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cnn_numba.commands.flags import COUNT, add_execution_flags, choose_execution
+from cnn_numba.commands.flags import COUNT, add_execution_flags, add_precision_flag, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
 from cnn_numba.commands.output import count, put, put_text
 from cnn_numba.commands.parser import Parser
@@ -19,6 +19,7 @@ def profile(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
     parser.group("measurement").add_argument(
         "--iterations", type=COUNT, default=100, metavar="N", help="how often each part runs (default: %(default)s)")
     add_execution_flags(parser)
+    add_precision_flag(parser, "highest")
     return run_profile
 
 

@@ -111,9 +111,10 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     choose_execution(args, team)
     from cnn_numba.commands.kept import Kept
     from cnn_numba.data.survey import survey, suspicions
-    from cnn_numba.execution import describe
+    from cnn_numba.execution import describe, set_float32_matmul_precision
     from cnn_numba.interchange.formats import check_network
 
+    set_float32_matmul_precision(recipe.precision)
     if not saved and recipe.model not in PRESETS:
         check_network(recipe.model)                     # before the data are loaded
     kept = team.in_first(lambda: Kept(args)) or Kept()
