@@ -20,8 +20,9 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
-TOOM2D = {2: (1, 2, 4), 3: (1, 2, 4)}       # along rows and columns
-LEAST_CHANNELS = 3              # for which products along both gain
+DOWN = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2)}          # along the columns of pixels, of products along both axes
+ALONG = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2, 4)}      # along the rows, of the same
+LEAST_CHANNELS = 3              # for which products along both axes gain; with five taps, five
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
@@ -109,9 +110,9 @@ class Conv2d(Biased, Layer):
         if setup.textbook or self.dilation != (1, 1) or self.groups != 1:
             return None
         outputs = self.output_shape(shape)[1:]
-        if min(self.in_channels, self.out_channels) >= LEAST_CHANNELS:
-            high, wide = (_fewest(TOOM2D, math.ceil(taps / stride), size)
-                          for taps, stride, size in zip(self.kernel_size, self.stride, outputs, strict=True))
+        taps = [math.ceil(taps / stride) for taps, stride in zip(self.kernel_size, self.stride, strict=True)]
+        if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS, *taps):
+            high, wide = map(_fewest, (DOWN, ALONG), taps, outputs)
             if high and wide:
                 return high, wide
         if self.stride != (1, 1):
