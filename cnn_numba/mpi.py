@@ -242,7 +242,7 @@ class _Shared:
         self._parts: list[tuple[Program, Callable[[], None]]] = []
         begin, end = ranks.blocks_of(plan.blocks, ranks.rank)
         of_blocks = [*gather, *plan.calls.forward, loss, *plan.calls.backward]
-        if odd := [call for call in of_blocks if call.items != plan.blocks]:
+        if odd := [call for call in of_blocks if call.items != plan.blocks and not call.apart]:
             raise InputError(f"--mpi: {odd[0].kernel.__name__} does not work on blocks of images, so ranks cannot "
                              "share its work")
         phases = at_once([*before, *plan.calls.prepare])
@@ -251,7 +251,7 @@ class _Shared:
             if first.after_all:
                 self._parts.append((Program(phases), _Exchange(ranks, plan.blocks, [first])))
                 phases = []
-            phases.append(phase[begin:end])
+            phases.append(phase if first.apart else phase[begin:end])      # every rank computes all of it
         exchange = _Exchange(ranks, plan.blocks, plan.calls.gradients, feed, statistics)
         self._parts.append((Program(phases), exchange))
         self._last = Program(end_of_step(feed, plan, update, rates))

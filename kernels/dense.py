@@ -13,9 +13,11 @@ from .lanes import (
     splat,
     spread,
     store,
+    store_pack,
     store_row,
     store_tile,
     total,
+    transposed,
     vectors,
     zeros,
 )
@@ -80,33 +82,31 @@ def linear_backward_input_by_lines(item, dx, dy, weight, x, panel, relu, T):
 
 
 @njit(**KERNEL)
-def transpose(n, xt, x, lanes):
-    """xt[k, image] = x[k] of that image: features innermost, as linear_backward_weight reads them.
-
-    Block n; x (N, K); xt (ceil(K / LANES), N * LANES), vectors of LANES features, is overwritten for the first `lanes`
-    images of the block.
-    """
-    for k in range(x.shape[1]):
-        for l in range(lanes):
-            xt[k // LANES, n * LANES + l, k % LANES] = x[n, k, l]
-
-
-@njit(**KERNEL)
-def linear_backward_weight(item, dweight, dy, xt, lanes, T):
+def linear_backward_weight(item, dweight, dy, x, xt, lanes, T):
     """dweight[o, k] = sum of dy[o] x[k] over all images; here a vector holds LANES features of one image.
 
-    An item is a tile of units; dy (N, O), xt from `transpose`; dweight (O, K) is overwritten; only the first
-    `lanes` lanes of a block hold images.  T: units x vectors.
+    An item is T.cols vectors of features, for all units; dy (N, O), x (N, K); dweight (O, K) is overwritten; only the
+    first `lanes` lanes of a block hold images; xt (items, T.cols, N * LANES) is scratch.  T: units x vectors.
     """
-    O, vectors_of_k = dweight.shape[0], xt.shape[0]
-    o = min(item * T.rows, O - T.rows)
-    for v0 in range(0, vectors_of_k, T.cols):
-        v = min(v0, vectors_of_k - T.cols)
+    O, K = dweight.shape
+    first = min(item * T.cols, -(-K // LANES) - T.cols)
+    for v in range(T.cols):
+        k = (first + v) * LANES
+        for n in range(x.shape[0]):
+            if k + LANES <= K:
+                store_pack(xt, (item, v, n * LANES), 2, transposed(vectors(x, (n, k), LANES, 1, 1)))
+            else:
+                for feature in range(k, K):
+                    for l in range(lanes):
+                        xt[item, v, n * LANES + l, feature - k] = x[n, feature, l]
+    for o0 in range(0, O, T.rows):
+        o = min(o0, O - T.rows)
         acc = zeros(T.rows, T.cols)
         for n in range(dy.shape[0]):
             for l in range(lanes):
-                acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1), vectors(xt, (v, n * LANES + l), T.cols, 0, 1))
-        store_row(dweight, (o, v * LANES), 0, acc)
+                acc = outer(acc, scalars(dy, (n, o, l), T.rows, 1),
+                            vectors(xt, (item, 0, n * LANES + l), T.cols, 1, 1))
+        store_row(dweight, (o, first * LANES), 0, acc)
 
 
 @njit(**KERNEL)

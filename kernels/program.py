@@ -24,18 +24,20 @@ class Call:
     after_all : bool or str
         Whether an item needs all items of the calls before it, not just the same one; the name of an argument if it
         needs the other items of that one only.
+    apart : bool
+        Whether its items are not those of the calls around it, so that its phase has no other calls.
     **args : all arguments that the kernel's signature names
 
     The call holds the addresses of the arrays and keeps the arrays alive.  Raises TypeError when a name is missing or
     unknown.
     """
 
-    def __init__(self, kernel, items, /, *, after_all=False, **args):
+    def __init__(self, kernel, items, /, *, after_all=False, apart=False, **args):
         _, *names = inspect.signature(kernel).parameters
         if odd := [name for name in names if name not in args] + [name for name in args if name not in names]:
             wrong = "misses" if odd[0] in names else "has no argument"
             raise TypeError(f"{kernel.__name__} {wrong} {odd[0]}, expected {', '.join(names)}")
-        self.kernel, self.items, self.after_all = kernel, items, after_all
+        self.kernel, self.items, self.after_all, self.apart = kernel, items, after_all, apart
         self.args = {name: args[name] for name in names}
         if JIT:
             self._record = np.array([word for value in self.args.values() for word in words(value)], np.int64)
@@ -93,13 +95,14 @@ class Program:
 def in_order(calls):
     """The phases that run calls one after the other.
 
-    An item needs only the same item of the calls before it, unless the call says `after_all`: so consecutive calls of
-    equally many items run as one chain per item.
+    An item needs only the same item of the calls before it, unless the call says `after_all` or one of them is
+    `apart`: so consecutive calls of equally many items run as one chain per item.
     """
-    phases = []
+    phases, apart = [], True
     for call in calls:
-        if not phases or call.after_all or call.items != len(phases[-1]):
+        if apart or call.apart or call.after_all or call.items != len(phases[-1]):
             phases.append([[] for _ in range(call.items)])
+        apart = call.apart
         for item, chain in enumerate(phases[-1]):
             chain.append((call, item))
     return phases

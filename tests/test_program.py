@@ -119,6 +119,18 @@ def test_a_call_that_needs_all_items_begins_a_phase():
     assert totals[0].tolist() == [303] * 3 and totals[1].tolist() == [303] * 2
 
 
+def test_a_call_apart_has_a_phase_of_its_own():
+    out, length = arrays()
+    total = np.zeros(3, np.int64)
+    calls = [Call(append, 3, out=out, length=length, value=1),
+             Call(add_rows, 3, total=total, out=out, length=length, apart=True),
+             Call(append, 3, out=out, length=length, value=2)]
+    phases = in_order(calls)
+    assert [[len(chain) for chain in phase] for phase in phases] == [[1] * 3] * 3
+    Program(phases)()
+    assert total.tolist() == [303] * 3 and length.tolist() == [2] * 3
+
+
 def test_calls_that_do_not_depend_on_each_other_are_chains_of_one_phase():
     out, length = arrays()
     calls = [Call(append, 1, out=out[k:], length=length[k:], value=k) for k in range(3)]

@@ -72,19 +72,19 @@ class Linear(Biased, Layer):
                 lines = weight.value.reshape(self.out_features, -1, LANES)
                 items = math.ceil(lines.shape[1] / LINES)
                 wires.backward.append(Call(
-                    dense.linear_backward_input_by_lines, items, weight=lines,
+                    dense.linear_backward_input_by_lines, items, after_all="dy", apart=True, weight=lines,
                     panel=aligned((items, LINES, self.out_features, LANES)), T=Tile(16 if WIDE else 4, 1), **common))
             else:
                 wires.backward.append(Call(
                     dense.linear_backward_input, wires.blocks, weight=weight.value,
                     T=Tile(fit(self.in_features, 16 if WIDE else 6), 1), **common))
         if weight.requires_grad:
-            xt, lanes = planes(1, math.ceil(self.in_features / LANES), wires.blocks * LANES)[0], wires.setup.lanes
-            wires.backward.append(Call(dense.transpose, wires.blocks, xt=xt, x=x, lanes=lanes))
-            tile = Tile(fit(self.out_features, 8 if WIDE else 6), min(xt.shape[0], 2 if WIDE else 1))
+            lines = math.ceil(self.in_features / LANES)
+            tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(lines, 2 if WIDE else 1))
+            items = math.ceil(lines / tile.cols)
             wires.gradients.append(Call(
-                dense.linear_backward_weight, math.ceil(self.out_features / tile.rows), dweight=weight.grad, dy=dy,
-                xt=xt, lanes=lanes, T=tile))
+                dense.linear_backward_weight, items, dweight=weight.grad, dy=dy, x=x,
+                xt=planes(items, tile.cols, wires.blocks * LANES), lanes=wires.setup.lanes, T=tile))
         if bias and bias.requires_grad:
             wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, dbias=bias.grad, dy=dy))
 

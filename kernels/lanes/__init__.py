@@ -4,6 +4,7 @@
     vectors, scalars                a pack of n of them   x[..., i:i + n*spacing:spacing, ...] along one axis
     block                           a pack of the vectors of a window, along two axes
     repeat, added                   a pack of one vector n times; the sum of the vectors of a pack
+    transposed                      LANES vectors with vectors and lanes exchanged
     first_lanes                     the mask of the lanes that hold an image
     integers, counters, unit        vectors of integers from 0 to 2**32 - 1, for random numbers (see `random`)
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers

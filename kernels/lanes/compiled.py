@@ -24,7 +24,7 @@ from .shapes import LANES, ROUND, Tile
 __all__ = [
     "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
     "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total",
+    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed",
     "uniform", "unit", "vectors", "where", "zeros",
 ]
 
@@ -325,6 +325,25 @@ def added(typing, pack):
             first = builder.fadd(first, v)
         return first
     return V(pack), code
+
+
+@intrinsic
+def transposed(typing, pack):
+    """The pack whose vector l holds lane l of each of the LANES vectors, in their order."""
+    def code(context, builder, sig, args):
+        values, half = _unpack(builder, args[0]), LANES // 2
+        while half:                                 # exchange the corners of squares of 2 * half x 2 * half numbers
+            low = [LANES + l - half if l & half else l for l in range(LANES)]
+            high = [l + half for l in low]
+            for k in range(LANES):
+                if not k & half:
+                    pair = values[k], values[k + half]
+                    values[k], values[k + half] = (
+                        builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, LANES), lanes))
+                        for lanes in (low, high))
+            half //= 2
+        return _pack(builder, values)
+    return pack(pack), code
 
 
 @intrinsic

@@ -6,7 +6,7 @@ from .shapes import LANES, ROUND, ZERO
 __all__ = [
     "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
     "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total",
+    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed",
     "uniform", "unit", "vectors", "where", "zeros",
 ]
 
@@ -72,6 +72,10 @@ def repeat(v, n):
 
 def added(pack):
     return sum(pack[1:], pack[0])
+
+
+def transposed(pack):
+    return pack.T.copy()
 
 
 def times_power(v, t):
