@@ -8,8 +8,9 @@ padded gradients:
     y = A^T ((G w) * (B x))        dx = B^T ((G w) * (A dy))        dw = G^T ((B x) * (A dy))
 
 Toom 1963, Cook 1966; for networks: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016).
-Rounding errors grow with n.  The largest measured in float32, relative to the largest output, along one axis: F(4,3)
-5e-7, F(4,5) 8e-7, F(5,5) 2e-6; along both: F(4,3) by F(4,3) 2e-6, F(2,5) by F(4,5) 2e-6; sums of 128 channels without it 1e-6.
+Rounding errors grow with n.  The largest measured in float32, relative to the largest output: along one axis F(4,3)
+5e-7, F(4,5) 8e-7, F(5,5) 2e-6; along both F(4,3) by F(4,3) 2e-6, F(2,5) by F(4,5) 2e-6; without products, for sums of
+128 channels, 1e-6.
 """
 from fractions import Fraction
 from functools import cache
