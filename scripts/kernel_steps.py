@@ -211,7 +211,8 @@ class Comparison:
         """
         times, peaks = [[] for _ in self.versions], []
         for _ in range(rounds):
-            peaks.append(measure_peak(1, seconds)[0])
+            if peak := measure_peak(1, seconds):        # on one thread, other programs do not hide it
+                peaks.append(peak[0])
             for version, mine in zip(self.versions, times, strict=True):
                 mine.append(per_call(version.run, seconds) * IMAGES / version.images)
         return [statistics.median(mine) for mine in times], statistics.median(peaks)

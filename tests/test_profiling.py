@@ -1,4 +1,5 @@
 """The profile: its parts are the whole step, and their numbers are right.  No test depends on the speed of anything."""
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 import cnn_numba as nn
 from cnn_numba.commands import main as cli
 from cnn_numba.commands.profile import lines as lines_of
+from cnn_numba.inspection import peak, timing
 from cnn_numba.inspection import profile as profiling
-from cnn_numba.inspection import timing
 from cnn_numba.kernels.compiled import JIT
 
 SHAPE, CLASSES, BATCH = (2, 8, 8), 5, 19
@@ -85,12 +86,12 @@ def test_times_are_the_fastest_without_the_start_of_a_program(monkeypatch):
 
     keys = [key for key, _ in steps.parts]
     steps.parts = [(key, part(k)) for k, key in enumerate(keys)]
-    steps.whole = part(1000.0)
+    steps.whole = part(300.0)
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(profiling, "measure_peak", lambda threads, seconds: (3e9, 0))
     monkeypatch.setattr(profiling, "Program", lambda phases: part(0))
     profile = profiling.measure(steps, 3)
-    assert (profile.step, profile.start, profile.peak) == (1000, 0.5, 3e9 if JIT else None)
+    assert (profile.step, profile.start, profile.peak) == (300, 0.5, 3e9 if JIT else None)
     rows = {part.name: part for part in profile.parts}
     expected = {key: float(sum(k for k, other in enumerate(keys) if other == key)) for key in keys}
     assert rows["gather"].forward == expected["gather", "forward"] and rows["gather"].backward is None
@@ -146,17 +147,55 @@ def test_parts_too_short_to_be_measured_are_said_to_be():
 @pytest.mark.parametrize("load, told", [(0.1, False), (1.5, True)])
 def test_other_programs_are_told_of(load, told):
     lines = "\n".join(lines_of(profile_of((0.5, 0.5), load=load), 64))
-    assert ("Other programs wanted 1.5 of" in lines) == told
+    assert f"Other programs used {load} of" in lines
+    assert ("times can be too long" in lines) == told
 
 
-def test_the_load_of_other_programs_is_without_this_one(monkeypatch):
+def test_the_load_of_other_programs_is_without_this_one(monkeypatch, tmp_path):
+    """In 10 s, all processors were busy for 25 s, 4 of them for other virtual machines, and this process used 10 s."""
+    clock, own, ticks = [5.0], [1.0], os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(timing, "STAT", str(tmp_path / "stat"))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "process_time", lambda: own[0])
+    (tmp_path / "stat").write_text(f"cpu {2 * ticks} 0 0 500 9 0 0 0 0 0\n")
+    meter = timing.LoadMeter()
+    clock[0] += 10
+    own[0] += 10
+    user, interrupts, stolen = 20 * ticks, ticks // 2, 4 * ticks
+    (tmp_path / "stat").write_text(f"cpu {user} {ticks} {ticks} 900 99 {interrupts} {interrupts} {stolen} 0 0\n")
+    assert meter.read() == 1.5
+
+
+def test_where_the_system_does_not_count_the_load_average_tells(monkeypatch, tmp_path):
+    clock, own = [5.0], [0.0]
+    monkeypatch.setattr(timing, "STAT", str(tmp_path / "none"))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "process_time", lambda: own[0])
     monkeypatch.setattr(timing.os, "getloadavg", lambda: (2.5, 0, 0), raising=False)
-    monkeypatch.setattr(timing.time, "process_time", lambda: 30.0)
-    assert timing.other_load() == 2.0
-    assert timing.other_load(threads=2) == 0.5
-    assert timing.other_load(threads=4) == 0.0
+    meter = timing.LoadMeter()
+    clock[0], own[0] = 15.0, 10.0
+    assert meter.read() == 1.5
     monkeypatch.delattr(timing.os, "getloadavg")
-    assert timing.other_load() == 0.0
+    assert meter.read() == 0.0
+
+
+def test_a_profile_whose_parts_contradict_the_whole_is_measured_again_and_refused(monkeypatch):
+    found = [profile_of((7.0, 0.1)), profile_of((0.1, 0.1)), profile_of((0.5, 0.4))]
+    monkeypatch.setattr(profiling, "_measure", lambda *_: found.pop(0))
+    assert profiling.measure(None, 1).total.seconds == 0.9
+    monkeypatch.setattr(profiling, "_measure", lambda *_: profile_of((7.0, 0.1), load=1.9))
+    with pytest.raises(nn.InputError, match=r"7.1 times as long as the whole, because other programs used 1.9 "):
+        profiling.measure(None, 1)
+
+
+@pytest.mark.skipif(not JIT, reason="the peak is that of compiled code")
+def test_a_peak_that_the_threads_did_not_reach_together_is_none(monkeypatch):
+    """Two threads that take turns with others reach less than one alone."""
+    monkeypatch.setattr(peak, "_programs", lambda threads: (threads, 1e9, "move", 1e9))
+    for seconds, reached in (0.015, (1e9 / 0.015, 1e10)), (0.1, None):
+        times = {1: 0.01, 2: seconds, "move": 0.1}
+        monkeypatch.setattr(peak, "fastest_call", lambda program, _, times=times: times[program])
+        assert peak.measure_peak(2, 0.01) == reached
 
 
 def test_a_network_that_does_not_fit_is_one_sentence(capsys):

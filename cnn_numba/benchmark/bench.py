@@ -2,15 +2,16 @@
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import product
 from typing import Any
 
 from cnn_numba.benchmark import networks
 from cnn_numba.benchmark.contender import CHECKED, load
-from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, Worker, working
+from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, Worker, load_seen, working
 from cnn_numba.benchmark.report import Row
 from cnn_numba.errors import InputError
 from cnn_numba.inspection.summary import multiply_adds
-from cnn_numba.inspection.timing import load_note, other_load
+from cnn_numba.inspection.timing import load_note
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import max_threads
 from cnn_numba.table import number
@@ -32,7 +33,6 @@ class Bench:
                              "unset NUMBA_DISABLE_JIT")
         self.args, self.batch_size = args, args.batch_size
         self.notes: list[str] = []
-        self.load = other_load()
         self.environment = AVX2 if args.avx2 else {}
         self.seconds = 0.1 if args.quick else 1.0               # for a round of a contender
         self.rounds = args.rounds or (2 if args.quick else 5)
@@ -62,27 +62,24 @@ class Bench:
         return flags | {"threads": self.threads, "rounds": self.rounds, "images": self.images}
 
     def note_load(self) -> None:
-        """Note that other programs competed for the processors, before the experiment or in its last minute."""
-        if note := load_note(self.load, other_load(self.threads)):
-            self.notes.append(note)
+        """Note how much other programs competed for the processors."""
+        self.notes.append(load_note(load_seen(Worker.loads)))
 
     # ---- contenders ----------------------------------------------------------------------------------------
     def wanted(self, *usual: str) -> Sequence[str]:
         """The libraries that the user chose, or else the usual ones."""
         return self.args.contenders or usual
 
-    def entrants(self, *usual: str, threads: int | None = None, formats: bool = False) -> list[Entrant]:
+    def entrants(self, *usual: str, threads: int | None = None, torch: Sequence[bool] = ()) -> list[Entrant]:
         """An entrant of each library that is wanted.
 
-        formats : whether PyTorch competes in both memory formats of images
+        torch : PyTorch competes in all its settings, compiled or not as these say
         """
         threads, libraries = threads or self.threads, self.wanted(*usual)
         ours = {"precision": self.args.precision}
-        entrants = [Entrant(NAMES[library], library, threads, options=ours if library == "numba" else {})
-                    for library in libraries]
-        if formats and "torch" in libraries:
-            entrants.append(Entrant("PyTorch, channels last", "torch", threads, options={"channels_last": True}))
-        return entrants
+        return [entrant for library in libraries for entrant in (
+            torch_settings(threads, torch) if torch and library == "torch" else
+            [Entrant(NAMES[library], library, threads, options=ours if library == "numba" else {})])]
 
     def working(self, entrants: Sequence[Entrant]) -> AbstractContextManager[list[Worker]]:
         """The workers of the entrants whose library is installed."""
@@ -94,16 +91,17 @@ class Bench:
         forward, step = multiply_adds(model.layers, self.shape)
         return networks.description(model.layers), step, forward
 
-    def prepare(self, network: networks.Description, batch_size: int,
-                seconds: float | None = None) -> Callable[[Worker], Row]:
+    def prepare(self, network: networks.Description, batch_size: int, seconds: float | None = None,
+                source: dict[str, Any] | None = None) -> Callable[[Worker], Row]:
         """A function of a worker: train a network for some steps, and choose the images of an epoch.
 
         seconds : an epoch has as many images as take this time; None: all images
+        source : other data than those of the flags; see `contender.load`
 
         The function returns {"compile_seconds", "images", "loss"}.
         """
         def prepare(worker: Worker) -> Row:
-            worker.ask("load", **self.source)
+            worker.ask("load", **(source or self.source))
             building = worker.ask("build", network=network, batch_size=batch_size)[1]
             worker.ask("resize", images=batch_size)
             first = worker.ask("epoch")[1]
@@ -135,7 +133,10 @@ class Bench:
 
     def note_peak(self, samples: Sequence[Sequence[tuple[Any, Any]]]) -> tuple[float, float] | None:
         """(operations, bytes) per second: the most that `with_peak` added to the samples; None without it."""
-        peaks = [peak for mine in samples for _, peak in mine if peak]
+        asked = [peak for mine in samples for _, peak in mine if peak is not None]
+        peaks = [peak for peak in asked if peak]
+        if asked and not peaks:
+            self.notes.append("Peak: not measured, as other programs kept the threads from running at the same time.")
         if not peaks:
             return None
         operations, traffic = map(max, zip(*peaks, strict=True))
@@ -150,8 +151,12 @@ class Bench:
 
 
 def with_peak(measure: Callable[[Worker], Any]) -> Callable[[Worker], tuple[Any, Any]]:
-    """A function of a worker: (measure(worker), the peak of the machine at that time, if the worker can measure it)."""
-    return lambda worker: (measure(worker), worker.ask("peak", seconds=0.03)[0] if worker.library == "numba" else None)
+    """A function of a worker: (measure(worker), the peak of the machine at that time).
+
+    The peak is None where the worker cannot measure one, and empty where other programs kept it from doing so.
+    """
+    return lambda worker: (measure(worker),
+                           (worker.ask("peak", seconds=0.03)[0] or ()) if worker.library == "numba" else None)
 
 
 def compare(row: Row, first: Row, operations: float, peak: tuple[float, float] | None) -> None:
@@ -159,6 +164,16 @@ def compare(row: Row, first: Row, operations: float, peak: tuple[float, float] |
     row["times_first"] = row["seconds"]["median"] / first["seconds"]["median"]
     row["gflops"] = operations / row["seconds"]["median"] / 1e9
     row["percent_of_peak"] = 100 * row["gflops"] * 1e9 / peak[0] if peak else None
+
+
+def torch_settings(threads: int, compiled: Sequence[bool] = (False, True)) -> list[Entrant]:
+    """PyTorch in all its settings: eager and compiled, in float32 and bf16, in both memory formats of images."""
+    entrants = []
+    for chosen in product(compiled, (False, True), (False, True)):
+        words = [word for word, yes in zip(("compiled", "bf16", "channels last"), chosen, strict=True) if yes]
+        options = dict(zip(("compiled", "bf16", "channels_last"), chosen, strict=True))
+        entrants.append(Entrant(", ".join(["PyTorch", *words]), "torch", threads, options=options))
+    return entrants
 
 
 def threads_text(count: int) -> str:

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from cnn_numba.benchmark import networks, plots
-from cnn_numba.benchmark.bench import Bench, compare, threads_text, up_to, with_peak
+from cnn_numba.benchmark.bench import Bench, compare, threads_text, torch_settings, up_to, with_peak
+from cnn_numba.benchmark.busy import busy
 from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
 from cnn_numba.benchmark.report import Report, Row, Table, machine, middle, of, reach, times
 from cnn_numba.inspection.summary import multiply_adds
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> Report:
         tables = EXPERIMENTS[args.experiment](bench)
     finally:
         show("")
-    bench.note_load()
+    if args.experiment != "busy":                                   # which says what it saw in each row
+        bench.note_load()
     return Report(args.experiment, bench.settings(), machine(execution, bits), tables, list(dict.fromkeys(bench.notes)))
 
 
@@ -55,6 +57,15 @@ def answer(rows: Sequence[Row]) -> list[str]:
             for what, before, after in steps if before in speeds and after in speeds]
 
 
+def best_of_torch(speeds: dict[str, float], ours: str) -> list[str]:
+    """Which of PyTorch's settings is the fastest, and how its speed compares with ours, as a sentence if both ran."""
+    torch = {label: speed for label, speed in speeds.items() if label.startswith("PyTorch")}
+    if not torch or ours not in speeds:
+        return []
+    best = max(torch, key=lambda label: torch[label])
+    return [f"The fastest of PyTorch's settings is {best}: {ours} is {speeds[ours] / torch[best]:.2f} times as fast."]
+
+
 # ---- the same network in all modes -------------------------------------------------------------------------
 def modes(bench: Bench) -> list[Table]:
     """One network in all modes, the textbook's convolutions among them, and in other libraries."""
@@ -66,7 +77,8 @@ def modes(bench: Bench) -> list[Table]:
         Entrant("serial", "numba", 1, options={"mode": "serial"}),
         Entrant("parallel, textbook", "numba", bench.threads, options={"textbook": True}),
         *(Entrant(f"parallel, {threads_text(n)}", "numba", n) for n in counts),
-        *(Entrant(f"PyTorch eager, {threads_text(n)}", "torch", n) for n in counts),
+        *(Entrant(f"PyTorch, {threads_text(n)}", "torch", n) for n in counts[:-1]),
+        *torch_settings(bench.threads),
         Entrant(f"JAX jitted step, {most}", "jax", bench.threads),
     ]
     entrants = [entrant for entrant in ways
@@ -96,7 +108,8 @@ def modes(bench: Bench) -> list[Table]:
         bench.notes.append("Textbook: convolutions as plain loops (kernels/conv.py).  The other modes run Cook-Toom "
                            "products (kernels/conv_toom.py) where they can.")
     bench.agree(able)
-    bench.notes += answer(rows)
+    speeds = {row["label"]: row["images_per_second"]["median"] for row in rows}
+    bench.notes += [*answer(rows), *best_of_torch(speeds, f"parallel, {most}")]
     return [Table(bench.title("Training"), rows, columns,
                   partial(plots.bars, value="images_per_second", label="training images per second", log=True))]
 
@@ -105,7 +118,7 @@ def modes(bench: Bench) -> list[Table]:
 def epoch(bench: Bench) -> list[Table]:
     """Whole epochs, and the share of the peak that they reach."""
     network, work, _ = bench.network()
-    with bench.working(bench.entrants("numba", "torch", "jax", formats=True)) as workers:
+    with bench.working(bench.entrants("numba", "torch", "jax", torch=(False, True))) as workers:
         able = ready(workers, bench.prepare(network, bench.batch_size), bench.notes)
         samples = alternate(bench.rounds, [worker for worker, _ in able], with_peak(train))
     peak = bench.note_peak(samples)
@@ -114,6 +127,7 @@ def epoch(bench: Bench) -> list[Table]:
     for row in rows:
         compare(row, rows[0], 2 * work * row["images"], peak)
     bench.agree(able)
+    bench.notes += best_of_torch({row["label"]: 1 / row["seconds"]["median"] for row in rows}, "cnn-numba")
     columns = [*speed_columns(rows), ("compile s", lambda row: f"{row['compile_seconds']:.2f}")]
     return [Table(bench.title(f"Epoch on {threads_text(bench.threads)}"), rows, columns,
                   partial(plots.bars, value="seconds", label="seconds per epoch"))]
@@ -130,7 +144,7 @@ def inference(bench: Bench) -> list[Table]:
         bench.prepare(network, bench.batch_size, 1e-3)(worker)
         measure(worker)
 
-    with bench.working(bench.entrants("numba", "torch", "jax", formats=True)) as workers:
+    with bench.working(bench.entrants("numba", "torch", "jax", torch=(False,))) as workers:
         able = [worker for worker, _ in ready(workers, prepare, bench.notes)]
         samples = alternate(bench.rounds, able, with_peak(measure))
     peak = bench.note_peak(samples)
@@ -339,4 +353,4 @@ def process_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[Table]]] = {
-    f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory)}
+    f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory, busy)}

@@ -12,6 +12,7 @@ import cnn_numba as nn
 from cnn_numba.benchmark import contender, networks
 from cnn_numba.inspection.peak import measure_peak
 from cnn_numba.inspection.timing import per_call
+from cnn_numba.kernels import pace
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
@@ -30,10 +31,14 @@ class Contender(contender.Contender):
     """mode : "parallel" or "serial"; interpreted where NUMBA_DISABLE_JIT=1
     textbook : whether convolutions run their plain loops
     precision : see `set_float32_matmul_precision`
+    all_workers : whether all workers run each step, and not one where that takes less time
     """
 
-    def __init__(self, threads: int, mode: str = "parallel", textbook: bool = False, precision: str = "highest"):
+    def __init__(self, threads: int, mode: str = "parallel", textbook: bool = False, precision: str = "highest",
+                 all_workers: bool = False):
         super().__init__(threads)
+        if all_workers:
+            pace.TRIAL = math.inf           # the first measurement, after which the choice can change, never ends
         nn.set_textbook(textbook)
         nn.set_float32_matmul_precision(precision)
         nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
@@ -79,8 +84,8 @@ class Contender(contender.Contender):
         model.grads[:] = np.random.default_rng(0).normal(size=model.grads.shape)
         return {"update": per_call(nn.SGD(model, **contender.HYPER).step, seconds)}
 
-    def peak(self, seconds: float) -> tuple[float, float]:
-        """(operations, bytes to and from memory) per second of all threads; a multiply-add is two operations."""
+    def peak(self, seconds: float) -> tuple[float, float] | None:
+        """(operations, bytes to and from memory) per second of all threads; see `measure_peak`."""
         return measure_peak(self.threads, seconds)
 
 
@@ -94,8 +99,9 @@ def passes(model: nn.Sequential, shape: tuple[int, ...], batch_size: int) -> dic
     assert plan.dx is not None and plan.dz is not None
     for buffer in plan.x, plan.dz:
         buffer.inner[...] = rng.normal(size=buffer.inner.shape)
-    to_input = in_order(needed_for(plan.dx.array, calls.backward))
-    to_weights = needed_for(model.grads, calls.backward + calls.gradients)
+    given = [plan.dz.array, *(array for call in calls.prepare + calls.forward for array in arrays_of(call))]
+    to_input = in_order(needed_for(plan.dx.array, calls.backward, given))
+    to_weights = needed_for(model.grads, calls.backward + calls.gradients, given)
     last = [call for call in to_weights if call in calls.gradients]
     programs = {"forward": Program(at_once(calls.prepare) + in_order(calls.forward)), "to input": Program(to_input)}
     if to_weights:
@@ -103,12 +109,24 @@ def passes(model: nn.Sequential, shape: tuple[int, ...], batch_size: int) -> dic
     return programs
 
 
-def needed_for(result: np.ndarray, calls: list[Call]) -> list[Call]:
-    """The calls, in their order, whose first array (their output) an array depends on."""
-    wanted, chosen = [result], []
+def needed_for(result: np.ndarray, calls: list[Call], given: list[np.ndarray]) -> list[Call]:
+    """The calls, in their order, that an array depends on.
+
+    The first array of a call is its output; so is another one that is neither the first of any call, nor given.
+    """
+    made, wanted, chosen = [arrays_of(call)[0] for call in calls] + given, [result], []
     for call in reversed(calls):
-        output, *inputs = (value for value in call.args.values() if isinstance(value, np.ndarray))
-        if any(np.may_share_memory(output, array) for array in wanted):
+        output, *others = arrays_of(call)
+        outputs = [output, *(array for array in others if not overlap(array, made))]
+        if any(overlap(array, wanted) for array in outputs):
             chosen.append(call)
-            wanted += inputs
+            wanted += others
     return chosen[::-1]
+
+
+def arrays_of(call: Call) -> list[np.ndarray]:
+    return [value for value in call.args.values() if isinstance(value, np.ndarray)]
+
+
+def overlap(array: np.ndarray, others: list[np.ndarray]) -> bool:
+    return any(np.may_share_memory(array, other) for other in others)

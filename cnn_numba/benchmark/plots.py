@@ -131,6 +131,19 @@ def roofline(axes: Any, table: Table, labels: Sequence[str], peak: tuple[float, 
     axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 
+def loads(axes: Any, table: Table, labels: Sequence[str]) -> None:
+    """Images per second of each contender beside more and more processes, for each network and batch size."""
+    for label, shade in zip(labels, [*PASSES.values(), COLOURS["PyTorch"]], strict=False):
+        speeds = [row[label]["images_per_second"]["median"] if label in row else math.nan for row in table.rows]
+        axes.plot(speeds, "o", color=shade, markersize=4, label=label)
+    axes.set_xticks(range(len(table.rows)), [f"{row['network']}, {row['batch']}: {row['processes']}"
+                                             for row in table.rows], rotation=90, fontsize=7)
+    axes.set_yscale("log")
+    axes.set_xlabel("network, batch size: processes that compute beside it")
+    axes.set_ylabel("training images per second")
+    axes.legend(frameon=False)
+
+
 def curves(axes: Any, table: Table, what: str, labels: Sequence[str]) -> None:
     """Images per second of each contender, with a band from the least to the most."""
     for label in labels:

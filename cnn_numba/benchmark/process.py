@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from cnn_numba.errors import InputError
 
@@ -51,7 +51,12 @@ class Refusal(InputError):
 
 
 class Worker:
-    """The process of an entrant; a context that ends it."""
+    """The process of an entrant; a context that ends it.
+
+    loads : (seconds, processors that other programs used meanwhile) of each request to any worker
+    """
+
+    loads: ClassVar[list[tuple[float, float]]] = []
 
     def __init__(self, entrant: Entrant, environment: dict[str, str]):
         self.entrant, self.label, self.library, self.threads = entrant, entrant.label, entrant.library, entrant.threads
@@ -77,6 +82,7 @@ class Worker:
             raise Refusal(f"{self.label}: its process ended") from None
         if "error" in answer:
             raise Refusal(f"{self.label}: {answer['error']}")
+        self.loads.append((answer["seconds"], answer["load"]))
         return answer["value"], answer["seconds"]
 
     def __enter__(self) -> "Worker":
@@ -129,6 +135,11 @@ def alternate(rounds: int, workers: Sequence[Worker], measure: Callable[[Worker]
             time.sleep(PAUSE)
             mine.append(measure(worker))
     return values
+
+
+def load_seen(loads: Sequence[tuple[float, float]]) -> float:
+    """The mean of `Worker.loads`: how many processors other programs used while workers had something to do."""
+    return sum(seconds * load for seconds, load in loads) / (sum(seconds for seconds, _ in loads) or 1)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

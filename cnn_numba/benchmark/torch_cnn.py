@@ -1,19 +1,28 @@
-"""PyTorch in eager mode, with the data set as one float tensor, and one index_select for each batch."""
+"""PyTorch, with the data set as one float tensor, and one index_select for each batch."""
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cnn_numba.benchmark import contender
+from cnn_numba.errors import InputError
 from cnn_numba.inspection.timing import per_call
 
 
 class Contender(contender.Contender):
-    """channels_last : the memory format of images and weights."""
+    """channels_last : the memory format of images and weights
+    bf16 : whether convolutions and dense layers run in bf16, by autocast
+    compiled : whether torch.compile makes one function of the network and its loss
+    """
 
-    def __init__(self, threads, channels_last=False):
+    def __init__(self, threads, channels_last=False, bf16=False, compiled=False):
         super().__init__(threads)
+        if bf16 and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+            raise InputError("this CPU has no instructions for bf16")
+        if compiled:
+            check_compiler()
         torch.set_num_threads(threads)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.bf16, self.compile = bf16, torch.compile if compiled else lambda function: function
 
     def load(self, **source):
         data = contender.load(**source)
@@ -31,14 +40,24 @@ class Contender(contender.Contender):
                 if id(parameter) not in own:            # norms start as 1 and 0
                     parameter.copy_(torch.from_numpy(value))
         self.optimizer = torch.optim.SGD(parameters, **contender.HYPER)
+        self.cost, self.classes = self.compile(self.mean_loss), self.compile(self.most_likely)
+
+    def mean_loss(self, x, y):
+        return functional.cross_entropy(self.outputs(x), y)
+
+    def most_likely(self, x):
+        return self.outputs(x).argmax(1)
+
+    def outputs(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            return self.net(x).float()
 
     def epoch(self):
         order = torch.randperm(self.images)
         for first in range(0, self.images, self.batch_size):
             chosen = order[first:first + self.batch_size]
             self.optimizer.zero_grad(set_to_none=True)
-            z = self.net(self.x.index_select(0, chosen))
-            functional.cross_entropy(z, self.y.index_select(0, chosen)).backward()
+            self.cost(self.x.index_select(0, chosen), self.y.index_select(0, chosen)).backward()
             self.optimizer.step()
 
     def loss(self):
@@ -49,7 +68,7 @@ class Contender(contender.Contender):
     def predict(self, batch_size):
         with torch.inference_mode():
             for first in range(0, len(self.x), batch_size):
-                self.net(self.x[first:first + batch_size]).argmax(1)
+                self.classes(self.x[first:first + batch_size])
 
     def layer(self, network, shape, batch_size, seconds):
         """Seconds of the passes of one layer: what autograd does for the input alone, and for the weights alone."""
@@ -74,6 +93,14 @@ class Contender(contender.Contender):
         parameter = nn.Parameter(torch.randn(size, size))
         parameter.grad = torch.randn(size, size)
         return {"update": per_call(torch.optim.SGD([parameter], **contender.HYPER).step, seconds)}
+
+
+def check_compiler():
+    """InputError where torch.compile does not find a C++ compiler that works."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(3))
+    except Exception as error:
+        raise InputError(f"torch.compile does not work here ({type(error).__name__})") from None
 
 
 class Residual(nn.Module):

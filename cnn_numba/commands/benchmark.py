@@ -9,11 +9,12 @@ from cnn_numba.commands.parser import Parser
 EXPERIMENTS = {
     "modes": "one network in all modes (interpreted, serial, parallel, textbook), in NumPy, PyTorch and JAX",
     "kernels": "single layers, forward and backward, with PyTorch and the peak of the cores",
-    "epoch": "whole epochs, with PyTorch and JAX, and the share of the peak",
+    "epoch": "whole epochs, with PyTorch in all its settings and JAX, and the share of the peak",
     "inference": "the classes of all images, with PyTorch at its best batch size",
     "startup": "from the start of the process to the first training step",
     "scaling": "images per second over batch size, channels and threads",
     "memory": "peak memory of a training process",
+    "busy": "lenet5, two-conv on 8x8 and resnet8 in batches of 64 and 16, beside other programs, with PyTorch",
 }
 
 

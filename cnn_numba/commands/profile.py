@@ -41,6 +41,7 @@ def lines(profile: "Profile", batch_size: int) -> Iterator[str]:
     """The table of a profile, and the sentences below it."""
     from cnn_numba.inspection.profile import LEAST, PartTime
     from cnn_numba.inspection.timing import load_note
+    from cnn_numba.kernels.compiled import JIT
 
     def percent(speed: float | None) -> str:
         return "-" if speed is None or not profile.peak else f"{100 * speed / profile.peak:.0f} %"
@@ -68,8 +69,9 @@ def lines(profile: "Profile", batch_size: int) -> Iterator[str]:
         yield (f"Peak: {number(profile.peak / 1e9)} GFLOP/s of multiply-adds, the most measured; the whole step "
                f"reaches {percent(whole.speed)}.  Operations are those of the textbook: a convolution by Cook-Toom "
                "needs fewer.")
-    if note := load_note(profile.load):
-        yield note
+    elif JIT:
+        yield "Peak: not measured, as other programs kept the threads from running at the same time."
+    yield load_note(profile.load)
     speed = f"{batch_size / profile.step:,.0f}" if profile.step >= LEAST else "-"
     yield (f"The parts take {milliseconds(total.seconds)} ms, a whole training step {milliseconds(profile.step)} ms: "
            f"{speed} images/s")

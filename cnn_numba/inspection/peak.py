@@ -6,6 +6,7 @@ from numba import njit
 
 from cnn_numba.inspection.timing import fastest_call
 from cnn_numba.kernels.compiled import KERNEL
+from cnn_numba.kernels.driver import exclusive, execute, execution
 from cnn_numba.kernels.lanes import (
     LANES,
     REGISTERS,
@@ -23,6 +24,7 @@ from cnn_numba.kernels.program import Call, Program, at_once
 
 TILE = Tile(12 if REGISTERS > 8 else 5, 1)              # sums: enough to hide the latency, few enough for registers
 SHARES = 16                                             # items per thread, so that a late thread holds up little
+LEAST, ATTEMPTS = 0.3, 3                                # two threads of one core reach half of two cores
 VECTORS = 1 << 20                                       # 64 MB in each of three arrays: more than caches hold
 
 
@@ -60,10 +62,28 @@ def _programs(threads: int) -> tuple[Program, int, Program, int]:
             Program(at_once([move])), 4 * flat[0].nbytes)
 
 
-def measure_peak(threads: int, seconds: float) -> tuple[float, float]:
+def measure_peak(threads: int, seconds: float) -> tuple[float, float] | None:
     """(operations, bytes to and from memory) per second of all threads; a multiply-add is two operations.
 
-    Each is that of the fastest call within about `seconds`.
+    Each is that of the fastest call within about `seconds`.  None where other programs keep the threads from running at
+    the same time: where they reach less than LEAST of what as many single threads would.
     """
     compute, operations, move, size = _programs(threads)
-    return operations / fastest_call(compute, seconds), size / fastest_call(move, seconds)
+    alone = _operations_alone(seconds / 4)
+    for attempt in range(ATTEMPTS):
+        reached = operations / fastest_call(compute, seconds * 2**attempt)
+        if reached >= LEAST * threads * alone:
+            return reached, size / fastest_call(move, seconds)
+    return None
+
+
+def _operations_alone(seconds: float) -> float:
+    """Operations per second of one thread.  Its calls are so short that some are undisturbed on any machine."""
+    compute, operations, *_ = _programs(1)
+    with exclusive:
+        mode, threads = execution()
+        execute("serial", 1)
+        try:
+            return operations / fastest_call(compute, seconds)
+        finally:
+            execute(mode, threads)

@@ -8,10 +8,11 @@ from itertools import groupby
 
 import numpy as np
 
+from cnn_numba.errors import InputError
 from cnn_numba.feed import Feed
 from cnn_numba.inspection.peak import measure_peak
 from cnn_numba.inspection.summary import layer_summaries
-from cnn_numba.inspection.timing import other_load
+from cnn_numba.inspection.timing import LoadMeter
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import execution
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
@@ -23,6 +24,8 @@ from cnn_numba.training import training_step
 
 WARM = 3                    # iterations before those that count
 PEAKS = 20                  # measurements of the peak; the highest counts, because other programs slow some down
+ATTEMPTS = 3                # measurements, until the parts and the whole step agree
+APART = 3                   # times as long as all parts, or as short, the whole step is in no undisturbed measurement
 LEAST = 5e-7                # seconds: what is less, is less than the start of a part varies by
 
 
@@ -62,8 +65,8 @@ class Profile:
     parts : in the order of the step
     step : seconds of the whole step
     start : seconds that it takes to start any program; they are subtracted from all other times
-    peak : operations per second of this machine; None where kernels are interpreted, or it was not measured
-    load : how many processors other programs used
+    peak : operations per second of this machine; None where kernels are interpreted, or it could not be measured
+    load : how many processors other programs used meanwhile
     """
 
     parts: list[PartTime]
@@ -77,6 +80,12 @@ class Profile:
         """The sum of all parts."""
         return PartTime("sum", None, sum(part.forward or 0.0 for part in self.parts),
                         sum(part.backward or 0.0 for part in self.parts), sum(part.operations for part in self.parts))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the parts take about as long as the whole step: not where other programs disturbed either."""
+        total, spare = self.total.seconds, len(self.parts) * self.start
+        return total <= APART * self.step + spare and self.step <= APART * total + spare
 
     def share(self, part: PartTime) -> float | None:
         """The share of a part in the sum, 0 to 1; None where nothing runs, or the sum is too short to be measured."""
@@ -138,15 +147,30 @@ class Step:
 def measure(step: Step, iterations: int, with_peak: bool = True) -> Profile:
     """The Profile of a Step: the fastest of some iterations, and the peak of the machine if asked for.
 
+    Raises InputError when other programs disturb the measurement so much that its parts and the whole step disagree,
+    ATTEMPTS times.
+    """
+    for _ in range(ATTEMPTS):
+        profile = _measure(step, iterations, with_peak)
+        if profile.agrees:
+            return profile
+    ratio = profile.total.seconds / max(profile.step, 1e-9)
+    raise InputError(f"the parts of a step took {ratio:.2g} times as long as the whole, because other programs used "
+                     f"{profile.load:.1f} processors: end them, or measure on one thread (--threads 1)")
+
+
+def _measure(step: Step, iterations: int, with_peak: bool) -> Profile:
+    """One measurement.
+
     In each iteration, every part runs once, in its order, so that numbers and caches are those of a training.  Other
     programs only make a part slower, by whole time slices of the scheduler: on a busy machine, medians measure these.
     """
-    load, threads = other_load(), execution()[1]
+    meter, threads = LoadMeter(), execution()[1]
     programs = [*(program for _, program in step.parts), step.whole, Program([[[]] * threads])]
     fastest, peaks = [math.inf] * len(programs), []
     for iteration in range(-WARM, iterations):
         if JIT and with_peak and iteration % math.ceil(iterations / PEAKS) == 0:
-            peaks.append(measure_peak(threads, 0.01)[0])
+            peaks.append(measure_peak(threads, 0.01) or (0.0, 0.0))
         for k, program in enumerate(programs):
             begin = time.perf_counter()
             program()
@@ -165,4 +189,5 @@ def measure(step: Step, iterations: int, with_peak: bool = True) -> Profile:
              *(part(layer.name, f"{layer.name} {type(layer.layer).__name__}", layer.after, operations[layer.name])
                for layer in step.layers),
              part("loss", "loss", None), part("update", "update", None)]
-    return Profile(parts, max(0.0, whole - start), start, max(peaks, default=None), max(load, other_load(threads)))
+    peak = max((operations for operations, _ in peaks), default=0.0) or None
+    return Profile(parts, max(0.0, whole - start), start, peak, meter.read())

@@ -3,6 +3,9 @@ import os
 import time
 from collections.abc import Callable
 
+STAT = "/proc/stat"
+SHORTEST = 0.2              # seconds: in less, the ticks of 0.01 s that the system counts say nothing
+
 
 def per_call(f: Callable[[], object], seconds: float) -> float:
     """Seconds per call of f: the mean over calls that take `seconds` together, after two that wake the threads up."""
@@ -28,21 +31,35 @@ def fastest_call(f: Callable[[], object], seconds: float) -> float:
     return fastest
 
 
-def other_load(threads: int = 0) -> float:
-    """How many processors other programs used in the last minute, by the load average; 0.0 where there is none.
+class LoadMeter:
+    """Measures how many processors other programs use, from the moment it is made."""
 
-    threads : how many threads of this program and its children may have been busy for all of that minute; with 0, the
-        processor time of this process is subtracted
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.perf_counter(), busy_seconds(), time.process_time()
+
+    def read(self) -> float:
+        """Processors that other programs used on average; where the system does not count, by the load average."""
+        seconds, own = time.perf_counter() - self._start, time.process_time() - self._own
+        busy = busy_seconds()
+        if busy is not None and self._busy is not None:
+            return max(0.0, (busy - self._busy - own) / seconds) if seconds >= SHORTEST else 0.0
+        return max(0.0, os.getloadavg()[0] - own / seconds) if hasattr(os, "getloadavg") else 0.0
+
+
+def busy_seconds() -> float | None:
+    """Seconds that all processors have been busy since the system started, also for other virtual machines on them.
+
+    None where there is no /proc/stat.
     """
-    if not hasattr(os, "getloadavg"):
-        return 0.0
-    return max(0.0, os.getloadavg()[0] - (threads or time.process_time() / 60))
+    try:
+        with open(STAT) as file:
+            user, nice, system, _, _, interrupts, soft, stolen = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
-def load_note(*loads: float) -> str:
-    """A sentence about the largest of some values of `other_load`; "" where it cannot matter."""
-    load, processors = max(loads), os.cpu_count() or 1
-    if load < 0.5:
-        return ""
-    return (f"Other programs wanted {load:.1f} of {processors} processors (by the load average of the last minute): "
-            "times can be too long.")
+def load_note(load: float) -> str:
+    """A sentence about the load that was seen, and about what it means for times."""
+    return (f"Other programs used {load:.1f} of {os.cpu_count() or 1} processors meanwhile"
+            + (": times can be too long." if load >= 0.25 else "."))

@@ -1,0 +1,101 @@
+"""The `busy` experiment: training beside other programs, which it starts and stops itself."""
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from cnn_numba.benchmark import networks, plots
+from cnn_numba.benchmark.bench import Bench, torch_settings
+from cnn_numba.benchmark.process import Entrant, Worker, alternate, load_seen, ready, spread
+from cnn_numba.benchmark.report import Row, Table, middle
+from cnn_numba.table import Column
+
+LOADS = 0, 1, 2, 4              # processes that compute without end
+NETWORKS = ("lenet5", (1, 28, 28), 60_000), ("two-conv", (1, 8, 8), 60_000), ("resnet8", (3, 32, 32), 6_000)
+BATCH_SIZES = 64, 16
+SETTLING = 0.5                  # seconds until the scheduler, and the choice of workers, know the load
+SERIAL, ALL, ADAPTIVE, TORCH = "serial", "all workers", "default", "PyTorch"
+
+# Ends with the process that started it, however that ends.
+LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
+
+
+@contextmanager
+def load(count: int) -> Iterator[None]:
+    """A context beside which so many other processes compute."""
+    processes = [subprocess.Popen([sys.executable, "-S", "-c", LOOP]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def busy(bench: Bench) -> list[Table]:
+    """Training beside 0, 1, 2 and 4 other processes: serially, with all workers, and as the program chooses."""
+    entrants = [Entrant(SERIAL, "numba", 1, options={"mode": "serial"}),
+                Entrant(ALL, "numba", bench.threads, options={"all_workers": True}),
+                Entrant(ADAPTIVE, "numba", bench.threads), *torch_settings(bench.threads, compiled=(False,))]
+    entrants = [entrant for entrant in entrants if entrant.library in bench.wanted("numba", "torch")]
+    cases = [(*network, size) for network in NETWORKS for size in BATCH_SIZES]
+    rows: list[Row] = []
+    with bench.working(entrants) as workers:
+        for name, shape, images, size in cases[::4] if bench.args.quick else cases:
+            rows += beside_loads(bench, workers, name, shape, images, size)
+    labels = [label for label in (SERIAL, ALL, ADAPTIVE, TORCH) if label in rows[0]]
+    columns: list[Column] = [
+        ("network", lambda row: row["network"]), ("batch", lambda row: str(row["batch"])),
+        ("processes", lambda row: str(row["processes"])), ("load seen", lambda row: f"{row['load']:.1f}")]
+    columns += [(f"{label} images/s", partial(speed, label=label)) for label in labels]
+    if "of_better" in rows[0]:
+        columns.append(("default / better", lambda row: f"{row['of_better']:.2f}x"))
+        bench.notes.append("Default / better: the speed of the program's own choice, relative to the faster of serial "
+                           f"and all workers; the least is {min(row['of_better'] for row in rows):.2f}x.")
+    if TORCH in labels:
+        bench.notes.append("PyTorch: eager, in the setting that is its fastest on this network beside no load.")
+    bench.notes.append("Load seen: how many processors other programs used meanwhile, the processes of the experiment "
+                       "among them.")
+    return [Table(f"Training beside other programs, {bench.threads} threads; {bench.spread_text}", rows, columns,
+                  partial(plots.loads, labels=labels))]
+
+
+def beside_loads(bench: Bench, workers: list[Worker], name: str, shape: tuple[int, ...], images: int,
+                 batch_size: int) -> list[Row]:
+    """A row for each load."""
+    source = {"name": "random", "data_dir": None, "images": images, "image_shape": shape}
+    description = networks.description(networks.NETWORKS[name](shape, bench.num_classes).layers)
+    able = ready(workers, bench.prepare(description, batch_size, bench.seconds / 2, source), bench.notes)
+    images_of = {worker.label: facts["images"] for worker, facts in able}
+
+    def train(worker: Worker) -> float:
+        """Images per second of an epoch."""
+        return images_of[worker.label] / worker.ask("epoch")[1]
+
+    contenders = [worker for worker, _ in able]
+    torch = [worker for worker in contenders if worker.library == "torch"]
+    best = max(torch, key=train, default=None)
+    contenders = [worker for worker in contenders if worker not in torch or worker is best]
+    rows = []
+    for count in LOADS:
+        with load(count):
+            time.sleep(SETTLING * bool(count))
+            for worker in contenders:
+                train(worker)
+            first = len(Worker.loads)
+            speeds = alternate(bench.rounds, contenders, train)
+        row: Row = {"network": name, "batch": batch_size, "processes": count, "load": load_seen(Worker.loads[first:])}
+        for worker, mine in zip(contenders, speeds, strict=True):
+            label = TORCH if worker.library == "torch" else worker.label
+            row[label] = {"setting": worker.label, "images_per_second": spread(mine)}
+        if ADAPTIVE in row:
+            serial, every, adaptive = (row[label]["images_per_second"]["median"] for label in (SERIAL, ALL, ADAPTIVE))
+            row["of_better"] = adaptive / max(serial, every)
+        rows.append(row)
+    return rows
+
+
+def speed(row: Row, label: str) -> str:
+    return middle("images_per_second")(row[label]) if label in row else "-"
