@@ -21,9 +21,11 @@ from .matrix import (
     clear,
     configure,
     multiply,
+    neighbours,
     pair,
     release,
     remainder,
+    store_exchanged,
     store_images,
     store_pair,
     store_products,
@@ -32,21 +34,50 @@ from .matrix import (
 
 
 @njit(**KERNEL)
-def bf16_weights(r, u, weight, parts):
-    """u[p, q, r, c] = the pair (weight[r, 2c, p, q], weight[r, 2c + 1, p, q]) in bf16, and what rounding left of it.
+def bf16_weights(f, u, weight, parts):
+    """u[p, q, f, c] = the pair (weight[f, 2c, p, q], weight[f, 2c + 1, p, q]) in bf16, and what rounding left of it.
 
-    Row r; weight (R, C, KH, KW); u uint32 (KH, KW, R, parts * P), P >= C / 2, is overwritten except for the padding.
+    Filter f; weight (F, C, KH, KW); u uint32 (KH, KW, F, parts * P), P >= C / 2, is overwritten except for the padding.
     """
     _, C, KH, KW = weight.shape
     P = u.shape[3] // parts
+    whole = C - C % 32 if KH * KW == 1 else 0                       # pairs that are neighbours, sixteen at a time
+    for c in range(0, whole, 32):
+        first, second = neighbours(weight, (f, c, 0, 0))
+        store_pair(u, (0, 0, f, c // 2), first, second)
+        if parts == 2:
+            store_pair(u, (0, 0, f, P + c // 2), remainder(first), remainder(second))
     for p in range(KH):
         for q in range(KW):
-            for c in range(0, C, 2):
-                first = weight[r, c, p, q]
-                second = weight[r, c + 1, p, q] if c + 1 < C else ZERO
-                u[p, q, r, c // 2] = pair(first, second)
+            for c in range(whole, C, 2):
+                a = weight[f, c, p, q]
+                b = weight[f, c + 1, p, q] if c + 1 < C else ZERO
+                u[p, q, f, c // 2] = pair(a, b)
                 if parts == 2:
-                    u[p, q, r, P + c // 2] = pair(remainder(first), remainder(second))
+                    u[p, q, f, P + c // 2] = pair(remainder(a), remainder(b))
+
+
+@njit(**KERNEL)
+def bf16_exchanged_weights(item, u, weight, parts):
+    """u[m, f] = the pair (weight[2f, m], weight[2f + 1, m]) in bf16, and what rounding left of it; m = (c, p, q).
+
+    An item is 16 numbers m; weight (F, M), M >= 16; u uint32 (M, parts * P), P >= F / 2, is overwritten except for the
+    padding.
+    """
+    F, M = weight.shape
+    P, m0 = u.shape[1] // parts, min(16 * item, M - 16)
+    whole = F - F % 32
+    for f in range(0, whole, 32):
+        store_exchanged(u, (m0, f // 2), weight, (f, m0), 0)
+        if parts == 2:
+            store_exchanged(u, (m0, P + f // 2), weight, (f, m0), 1)
+    for f in range(whole, F, 2):
+        for m in range(m0, m0 + 16):
+            a = weight[f, m]
+            b = weight[f + 1, m] if f + 1 < F else ZERO
+            u[m, f // 2] = pair(a, b)
+            if parts == 2:
+                u[m, P + f // 2] = pair(remainder(a), remainder(b))
 
 
 @njit(**KERNEL)

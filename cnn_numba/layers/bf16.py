@@ -44,11 +44,21 @@ def _pairs(depth):
 
 
 def _weights(wires, product, weight, parts):
-    """The left factor of a product (rows, columns, kernel rows, kernel columns), made anew in each step."""
-    size, _, *window = weight.shape
-    u = aligned((*window, size, parts * product.depth), np.uint32)
-    wires.prepare.append(Call(conv_bf16.bf16_weights, size, u=u, weight=weight, parts=parts))
+    """The left factor of the forward pass (kernel rows, columns, filters, pairs of channels), new in each step."""
+    filters, _, *window = weight.shape
+    u = aligned((*window, filters, parts * product.depth), np.uint32)
+    wires.prepare.append(Call(conv_bf16.bf16_weights, filters, u=u, weight=weight, parts=parts))
     return u
+
+
+def _exchanged_weights(wires, product, weight, parts):
+    """The left factor of the gradient of the input (kernel rows, columns, channels, pairs of filters)."""
+    filters, *each = weight.shape
+    matrix = weight.reshape(filters, -1)
+    u = aligned((matrix.shape[1], parts * product.depth), np.uint32)
+    wires.prepare.append(Call(conv_bf16.bf16_exchanged_weights, math.ceil(matrix.shape[1] / LANES), u=u, weight=matrix,
+                              parts=parts))
+    return np.moveaxis(u.reshape(*each, -1), 0, 2)
 
 
 def _start(wires, filters):
@@ -90,7 +100,7 @@ def conv_calls(layer, wires, per_block):
         product = _Product(bf16, channels, filters, x.shape[2])
         wires.backward.append(Call(
             conv_bf16.bf16_backward_input, blocks, dx=dx.inner,
-            u=_weights(wires, product, weight.value.swapaxes(0, 1), parts), d=d, x=x.inner, **window, top=sides[0],
+            u=_exchanged_weights(wires, product, weight.value, parts), d=d, x=x.inner, **window, top=sides[0],
             left=sides[2], margin=1, **product.sizes(), parts=parts, relu=int(wires.relu_before)))
     if weight.requires_grad:
         groups, even = math.ceil(channels / ROWS), out_cols + out_cols % 2
@@ -130,7 +140,7 @@ def linear_calls(wires):
     if dx is not None:
         product = _Product(bf16, features, units, 1)
         wires.backward.append(Call(
-            conv_bf16.bf16_backward_input, blocks, dx=dx, u=_weights(wires, product, matrix.swapaxes(0, 1), parts), d=d,
+            conv_bf16.bf16_backward_input, blocks, dx=dx, u=_exchanged_weights(wires, product, matrix, parts), d=d,
             x=x, **window, top=0, left=0, margin=0, **product.sizes(), parts=parts, relu=int(wires.relu_before)))
     if weight.requires_grad:
         groups, even = math.ceil(features / ROWS), blocks + blocks % 2

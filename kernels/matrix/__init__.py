@@ -5,6 +5,7 @@
     clear, begin                    sums from 0, or from a vector per row
     multiply, store_products        add the products of tiles; the sums to memory
     pair, store_pair, remainder     float32 numbers to pairs of bf16 numbers; what the rounding leaves
+    neighbours, store_exchanged     pairs of weights that lie beside each other, or below each other
     store_images, store_transposed  pairs of channels to pairs of images
 
 A tile is 16 rows of 64 bytes, as many as 16 vectors.  A right factor holds 16 pairs of channels x 16 images, a left one

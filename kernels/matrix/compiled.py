@@ -21,8 +21,8 @@ from ..lanes.compiled import F32, I8, I32, I64, VECTOR, WHOLE, Address, Lanes, _
 from .units import AMX, DOT, Tiles
 
 __all__ = [
-    "begin", "clear", "configure", "multiply", "pair", "release", "remainder", "store_images", "store_pair",
-    "store_products", "store_transposed",
+    "begin", "clear", "configure", "multiply", "neighbours", "pair", "release", "remainder", "store_exchanged",
+    "store_images", "store_pair", "store_products", "store_transposed",
 ]
 
 I16, V = ir.IntType(16), Lanes("f")
@@ -366,18 +366,53 @@ def store_pair(typing, v, index, even, odd):
     return types.void(v, index, V, V), code
 
 
+def _remainder(builder, x):
+    bits = _rounded(builder, x)
+    exponent, zero = _constant(bits.type, 0x7F800000), F32(0) if x.type == F32 else ir.Constant(x.type, None)
+    finite = builder.icmp_unsigned("!=", builder.and_(bits, exponent), exponent)
+    return builder.select(finite, builder.fsub(x, builder.bitcast(bits, x.type)), zero)
+
+
 @intrinsic
 def remainder(typing, x):
     """What rounding to bf16 leaves of a number or a vector; 0 for infinity and NaN."""
     ty = x if isinstance(x, Lanes) else types.float32
 
     def code(context, builder, sig, args):
-        bits = _rounded(builder, args[0])
-        exponent = _constant(bits.type, 0x7F800000)
-        rest = builder.fsub(args[0], builder.bitcast(bits, args[0].type))
-        finite = builder.icmp_unsigned("!=", builder.and_(bits, exponent), exponent)
-        return builder.select(finite, rest, ir.Constant(rest.type, None) if x == V else F32(0))
+        return _remainder(builder, args[0])
     return ty(ty), code
+
+
+@intrinsic
+def neighbours(typing, x, index):
+    """(first, second) of the 16 pairs of neighbours in memory from x[index] on: two vectors."""
+    ty = types.UniTuple(V, 2)
+
+    def code(context, builder, sig, args):
+        begin = Address(context, builder, sig.args[0], args[0], sig.args[1], args[1]).at({}, F32)
+        a, b = (_read(builder, builder.bitcast(builder.gep(begin, [I64(k)]), VECTOR.as_pointer())) for k in (0, 16))
+        return context.make_tuple(builder, ty, [_pick(builder, a, b, list(range(k, 32, 2))) for k in (0, 1)])
+    return ty(x, index), code
+
+
+@intrinsic(prefer_literal=True)
+def store_exchanged(typing, u, index, weight, at, part):
+    """u[index + (k, l)] = the pair (weight[at + (2 l, k)], weight[at + (2 l + 1, k)]), for 16 x 16 of them; part 1: of
+    what rounding left of the weights."""
+    left = part.literal_value
+
+    def code(context, builder, sig, args):
+        source = Address(context, builder, sig.args[2], args[2], sig.args[3], args[3])
+        target = Address(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+        numbers = [_read(builder, source.at({0: I64(k)})) for k in range(32)]
+        numbers = [_remainder(builder, x) for x in numbers] if left else numbers
+        rows = [_pair(builder, *both) for both in zip(numbers[::2], numbers[1::2], strict=True)]
+        for distance in 8, 4, 2, 1:
+            rows = _exchanged(builder, rows, distance)
+        for k, row in enumerate(rows):
+            _write(builder, row, target.at({0: I64(k)}, WHOLE))
+        return context.get_dummy_value()
+    return types.void(u, index, weight, at, part), code
 
 
 def _pick(builder, a, b, lanes):
@@ -421,7 +456,7 @@ def store_transposed(typing, t, index, v, at):
         rows = []                               # channel k and channel k + 8, 8 pairs of images each
         for a, b in zip(pairs[:4], pairs[4:], strict=True):
             rows += _images_in_pairs(builder, *(_pick(builder, a, b, list(range(k, 32, 2))) for k in (0, 1)))
-        for distance in 4, 2, 1:                # 8 x 8 transposes of both halves at once, by halves, quarters, pairs
+        for distance in 4, 2, 1:                # 8 x 8 transposes of both halves at once
             rows = _exchanged(builder, rows, distance)
         for k, row in enumerate(rows):
             _write(builder, row, target.at({to: I64(k)}, WHOLE))
@@ -430,11 +465,11 @@ def store_transposed(typing, t, index, v, at):
 
 
 def _exchanged(builder, rows, distance):
-    """Exchange the columns k + distance of row r with the columns k of row r + distance, in both halves of 8."""
+    """Exchange the columns k + distance of row r with the columns k of row r + distance: a step of a transpose."""
     out = list(rows)
     low = [k if not k & distance else k - distance + 16 for k in range(16)]
     high = [k + distance if not k & distance else k + 16 for k in range(16)]
-    for r in range(8):
+    for r in range(len(rows)):
         if not r & distance:
             out[r] = _pick(builder, rows[r], rows[r + distance], low)
             out[r + distance] = _pick(builder, rows[r], rows[r + distance], high)

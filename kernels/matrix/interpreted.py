@@ -3,8 +3,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 __all__ = [
-    "begin", "clear", "configure", "multiply", "pair", "release", "remainder", "store_images", "store_pair",
-    "store_products", "store_transposed",
+    "begin", "clear", "configure", "multiply", "neighbours", "pair", "release", "remainder", "store_exchanged",
+    "store_images", "store_pair", "store_products", "store_transposed",
 ]
 
 HIGH = np.uint32(0xFFFF0000)
@@ -85,7 +85,20 @@ def remainder(x):
 
 
 def store_pair(v, index, even, odd):
-    v[index] = pair(even, odd)
+    here = v[index] if len(index) < v.ndim else v[index[:-1]][index[-1]:index[-1] + 16]
+    here[...] = pair(even, odd)
+
+
+def neighbours(x, index):
+    numbers = _tile(x, index, 16, 2, 2 * x.itemsize)
+    return numbers[:, 0].copy(), numbers[:, 1].copy()
+
+
+def store_exchanged(u, index, weight, at, part):
+    (m, l), (f, k) = index, at
+    numbers = weight[f:f + 32, k:k + 16]
+    numbers = remainder(numbers) if part else numbers
+    u[m:m + 16, l:l + 16] = pair(numbers[::2], numbers[1::2]).T
 
 
 def _images_in_pairs(pairs):
