@@ -89,9 +89,9 @@ def set_float32_matmul_precision(precision: str) -> None:
         factor is split into two bf16 numbers, 16 bits, and three products are added.  Images, activations, weights,
         gradients and the optimizer stay in float32.
 
-    Bf16 products run on the CPU's AMX unit; "medium" also on `vdpbf16ps` of AMD's Zen 4.  Elsewhere, and in layers that
-    would not be faster (fewer than 16 channels or filters, groups), all precisions are "highest"; `describe()` says
-    which unit runs.  The choice affects trainers made, and models called, from now on.
+    Bf16 products run on the CPU's AMX unit.  Elsewhere, and in layers that would not be faster (fewer than 16 channels
+    or filters, groups), all precisions are "highest"; `describe()` says which unit runs.  The choice affects trainers
+    made, and models called, from now on.
 
     Raises InputError (a ValueError) for another word.
     """
@@ -121,7 +121,7 @@ def bf16(precision: str | None = None) -> Bf16 | None:
         return None
     from cnn_numba.kernels.matrix import UNITS, Bf16, fastest, usable
 
-    unit = os.environ.get(UNIT) or fastest(2 * parts - 1)
+    unit = os.environ.get(UNIT) or fastest()
     if unit is None or unit == "none":
         return None
     if unit not in UNITS or not usable(unit):

@@ -19,11 +19,6 @@ class Bf16(NamedTuple):
     unit: str
     parts: int
 
-    @property
-    def products(self):
-        """The products of bf16 numbers for each one of float32 numbers."""
-        return 2 * self.parts - 1
-
 
 class Tiles:
     """The compile-time shape of a block of sums, rows x cols tiles, and the unit that computes them.
@@ -65,15 +60,12 @@ def _permitted():
     return ctypes.CDLL(None).syscall(158, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
-def fastest(products):
-    """The unit that beats float32 for so many bf16 products per multiplication; None without one.
+def fastest():
+    """The unit to use without being asked; None without one that beats float32.
 
-    Three products pay on AMX only.  `vdpbf16ps` multiplies twice as many numbers as a float32 instruction, but runs
-    half as often on Intel's CPUs: 118 against 235 GF/s.  So it is used on AMD's, from Zen 4 on.
+    `vdpbf16ps` is not among them.  On Intel's CPUs it multiplies half as many numbers as float32 instructions do: 118
+    against 235 GF/s.  On AMD's, not measured, it could multiply twice as many, but Cook-Toom products save as much.
     """
     if config.DISABLE_JIT:
         return NUMPY
-    if usable(AMX):
-        return AMX
-    amd = (config.CPU_NAME or llvm.get_host_cpu_name()).startswith("znver")
-    return DOT if products == 1 and amd and usable(DOT) else None
+    return AMX if usable(AMX) else None
