@@ -227,6 +227,13 @@ class Checkpoint(Callback):
             raise InputError(shortened(f"{saved.path}: {error}")) from None
         self.last, self._saved_steps, self._saved_at = saved.path, _steps_done(trainer), time.monotonic()
 
+    def lock(self) -> None:
+        """Keep other trainings out of the folder, until `fit` ends or this object is gone.
+
+        Raises InputError when another training runs in it.
+        """
+        self._lock.acquire()
+
     def check_unused(self) -> None:
         """InputError when the folder holds checkpoints: a new training must not mix them with its own."""
         if found := list_checkpoints(self.folder):

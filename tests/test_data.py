@@ -688,3 +688,14 @@ def test_the_digits_need_no_home(monkeypatch):
     assert len(load_dataset("digits").train_images) == 1437
     with pytest.raises(InputError, match="there is no data folder"):
         load_dataset("mnist")
+
+
+def test_files_of_the_user_need_no_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("CNN_NUMBA_DATA_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("cnn_numba.data.cache.SECONDS", 0)          # what took this long is kept where that is possible
+    lines = (f"{k % 2},{k},{9 * k},7,{k + 1}" for k in range(20))
+    (tmp_path / "a.csv").write_text("label,a,b,c,d\n" + "\n".join(lines))
+    assert len(load_dataset(tmp_path / "a.csv").train_images) == 17
+    assert os.listdir(tmp_path) == ["a.csv"]

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_numba.data import Format, cache, csvfile, formats, load_dataset, register_format
+from cnn_numba.data import Format, cache, csvfile, folder, formats, load_dataset, register_format
 from cnn_numba.data.csvfile import read_csv
+from cnn_numba.data.folder import ImageFile
 from cnn_numba.data.npz import read_npz
 from cnn_numba.errors import InputError
 
@@ -646,7 +647,11 @@ def test_a_changed_file_is_read_again(load, table, slow, change):
     assert len(slow()) == 2 and not set(slow()) & set(before)    # and the old arrays are gone
 
 
-def test_another_image_of_the_same_size_and_time_is_noticed(tmp_path, load, picture, slow):
+@pytest.mark.parametrize("times", [True, False], ids=["times", "no times"])
+def test_another_image_of_the_same_size_and_time_is_noticed(tmp_path, load, picture, slow, monkeypatch, times):
+    """By the time of its entry, or by its content where the file system has no such times."""
+    if not times:
+        monkeypatch.setattr(folder, "ImageFile", lambda name, size, _: ImageFile(name, size, (0, 0, 0)))
     images, labels = digits(24, (6, 6))
     place = folder_of(picture, tmp_path / "some", images, labels, ending="bmp")
     load(place)

@@ -18,6 +18,13 @@ def run(script, *flags, **environment):
                           capture_output=True, text=True, timeout=300)
 
 
+def module_of(script):
+    spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def rows(text, begin):
     """The lines below the one that begins so, up to an empty line."""
     lines = iter(text.splitlines())
@@ -62,6 +69,19 @@ def test_a_version_that_computes_something_else_stops_kernel_steps(k, monkeypatc
     version.run = lambda: None
     with pytest.raises(SystemExit, match="differs by nan"):
         comparison.check()
+
+
+@compiled
+def test_the_soak_does_all_at_once_and_notices_a_wrong_answer(tmp_path):
+    """Its memory settles after minutes only."""
+    soak = module_of("soak").Soak(tmp_path)
+    samples = soak.run(2)
+    assert soak.wrong == [] and min(soak.counts.values()) > 0, soak.counts
+    assert len(samples) > 10 and all(memory > 0 and files > 0 for memory, files in samples)
+    soak.predict(1)
+    soak.right = soak.right + 1
+    with pytest.raises(AssertionError, match="other logits of images 37 to "):
+        soak.predict(1)
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -128,6 +131,25 @@ def test_images_unlike_those_of_the_training_are_said(model, run, tmp_path, imag
     assert [line for line in err if words in line and line.startswith("warning: ")] if words else err == []
     if words in ("", "multiplied by 255") or images.ndim == 4:
         assert [line.split()[1] for line in out] == [str(k) for k in LABELS]
+
+
+def test_one_image_of_one_colour_has_a_singular(model, run, tmp_path):
+    np.save(tmp_path / "one.npy", np.full((1, 28, 28), 80, np.uint8))
+    _, _, err = run("predict", "--load", model, "--serial", tmp_path / "one.npy")
+    assert any("1 of 1 image has nothing to classify: it is of one colour" in line for line in err)
+
+
+def test_pillow_says_nothing_before_a_bomb_is_refused(model, run, tmp_path):
+    """A PNG of 41 bytes that promises 95 million pixels, of which Pillow warns."""
+    pytest.importorskip("PIL")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 9_500, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">II", zlib.crc32(header), 9) + b"IDAT"
+    (tmp_path / "bomb.png").write_bytes(png)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        code, out, err = run("predict", "--load", model, "--serial", tmp_path / "bomb.png")
+    assert (code, out, said) == (2, [], []) and len(err) == 1
+    assert "bomb.png promises 10000 x 9500 pixels in 41 bytes" in err[0]
 
 
 def test_drawings_beside_the_middle_are_said(mnist_model, run, tmp_path):

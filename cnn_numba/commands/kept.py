@@ -54,6 +54,8 @@ class Kept:
             folder, minutes=args.checkpoint_minutes or 10, steps=args.checkpoint_steps, report=warning)
         if self.checkpoint and not args.resume:
             self.checkpoint.check_unused()
+        elif self.checkpoint:
+            self.checkpoint.lock()                      # before the data are loaded
         self.log = Log(args.log, report=warning) if args.log else None
 
     @property

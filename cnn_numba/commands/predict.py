@@ -1,6 +1,7 @@
 """The `predict` command."""
 import argparse
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -147,7 +148,8 @@ def image_files(paths: list[str], like_mnist: bool, shape: tuple[int, ...], erro
     read, images = [], []
     for path in paths:
         try:
-            images.append(open_image(path, shape[0], None if like_mnist else shape[1:]))
+            with warnings.catch_warnings(action="ignore"):          # of Pillow, before a sentence of our own
+                images.append(open_image(path, shape[0], None if like_mnist else shape[1:]))
             read.append(path)
         except InputError as error:         # the other images are classified all the same
             fail(str(error))
@@ -181,7 +183,8 @@ def prepared(args: argparse.Namespace, classifier: "Classifier", images: "np.nda
         images = np.stack([like_mnist(image[0]) for image in images])[:, None]
     images = classifier.fitted(images, "the images", once)
     if flat := count_flat(images):
-        once(f"{flat} of {count(len(images), 'image')} have nothing to classify: they are of one colour")
+        once(f"{flat} of {count(len(images), 'image')} {'have' if flat > 1 else 'has'} nothing to classify: "
+             f"{'they are' if flat > 1 else 'it is'} of one colour")
     elif not args.like_mnist:
         if dark_on_light(images, classifier.mean):
             once("the images are dark on light, those of the training light on dark, or the other way round: use "

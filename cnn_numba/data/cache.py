@@ -21,6 +21,7 @@ from cnn_numba.errors import InputError
 from cnn_numba.files.atomic import delete_stale_parts, writing
 from cnn_numba.files.opening import open_regular
 
+NO_FOLDER = Path(os.devnull)         # a data folder that holds nothing, and in which nothing is kept
 SECONDS = 1         # arrays that took longer to read are kept
 KINDS = "images", "labels"
 VERSION = 3         # of the kept arrays; it changes when the same file gives other arrays

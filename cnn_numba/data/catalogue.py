@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
+from cnn_numba.data.cache import NO_FOLDER
 from cnn_numba.data.dataset import Dataset
 from cnn_numba.data.download import DownloadError, PublishedFile, download
 from cnn_numba.data.files import Part, load_files, load_part
@@ -202,7 +203,7 @@ def load_dataset(name: StrPath | Sequence[StrPath] | None = None, *,
     InputError (a ValueError) : unknown name, bad files, failed download, size out of range.
     """
     _check_mirror(mirror)
-    root = Path() if name == "digits" else data_folder(data_dir)        # digits are in the package
+    root = _root(name, data_dir)
     progress = progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
@@ -245,7 +246,7 @@ def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | 
     InputError (a ValueError) : unknown name, bad files, failed download, no such part.
     """
     _check_mirror(mirror)
-    root = Path() if name == "digits" else data_folder(data_dir)        # digits are in the package
+    root = _root(name, data_dir)
     progress = progress or notebook_progress
     report = report or partial(warnings.warn, stacklevel=3)
     choices = _choices(image_shape, image_layout, image_size, label_column, skip_broken)
@@ -263,6 +264,16 @@ def load_images(name: StrPath | Sequence[StrPath] | None = None, *, part: str | 
                          labelled=labelled, progress=progress, report=report)
     except MemoryError:
         raise InputError(f"{paths[0]} does not fit into memory") from None
+
+
+def _root(name: StrPath | Sequence[StrPath] | None, data_dir: StrPath | None) -> Path:
+    """The data folder.  The digits, which are in the package, and files of the user need none: see `NO_FOLDER`."""
+    try:
+        return NO_FOLDER if name == "digits" else data_folder(data_dir)
+    except InputError:
+        if _is_named(name):
+            raise
+        return NO_FOLDER
 
 
 def _check_mirror(mirror: str | None) -> None:

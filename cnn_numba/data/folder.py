@@ -1,17 +1,19 @@
 """Folders of image files, one folder for each class, read with Pillow."""
 
+import hashlib
 import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cnn_numba.data.image import ENDINGS, keep_images, pillow
+from cnn_numba.data.image import ENDINGS, keep_images, pillow, read_file
 from cnn_numba.data.parts import part_of
 from cnn_numba.data.reading import (
     MAX_LABEL,
@@ -29,6 +31,7 @@ from cnn_numba.errors import InputError
 
 JUNK = "thumbs.db", "desktop.ini"       # which file managers write
 PACKER = "__macosx"                     # a folder that an archive from a Mac has beside its content
+SAMPLED = 64                            # files whose content is compared with that of kept arrays
 SHOWN = 3                               # names in a sentence
 
 
@@ -192,8 +195,17 @@ def _read_classes(folder: Path, classes: tuple[str, ...], image_size: tuple[int,
     shuffled = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     names = np.array([file.name.partition("/")[0] for file in shuffled])
     paths = [os.path.join(folder, file.name) for file in shuffled]
-    kept = partial(keep, folder, [tuple(file) for file in files], (image_size, like))
+    kept = partial(keep, folder, (sample_digest(paths), [tuple(file) for file in files]), (image_size, like))
     return keep_images(paths, folder, names, kept, image_size, like, skip_broken, progress, report)
+
+
+def sample_digest(paths: list[str]) -> str:
+    """The SHA-256 of the first SAMPLED of some files: on some file systems, times do not tell of changes."""
+    digest = hashlib.sha256()
+    for path in paths[:SAMPLED]:
+        with suppress(InputError):                      # is reported when it is read as an image
+            digest.update(read_file(path))
+    return digest.hexdigest()
 
 
 def list_images(folder: StrPath, classes: tuple[str, ...], left_out: LeftOut) -> list[ImageFile]:
