@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn_numba.data.fitting import fitted, in_range
 from cnn_numba.errors import InputError
+from cnn_numba.few_images import FewImages, rounded
 from cnn_numba.interchange.formats import load
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
@@ -47,7 +48,7 @@ class Classifier:
         self.scale = (1 / np.where(model.std > 0, model.std, 1)).astype(np.float32)
         shapes = infer_shapes(model.layers, self.shape)
         self._most_blocks = blocks_for(shapes, BATCH, BATCH)
-        self._plans: dict[int, tuple[Plan, Program]] = {}
+        self._plans: dict[int, tuple[Plan | FewImages, Program]] = {}
         outputs, = shapes[-1]
         self.classes = model.classes or tuple(map(str, range(outputs)))
 
@@ -94,13 +95,15 @@ class Classifier:
                 logits[first:first + size] = plan.z.get(len(batch))
         return logits
 
-    def _plan(self, images: int) -> tuple[Plan, Program]:
-        """A layout for a number of images, and its forward pass: for 1, 2, 4, ... blocks, the fewest that hold them."""
-        blocks = min(self._most_blocks, 1 << (math.ceil(images / LANES) - 1).bit_length())
-        if blocks not in self._plans:
-            plan = self.model.plan(self.shape, blocks, logits=True, backward=False, training=False)
-            self._plans[blocks] = plan, plan.programs()[0]
-        return self._plans[blocks]
+    def _plan(self, images: int) -> tuple[Plan | FewImages, Program]:
+        """A layout for a number of images, and its forward pass: for 1, 2, 4, ... images, the fewest that hold them."""
+        size = rounded(images)
+        if size not in self._plans:
+            blocks = min(self._most_blocks, math.ceil(size / LANES))
+            plan = self.model.few_images_plan(self.shape, images) or self.model.plan(
+                self.shape, blocks, logits=True, backward=False, training=False)
+            self._plans[size] = plan, plan.programs()[0]
+        return self._plans[size]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """float64 (N, classes): the softmax of the logits; InputError when these are not finite."""

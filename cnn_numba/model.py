@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cnn_numba import few_images
 from cnn_numba.errors import InputError, seed_number
 from cnn_numba.execution import algorithms
+from cnn_numba.few_images import FewImages
 from cnn_numba.forward_pass import ForwardPass, Output, is_grad_enabled
 from cnn_numba.init import INITS, default_seed, init_name, manual_seed, pytorch
 from cnn_numba.kernels import driver, optimizer
@@ -305,6 +307,22 @@ class Sequential(Module):
         own_modes = options.get("training", True) and self.training
         return self._lay_out(shape, blocks, len(self.layers) - cut, False, own_modes=own_modes, **options)
 
+    def few_images_plan(self, shape: tuple[int, ...], images: int) -> FewImages | None:
+        """A new layout in evaluation mode, without a Softmax or LogSoftmax at the end, for a few images of a shape.
+
+        None when there are too many, or a layer has no kernels for it: `plan` then is the layout to use.
+        """
+        self.refuse_own_forward("predict runs the layers in their order")
+        layers = self.layers[:len(self.layers) - (self.layers[-1].takes_logits and len(self.layers) > 1)]
+        return self._few_images_plan(layers, shape, images, lambda layer: False)
+
+    def _few_images_plan(self, layers, shape, images, training):
+        """A layout for a few images, or None, also for 0; training : whether a layer is in training mode."""
+        if not images or algorithms()["bf16"] or not few_images.suits(layers, images, training):
+            return None
+        tensors = [{name: p.wired(False) for name, p in of_layer.items()} for of_layer in self.bind()[:len(layers)]]
+        return FewImages(layers, tensors, infer_shapes(layers, shape), few_images.rounded(images))
+
     def _lay_out(self, shape, blocks, count, accumulate, **options):
         tensors = [{name: p.wired(accumulate) for name, p in of_layer.items()} for of_layer in self.bind()[:count]]
         layers = self.layers[:count]
@@ -346,15 +364,16 @@ class Sequential(Module):
     def _key(self, images, input_gradient):
         """What a layout for a batch depends on."""
         modes = tuple(layer.training for layer in every_layer(self.layers))
-        trained = tuple(p.requires_grad for p in self.parameters())
-        return (images.shape[1:], math.ceil(len(images) / LANES), modes, tuple(algorithms().items()),
-                is_grad_enabled() and (trained, input_gradient))
+        gradients = is_grad_enabled() and (tuple(p.requires_grad for p in self.parameters()), input_gradient)
+        few = not gradients and len(images) <= few_images.MOST
+        size = (few_images.rounded(len(images)), 1) if few else (0, math.ceil(len(images) / LANES))
+        return images.shape[1:], size, modes, tuple(algorithms().items()), gradients
 
     def _laid(self, key):
         """The layout for a key, and its programs."""
         if key not in self._plans:
-            shape, blocks, _, chosen, gradients = key
-            plan = self._lay_out(
+            shape, (few, blocks), _, chosen, gradients = key
+            plan = self._few_images_plan(self.layers, shape, few, lambda layer: layer.training) or self._lay_out(
                 shape, blocks, len(self.layers), True, backward=bool(gradients), own_modes=True,
                 input_gradient=bool(gradients and gradients[1]), **dict(chosen))
             self._plans[key] = _Laid(plan, *plan.programs(self._sum_calls() if gradients else []))
@@ -480,9 +499,9 @@ def _brief(layer: Layer) -> str:
 class _Laid:
     """A plan with its programs; holder : the forward pass whose values are in its buffers."""
 
-    plan: Plan
+    plan: Plan | FewImages
     forward: Program
-    backward: Program
+    backward: Program | None
     holder: ForwardPass | None = None
 
     def run(self, images, draw):

@@ -156,6 +156,9 @@ def replay(tasks, chains, phases, repeats, counters, pace):
     """Run the chosen driver, or the serial one where `pace` finds one worker faster; other Python threads wait."""
     global _started
     with exclusive:
+        if len(chains) == 2:                # one chain: nothing to share
+            _ready("serial")(tasks, chains, phases, repeats, counters, 1)
+            return
         _started = _started or _mode == "parallel"
         if _threads == 1:
             _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)

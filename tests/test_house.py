@@ -13,10 +13,10 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 # Folder: what its modules may import of the package, besides the folder itself.  A module whose name begins with one of
 # these is one of them; "library" is what stands at the top of the package.
 LIBRARY = ("augment", "buffer", "callbacks", "choices", "dataloader", "escaping", "execution", "extensions", "feed",
-           "forward_pass", "functional", "fusion", "history", "inference", "init", "kinds", "losses", "lr_range",
-           "lr_scheduler", "model", "notebook", "optim", "parameter", "plan", "presets", "recipe", "recipe_file",
-           "run_folder", "table", "team", "training", "transforms", "errors", "data", "files", "interchange", "kernels",
-           "layers")
+           "few_images", "forward_pass", "functional", "fusion", "history", "inference", "init", "kinds", "losses",
+           "lr_range", "lr_scheduler", "model", "notebook", "optim", "parameter", "plan", "presets", "recipe",
+           "recipe_file", "run_folder", "table", "team", "training", "transforms", "errors", "data", "files",
+           "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),
     "layers": ("errors", "init", "buffer", "parameter", "kernels"),

@@ -2,12 +2,15 @@
 
     load, store                     one vector            x[index]          (index: all axes but the lanes)
     vectors, scalars                a pack of n of them   x[..., i:i + n*spacing:spacing, ...] along one axis
+    scalars_apart                   the same for numbers a constant distance apart in memory
+    four_columns                    a pack of columns of a matrix: lanes are LANES of its rows
     block                           a pack of the vectors of a window, along two axes
     repeat, added                   a pack of one vector n times; the sum of the vectors of a pack
     transposed                      LANES vectors with vectors and lanes exchanged
     first_lanes                     the mask of the lanes that hold an image
     integers, counters, unit        vectors of integers from 0 to 2**32 - 1, for random numbers (see `random`)
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
+    row_tile                        a tile with a vector of a pack in each row
     uniform, load_tile              a tile of one vector; a tile from memory
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers

@@ -22,10 +22,10 @@ from numba.extending import (
 from .shapes import LANES, ROUND, Tile
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
-    "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed",
-    "uniform", "unit", "vectors", "where", "zeros",
+    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
+    "integers", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile", "scalars",
+    "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row", "store_sums", "store_tile",
+    "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors", "where", "zeros",
 ]
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -372,6 +372,50 @@ def scalars(typing, w, index, n, axis):
 
 
 @intrinsic(prefer_literal=True)
+def scalars_apart(typing, x, index, n, spacing):
+    """The n numbers x[index], ..., `spacing` numbers apart in memory, each spread over a vector."""
+    count, apart = _literals(n, spacing)
+
+    def code(context, builder, sig, args):
+        first = _address(context, builder, sig, args).at({}, F32)
+        return _pack(builder, [_splat(builder, _read(builder, builder.gep(first, [I64(k * apart)])))
+                               for k in range(count)])
+    return Lanes("f", (count,))(x, index, n, spacing), code
+
+
+@intrinsic
+def four_columns(typing, x, index):
+    """The four columns of x (rows, cols) from `index` on, LANES rows of each; the last row stands for those past it."""
+    def code(context, builder, sig, args):
+        def pick(a, b, lanes):
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        row, col = (context.cast(builder, i, kind, types.intp) for i, kind in zip(
+            cgutils.unpack_tuple(builder, args[1]), sig.args[1], strict=True))
+        last = builder.sub(cgutils.unpack_tuple(builder, array.shape)[0], I64(1))
+        stride = cgutils.unpack_tuple(builder, array.strides)[0]
+        data = builder.bitcast(builder.gep(array.data, [col]), I8.as_pointer())
+        four = ir.VectorType(F32, 4)
+        parts = []
+        for r in range(LANES):
+            here = builder.add(row, I64(r))
+            here = builder.select(builder.icmp_signed("<", here, last), here, last)
+            pointer = builder.gep(data, [builder.mul(here, stride)])
+            parts.append(_read(builder, builder.bitcast(pointer, four.as_pointer())))
+        rows = []                               # rows[k] holds the four numbers of rows k, k + 4, k + 8, k + 12
+        for k in range(4):
+            low, high = (pick(parts[k + m], parts[k + m + 4], list(range(8))) for m in (0, 8))
+            rows.append(pick(low, high, list(range(16))))
+        low, high = ([g + x for g in range(0, LANES, 4) for x in pair] for pair in (
+            (0, 16, 1, 17), (2, 18, 3, 19)))
+        a, b, c, d = pick(*rows[:2], low), pick(*rows[2:], low), pick(*rows[:2], high), pick(*rows[2:], high)
+        low, high = ([g + x for g in range(0, LANES, 4) for x in pair] for pair in (
+            (0, 1, 16, 17), (2, 3, 18, 19)))
+        return _pack(builder, [pick(a, b, low), pick(a, b, high), pick(c, d, low), pick(c, d, high)])
+    return Lanes("f", (4,))(x, index), code
+
+
+@intrinsic(prefer_literal=True)
 def zeros(typing, rows, cols):
     """A tile of zeros."""
     shape = _literals(rows, cols)
@@ -391,6 +435,16 @@ def spread(typing, b, index, rows, cols):
         column = [_splat(builder, _read(builder, address.at({0: I64(r)}, F32))) for r in range(shape[0])]
         return _pack(builder, [v for v in column for _ in range(shape[1])])
     return Lanes("f", shape)(b, index, rows, cols), code
+
+
+@intrinsic(prefer_literal=True)
+def row_tile(typing, pack, cols):
+    """A tile with vector r of the pack in all of row r."""
+    count, = _literals(cols)
+
+    def code(context, builder, sig, args):
+        return _pack(builder, [v for v in _unpack(builder, args[0]) for _ in range(count)])
+    return Lanes("f", (*pack.shape, count))(pack, cols), code
 
 
 @intrinsic(prefer_literal=True)

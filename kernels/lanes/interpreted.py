@@ -1,13 +1,14 @@
 """The operations on lanes as NumPy functions, for NUMBA_DISABLE_JIT=1."""
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from .shapes import LANES, ROUND, ZERO
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "integers", "load",
-    "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "scalars", "splat", "spread", "sqrt", "store",
-    "store_pack", "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed",
-    "uniform", "unit", "vectors", "where", "zeros",
+    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
+    "integers", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile", "scalars",
+    "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row", "store_sums", "store_tile",
+    "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors", "where", "zeros",
 ]
 
 
@@ -100,6 +101,16 @@ def scalars(w, index, n, axis):
     return np.repeat(_pack(w, index, n, axis, 1)[:, None], LANES, 1)
 
 
+def scalars_apart(x, index, n, spacing):
+    first = x[index[:-1]][index[-1]:]
+    return np.repeat(as_strided(first, (n,), (spacing * x.itemsize,))[:, None], LANES, 1)
+
+
+def four_columns(x, index):
+    row, col = index
+    return x[np.minimum(row + np.arange(LANES), len(x) - 1), col:col + 4].T.copy()
+
+
 def block(x, index, window, row_spacing):
     *lead, i, j = index
     rows = slice(i, i + window.rows * row_spacing, row_spacing)
@@ -113,6 +124,10 @@ def zeros(rows, cols):
 
 def spread(b, index, rows, cols):
     return np.broadcast_to(b[index:index + rows, None, None], (rows, cols, LANES)).copy()
+
+
+def row_tile(pack, cols):
+    return np.repeat(pack[:, None], cols, 1)
 
 
 def uniform(v, rows, cols):
