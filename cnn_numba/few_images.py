@@ -206,24 +206,28 @@ class _Input:
     """What `put` fills with images."""
 
     def __init__(self, buffer):
-        self.buffer = buffer
+        features = len(buffer.shape) == 1
+        self.array = buffer.array.reshape(buffer.blocks, -1) if features else buffer.inner[..., 0]
 
     def put(self, images):
         """Copy ordinary images (n, ...); those past n keep what they held."""
-        if len(self.buffer.shape) == 1:
-            rows = images.reshape(len(images), -1)
-            self.buffer.array.reshape(self.buffer.blocks, -1)[:len(rows), :rows.shape[1]] = rows
+        if self.array.ndim == 2:
+            images = images.reshape(len(images), -1)
+            self.array[:len(images), :images.shape[1]] = images
         else:
-            self.buffer.inner[:len(images), ..., 0] = images
+            self.array[:len(images)] = images
 
 
 class _Result:
     """What `get` reads; shape : of one image."""
 
     def __init__(self, buffer, shape):
-        self.buffer, self.shape = buffer, shape
+        self.array, self.shape = buffer.inner, shape
+        if len(shape) == 1:
+            self.array = buffer.array.reshape(buffer.blocks, -1)[:, :shape[0]]
 
     def get(self, n):
         """A copy of the first n results as an ordinary array (n, ...)."""
-        vectors = np.moveaxis(self.buffer.inner[:n], -1, 2)
-        return vectors.reshape(n, -1, *self.shape[1:])[:, :self.shape[0]].copy()
+        if len(self.shape) == 1:
+            return self.array[:n].copy()
+        return np.moveaxis(self.array[:n], -1, 2).reshape(n, -1, *self.shape[1:])[:, :self.shape[0]].copy()
