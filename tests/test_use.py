@@ -3,8 +3,11 @@
 import csv
 import json
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +153,16 @@ def test_pillow_says_nothing_before_a_bomb_is_refused(model, run, tmp_path):
         code, out, err = run("predict", "--load", model, "--serial", tmp_path / "bomb.png")
     assert (code, out, said) == (2, [], []) and len(err) == 1
     assert "bomb.png promises 10000 x 9500 pixels in 41 bytes" in err[0]
+
+
+def test_what_pillow_logs_is_not_printed():
+    pytest.importorskip("PIL")
+    code = ("import logging; from cnn_numba.data.image import pillow\n{}"
+            "logging.getLogger('PIL.TiffImagePlugin').error('samples')")
+    printed = [subprocess.run([sys.executable, "-c", code.format(call)], cwd=Path(__file__).parents[1],
+                              capture_output=True, text=True).stderr
+               for call in ("", "pillow(); pillow()\n")]
+    assert printed == ["samples\n", ""]
 
 
 def test_drawings_beside_the_middle_are_said(mnist_model, run, tmp_path):

@@ -1,6 +1,7 @@
 """Image files, read with Pillow: their real range of pixels, transparency, palettes, colours and sizes."""
 
 import itertools
+import logging
 import os
 import warnings
 from collections import deque
@@ -299,4 +300,7 @@ def pillow() -> ModuleType:
         import PIL.ImageOps
     except ImportError:
         raise InputError("image files are read by Pillow, which is missing: pip install pillow") from None
+    log = logging.getLogger("PIL")
+    if not log.handlers:                    # without one, Python prints what Pillow logs, before a sentence of our own
+        log.addHandler(logging.NullHandler())
     return PIL
