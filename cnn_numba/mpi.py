@@ -105,6 +105,10 @@ class Ranks(Alone):
         here.Free()
         return max(1, most // rivals)
 
+    def pieces(self, blocks: int) -> int:
+        """1 where ranks share the blocks, which they exchange whole."""
+        return 1 if self.every is None else super().pieces(blocks)
+
     def leave(self, code: int) -> bool:
         """Wait for the other ranks to end, if only for seconds after an error; returns whether they have ended.
 

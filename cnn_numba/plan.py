@@ -9,6 +9,7 @@ import numpy as np
 from cnn_numba.buffer import Buffer
 from cnn_numba.fusion import fuse
 from cnn_numba.kernels import activation
+from cnn_numba.kernels.driver import execution
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.matrix import Bf16
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
@@ -40,6 +41,11 @@ def blocks_for(shapes: Sequence[tuple[int, ...]], images: int, most_images: int)
     return max(1, min(math.ceil(min(images, most_images) / LANES), MOST_BYTES // bytes_of_block))
 
 
+def pieces_for(blocks: int) -> int:
+    """The number of pieces into which to cut each block, so that every worker in use has something to do."""
+    return math.ceil(execution()[1] / blocks)
+
+
 class Plan:
     """A network laid out for a number of blocks: x -> z and, in a plan with a backward pass, dz -> dx.
 
@@ -56,7 +62,7 @@ class Plan:
         that is trained, nothing is computed.
     lanes : int
         The number of lanes per block that can hold an image: below LANES when there are fewer images.
-    training, own_modes, textbook, bf16, batch, draw : see `layers.Setup`; arrays are made when missing
+    training, own_modes, textbook, bf16, batch, draw, pieces : see `layers.Setup`; arrays are made when missing
 
     Attributes
     ----------
@@ -71,10 +77,11 @@ class Plan:
     def __init__(self, layers: Sequence[Layer], tensors: Sequence[dict[str, Any]], shapes: Sequence[tuple[int, ...]],
                  blocks: int, backward: bool = True, input_gradient: bool = True, lanes: int = LANES,
                  training: bool = True, textbook: bool = False, batch: np.ndarray | None = None,
-                 draw: np.ndarray | None = None, own_modes: bool = False, bf16: Bf16 | None = None):
+                 draw: np.ndarray | None = None, own_modes: bool = False, bf16: Bf16 | None = None,
+                 pieces: int = 1):
         self.blocks, self.shapes, self.backward = blocks, shapes, backward
         self.setup = Setup(lanes, training, textbook, np.array([0, blocks * LANES]) if batch is None else batch,
-                           np.zeros(2, np.int64) if draw is None else draw, own_modes, bf16)
+                           np.zeros(2, np.int64) if draw is None else draw, own_modes, bf16, pieces)
         self.stages: list[tuple[str, Layer, Wires]] = []
         self.indices: Buffer | None = None
         self._index = {id(layer): k for k, layer in enumerate(every_layer(layers))}

@@ -52,6 +52,12 @@ class Alone:
 
         return Program(training_step(*step), REPLAYS)
 
+    def pieces(self, blocks: int) -> int:
+        """The number of pieces into which a step cuts each of its blocks; see `plan.pieces_for`."""
+        from cnn_numba.plan import pieces_for
+
+        return pieces_for(blocks)
+
     def finite(self, loss: float) -> bool:
         """Whether the sum of the losses is finite in all processes."""
         return math.isfinite(loss)

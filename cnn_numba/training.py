@@ -24,7 +24,7 @@ from cnn_numba.losses import ClassLoss, CrossEntropyLoss
 from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
 from cnn_numba.optim import GradientNorm, Optimizer
-from cnn_numba.plan import Plan, blocks_for
+from cnn_numba.plan import Plan, blocks_for, pieces_for
 from cnn_numba.team import Alone
 
 __all__ = ["Evaluation", "Trainer"]
@@ -150,7 +150,7 @@ class Trainer:
         most = max(map(len, (data.test_images, *([] if data.validation_images is None else [data.validation_images]))))
         blocks = blocks_for(infer_shapes(model.layers, shape), most, EVALUATION_BATCH)
         self._evaluation_plan = model.plan(shape, blocks, logits=logits, backward=False, training=False,
-                                            bf16=bf16(self.precision))
+                                            bf16=bf16(self.precision), pieces=pieces_for(blocks))
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
         test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
@@ -167,7 +167,8 @@ class Trainer:
             raise InputError("Trainer: all parameters are frozen (requires_grad is False), nothing can be trained")
         logits = isinstance(self.loss, CrossEntropyLoss)
         plan = model.plan(self.data.train_images.shape[1:], feed.blocks, logits=logits, input_gradient=False,
-                          lanes=feed.lanes, batch=feed.batch, draw=feed.draw, bf16=bf16(self.precision))
+                          lanes=feed.lanes, batch=feed.batch, draw=feed.draw, bf16=bf16(self.precision),
+                          pieces=self.team.pieces(feed.blocks))
         rate_calls = [] if self._rates is None else [
             group.rate_call(rates, feed.batch, feed.batch_size)
             for group, rates in zip(optimizer.param_groups, self._rates, strict=True)]

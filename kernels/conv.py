@@ -19,6 +19,7 @@ from .lanes import (
     vectors,
     zeros,
 )
+from .pieces import piece
 
 
 def conv2d_plain(y, x, weight, bias, stride=1, dilation=1):
@@ -196,10 +197,11 @@ def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilatio
 
 
 @njit(**KERNEL)
-def conv2d_backward_bias(n, dbias, dy):
-    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n; dbias[n] is overwritten."""
+def conv2d_backward_bias(item, dbias, dy, pieces):
+    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, overwritten for some filters of a block."""
     _, F, OH, OW = dy.shape[:4]
-    for f in range(F):
+    n, first_f, end_f = piece(item, pieces, F)
+    for f in range(first_f, end_f):
         even, odd = splat(ZERO), splat(ZERO)                # two sums: one alone waits for each addition
         for i in range(OH):
             for j in range(0, OW - 1, 2):

@@ -46,7 +46,7 @@ def _driver(tasks, chains, phases, repeats, counters, workers):
                     chain = begin + add_one(counters, row + share, TAKEN)
                     while chain < end:
                         for task in range(chains[chain], chains[chain + 1]):
-                            invoke(tasks[task, 0], tasks[task, 1], tasks[task, 2])
+                            invoke(tasks[task, 0], tasks[task, 1], tasks[task, 2], me * tasks[task, 3])
                         add_one(counters, row + me, DONE)
                         chain = begin + add_one(counters, row + share, TAKEN)
                 done = 0
@@ -68,15 +68,18 @@ if JIT:
     I64 = ir.IntType(64)
 
     @intrinsic
-    def invoke(typing, address, item, record):
-        """Call the kernel at an address; the status that Numba's calling convention returns is always 0 here."""
+    def invoke(typing, address, item, record, offset):
+        """Call the kernel at an address; the status that Numba's calling convention returns is always 0 here.
+
+        The worker's record of the arguments is `offset` bytes after the first one.
+        """
         def code(context, builder, sig, args):
             byte = ir.IntType(8).as_pointer()
             kind = ir.FunctionType(ir.IntType(32), [byte.as_pointer(), byte.as_pointer(), I64, I64]).as_pointer()
             result, exception = cgutils.alloca_once(builder, byte), cgutils.alloca_once(builder, byte)
-            builder.call(builder.inttoptr(args[0], kind), [result, exception, args[1], args[2]])
+            builder.call(builder.inttoptr(args[0], kind), [result, exception, args[1], builder.add(args[2], args[3])])
             return context.get_dummy_value()
-        return types.void(types.intp, types.intp, types.intp), code
+        return types.void(types.intp, types.intp, types.intp, types.intp), code
 
     @intrinsic
     def add_one(typing, counters, row, column):
@@ -127,7 +130,7 @@ if JIT:
             driver.add_overload(compiled(driver, _signature))
         return driver
 else:
-    def invoke(kernel, item, args):
+    def invoke(kernel, item, args, offset):
         kernel(item, *args)
 
     def add_one(counters, row, column):

@@ -1,5 +1,6 @@
 """A network as data: a table of (kernel, item, arguments) that one driver replays, serially or in parallel."""
 import inspect
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -13,13 +14,45 @@ if JIT:
     from .compiled import address, words
 
 
+class Pieces(NamedTuple):
+    """The items of a call that cuts each block into pieces: item n * each + k is piece k of block n (see `pieces`).
+
+    channels : the number of channels, filters or units of which a piece is a range
+    whole : whether a piece reads the whole block; otherwise only its range of what the calls before it computed
+    """
+
+    blocks: int
+    each: int = 1
+    channels: int = 1
+    whole: bool = True
+
+    def continues(self, before):
+        """Whether an item needs only the same item of a call that has the items `before`."""
+        same = self.channels == before.channels and not self.whole
+        return (self.blocks, self.each) == (before.blocks, before.each) and (self.each == 1 or same)
+
+
+class PerWorker:
+    """An argument of a Call that is another array for each worker: scratch that lives as long as one item, or as the
+    chain of a block.
+
+    The kernel sees an array of `shape`.  A worker writes it again for the next item, while it is still in its core's
+    cache; an array with a row for each block would go through memory.  Several calls may share one PerWorker.
+
+    make : function(shape) that gives zeros
+    """
+
+    def __init__(self, shape, make=aligned):
+        self.arrays = [make(shape) for _ in range(max_threads())]
+
+
 class Call:
-    """A kernel with its arguments, by name: arrays, ints and constants such as tiles.
+    """A kernel with its arguments, by name: arrays, ints, constants such as tiles, and `PerWorker` scratch.
 
     Parameters
     ----------
     kernel : function(item, ...) under `@njit(**KERNEL)`
-    items : int
+    items : int or Pieces
         The number of items of the output; the kernel runs for each of 0, ..., items - 1.
     after_all : bool or str
         Whether an item needs all items of the calls before it, not just the same one; the name of an argument if it
@@ -37,17 +70,26 @@ class Call:
         if odd := [name for name in names if name not in args] + [name for name in args if name not in names]:
             wrong = "misses" if odd[0] in names else "has no argument"
             raise TypeError(f"{kernel.__name__} {wrong} {odd[0]}, expected {', '.join(names)}")
-        self.kernel, self.items, self.after_all, self.apart = kernel, items, after_all, apart
+        self.kernel, self.after_all, self.apart = kernel, after_all, apart
+        self.pieces = items if isinstance(items, Pieces) else Pieces(items)
+        self.items = self.pieces.blocks * self.pieces.each
         self.args = {name: args[name] for name in names}
         if JIT:
-            self._record = np.array([word for value in self.args.values() for word in words(value)], np.int64)
-            self._address = address(kernel, self.args.values())
+            workers = max_threads() if any(isinstance(value, PerWorker) for value in args.values()) else 1
+            self._records = np.array([[word for value in self._args(worker) for word in words(value)]
+                                      for worker in range(workers)], np.int64)
+            self._address = address(kernel, self._args(0))
+
+    def _args(self, worker):
+        """The arguments of a worker."""
+        return [value.arrays[worker] if isinstance(value, PerWorker) else value for value in self.args.values()]
 
     def task(self, item):
-        """The row of the table that runs the kernel for an item."""
+        """The row of the table that runs the kernel for an item: address, item, record, bytes between the records of
+        two workers."""
         if JIT:
-            return self._address, item, self._record.ctypes.data
-        return self.kernel, item, tuple(self.args.values())
+            return self._address, item, self._records.ctypes.data, self._records.strides[0] * (len(self._records) > 1)
+        return self.kernel, item, tuple(self._args(0)), 0
 
     def __reduce__(self):
         raise TypeError("a Call cannot be copied or pickled: it holds the addresses of its arrays")
@@ -77,9 +119,10 @@ class Program:
         chains = [chain for phase in phases for chain in phase]
         tasks = [call.task(item) for chain in chains for call, item in chain]
         self.calls = [call for chain in chains for call, _ in chain]
-        self._tasks = np.empty((len(tasks), 3), np.int64 if JIT else object)
+        self._tasks = np.empty((len(tasks), 4), np.int64 if JIT else object)
         for k, task in enumerate(tasks):
-            self._tasks[k, 0], self._tasks[k, 1], self._tasks[k, 2] = task
+            for column, value in enumerate(task):
+                self._tasks[k, column] = value
         self._chains = np.cumsum([0] + [len(chain) for chain in chains])
         self._phases = np.cumsum([0] + [len(phase) for phase in phases])
         self._counters = aligned((len(phases) * most * max_threads(), LINE), np.int64)
@@ -95,16 +138,17 @@ class Program:
 def in_order(calls):
     """The phases that run calls one after the other.
 
-    An item needs only the same item of the calls before it, unless the call says `after_all` or one of them is
-    `apart`: so consecutive calls of equally many items run as one chain per item.
+    An item needs only the same item of the calls before it, unless the call says `after_all`, one of them is `apart`,
+    or they cut blocks into `Pieces` of different kinds: so consecutive calls of equal items run as one chain per item.
     """
-    phases, apart = [], True
+    phases, before, apart = [], None, True
     for call in calls:
-        if apart or call.apart or call.after_all or call.items != len(phases[-1]):
+        if apart or call.apart or call.after_all or not call.pieces.continues(before):
             phases.append([[] for _ in range(call.items)])
         apart = call.apart
         for item, chain in enumerate(phases[-1]):
             chain.append((call, item))
+        before = call.pieces
     return phases
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numba import njit
 
+import cnn_numba as nn
 from cnn_numba import set_execution
 from cnn_numba.kernels.compiled import JIT, KERNEL, KernelError
 from cnn_numba.kernels.driver import max_threads
-from cnn_numba.kernels.program import Call, Program, at_once, in_order
+from cnn_numba.kernels.pieces import piece
+from cnn_numba.kernels.program import Call, PerWorker, Pieces, Program, at_once, in_order
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +34,16 @@ def add_rows(item, total, out, length):
     for row in range(out.shape[0]):
         for k in range(length[row]):
             total[item] += out[row, k]
+
+
+@njit(**KERNEL)
+def square_pieces(item, y, x, scratch, pieces):
+    """y[n] = x[n]^2 for a piece of row n, by way of scratch, which is left as it is."""
+    n, first, end = piece(item, pieces, x.shape[1])
+    for k in range(first, end):
+        scratch[k] = x[n, k]
+    for k in range(first, end):
+        y[n, k] = scratch[k] * scratch[k]
 
 
 @njit(**KERNEL)
@@ -138,6 +150,55 @@ def test_calls_that_do_not_depend_on_each_other_are_chains_of_one_phase():
     assert len(phase) == 3 and all(len(chain) == 1 for chain in phase)
     Program([phase])()
     assert out[:, 0].tolist() == [0, 1, 2]
+
+
+def test_pieces_cover_every_block_once_on_scratch_of_each_worker(any_execution):
+    for mode, threads in [("serial", 1)] + [("parallel", max_threads())] * JIT:
+        set_execution(mode, threads)
+        for each in 1, 2, 3, 7:
+            x, scratch = np.arange(21.0).reshape(3, 7), PerWorker((7,))
+            y = np.zeros_like(x)
+            items = Pieces(3, each, 7)
+            Program(in_order([Call(square_pieces, items, y=y, x=x, scratch=scratch, pieces=each)]))()
+            assert np.array_equal(y, x ** 2)
+            assert len(scratch.arrays) == max_threads() and any(array.any() for array in scratch.arrays)
+
+
+@pytest.mark.parametrize("items, phases", (
+    ((Pieces(2, 3, 6, whole=True), Pieces(2, 3, 6, whole=False)), 1),
+    ((Pieces(2, 3, 6, whole=False), Pieces(2, 3, 6, whole=True)), 2),
+    ((Pieces(2, 3, 6, whole=False), Pieces(2, 3, 9, whole=False)), 2),
+    ((Pieces(2, 3, 6, whole=False), Pieces(2, 2, 6, whole=False)), 2),
+    ((Pieces(3, 2, 6, whole=False), Pieces(2, 3, 6, whole=False)), 2),
+    ((Pieces(2, 1, 6, whole=True), Pieces(2, 1, 9, whole=True), 2), 1),
+    ((6, Pieces(2, 3, 6, whole=False)), 2),
+    ((Pieces(1, 6), 6), 2),
+))
+def test_a_chain_goes_on_where_a_piece_reads_only_itself(items, phases):
+    x, y = np.zeros((6, 7)), np.zeros((6, 7))
+    calls = [Call(square_pieces, of, y=y, x=x, scratch=PerWorker((7,)), pieces=1) for of in items]
+    assert len(in_order(calls)) == phases
+
+
+@pytest.mark.parametrize("blocks", (1, 2))
+def test_pieces_do_not_change_the_bits(blocks):
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 7, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(7, 5, (1, 3)), nn.Flatten(), nn.Linear(5 * 3 * 4, 150), nn.ReLU(), nn.Linear(150, 60), seed=1)
+    rng, results, phases = np.random.default_rng(0), [], []
+    x, dz = rng.normal(size=(16 * blocks, 2, 6, 12)), rng.normal(size=(16 * blocks, 60))
+    for pieces in 1, 2, 3, 8:
+        plan = model.plan((2, 6, 12), blocks, pieces=pieces)
+        model.grads[:] = 0
+        plan.x.put(x)
+        plan.dz.put(dz)
+        for program in plan.programs():
+            program()
+        results.append([plan.z.get(len(x)), plan.dx.get(len(x)), model.grads.copy()])
+        phases.append(max(len(phase) for phase in in_order(plan.calls.forward)))
+    assert all(np.array_equal(got, want) for other in results[1:] for got, want in zip(other, results[0], strict=True))
+    assert all(array.any() for array in results[0])
+    assert phases == [blocks, 2 * blocks, 3 * blocks, 8 * blocks]
 
 
 def test_a_program_is_replayed_as_often_as_asked(any_execution):

@@ -20,6 +20,7 @@ from cnn_numba.layers.base import Shape
 from cnn_numba.losses import CrossEntropyLoss
 from cnn_numba.model import Sequential
 from cnn_numba.optim import SGD
+from cnn_numba.plan import pieces_for
 from cnn_numba.training import training_step
 
 WARM = 3                    # iterations before those that count
@@ -119,7 +120,7 @@ class Step:
                     np.full(image_shape[0], 127.5), np.full(image_shape[0], 74), batch)
         optimizer = SGD(model, lr=1e-6, momentum=0.9, weight_decay=1e-4)    # so slow that the weights hardly change
         plan = self.plan = model.plan(image_shape, feed.blocks, logits=True, input_gradient=False, lanes=feed.lanes,
-                                      batch=batch, draw=feed.draw)
+                                      batch=batch, draw=feed.draw, pieces=pieces_for(feed.blocks))
         self.layers = layer_summaries(model.layers[:len(plan.shapes) - 1], image_shape)
         assert plan.dz is not None
         gather, loss = feed.gather(plan), feed.loss(CrossEntropyLoss(), plan, plan.dz)

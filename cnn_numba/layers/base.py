@@ -10,7 +10,7 @@ import numpy as np
 from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
 from cnn_numba.kernels.matrix import Bf16
-from cnn_numba.kernels.program import Call
+from cnn_numba.kernels.program import Call, Pieces
 from cnn_numba.layers.module import Module
 from cnn_numba.parameter import Parameter
 
@@ -53,6 +53,7 @@ class Setup:
     own_modes : whether each layer's own `training` counts instead
     batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
     draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
+    pieces : the number of pieces into which layers cut each block where they can: 1 if all workers have a block
     """
 
     lanes: int
@@ -62,6 +63,7 @@ class Setup:
     draw: np.ndarray
     own_modes: bool = False
     bf16: Bf16 | None = None
+    pieces: int = 1
 
     def trains(self, layer: "Layer") -> bool:
         """Whether a layer is in training mode."""
@@ -100,6 +102,13 @@ class Wires(Calls):
     @property
     def blocks(self) -> int:
         return self.x.blocks
+
+    def pieces(self, channels: int, least: int = 1, whole: bool = False) -> Pieces:
+        """Items that are ranges of at least so many channels, for a kernel that calls `piece`.
+
+        whole : whether it reads all of a block, instead of only these channels
+        """
+        return Pieces(self.blocks, max(1, min(self.setup.pieces, channels // least)), channels, whole)
 
     def branch(self, name: str, layers: Sequence["Layer"], dx: Any, end: Any = None) -> Any:
         """Lay out the layers of a container's branch from x to a new buffer of y's shape; returns that buffer.

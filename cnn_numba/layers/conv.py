@@ -10,7 +10,7 @@ from cnn_numba.init import init_name
 from cnn_numba.kernels import conv, conv_toom, conv_toom2d, resize
 from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
-from cnn_numba.kernels.program import Call
+from cnn_numba.kernels.program import Call, PerWorker
 from cnn_numba.kernels.toom import Toom, toom
 from cnn_numba.layers import bf16
 from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Sides, Wires, image_shape, pair, shape_text
@@ -132,6 +132,8 @@ class Conv2d(Biased, Layer):
         return (0, 0), (margin, margin)
 
     def calls(self, wires: Wires) -> None:
+        if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
+            wires.backward.append(_bias_gradient(wires))
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
         if self._on_unit(wires.setup):
             bf16.conv_calls(self, wires, lambda parameter: _per_block(wires, parameter))
@@ -141,9 +143,6 @@ class Conv2d(Biased, Layer):
             self._toom_calls(wires, cols)
         else:
             self._direct_calls(wires)
-        if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
-            dbias = _per_block(wires, wires.parameters["bias"])
-            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=wires.dy.inner))
 
     def _bias(self, wires):
         return wires.parameters["bias"].value if self.has_bias else aligned(self.out_channels)
@@ -173,26 +172,33 @@ class Conv2d(Biased, Layer):
         most = 30 // toom.n if WIDE else 1
         u = aligned((filters, channels, kernel_rows, toom.n))
         v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
+        tile, of_channels = Tile(fit(filters, most), toom.n), wires.pieces(channels)
+        of_filters = wires.pieces(filters, tile.rows, whole=True)
         wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.taps))
         wires.forward += [
-            Call(conv_toom.toom_input, x.blocks, v=v, x=x.padded(top, bottom, left, right), toom=toom),
-            Call(conv_toom.toom_forward, x.blocks, y=y.inner, u=u, v=v, bias=self._bias(wires),
-                 relu=int(wires.relu_after), toom=toom, T=Tile(fit(filters, most), toom.n))]
+            Call(conv_toom.toom_input, of_channels, v=v, x=x.padded(top, bottom, left, right), pieces=of_channels.each,
+                 toom=toom),
+            Call(conv_toom.toom_forward, of_filters, y=y.inner, u=u, v=v, bias=self._bias(wires),
+                 relu=int(wires.relu_after), pieces=of_filters.each, toom=toom, T=tile)]
         if dy is None or (dx is None and not weight.requires_grad):
             return
         d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
-        wires.backward.append(Call(conv_toom.toom_gradient, x.blocks, d=d, dy=dy.inner, toom=toom))
-        if dx is not None:
-            wires.backward.append(Call(
-                conv_toom.toom_backward_input, x.blocks, dx=dx.padded(0, 0, left, right), u=u, d=d, x=x.inner, top=top,
-                left=left, relu=int(wires.relu_before), toom=toom, T=Tile(fit(channels, most), toom.n)))
-        if not weight.requires_grad:
-            return
-        tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
-        sums = aligned((x.blocks, toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
+        of_filters = wires.pieces(filters)
         wires.backward.append(Call(
-            conv_toom.toom_backward_weight, x.blocks, dweight=_per_block(wires, weight), d=d, v=v, sums=sums,
-            toom=toom, T=tile))
+            conv_toom.toom_gradient, of_filters, d=d, dy=dy.inner, pieces=of_filters.each, toom=toom))
+        if weight.requires_grad:
+            tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
+            sums = PerWorker((toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
+            of_filters = wires.pieces(filters, tile.rows)
+            wires.backward.append(Call(
+                conv_toom.toom_backward_weight, of_filters, dweight=_per_block(wires, weight), d=d, v=v, sums=sums,
+                pieces=of_filters.each, toom=toom, T=tile))
+        if dx is not None:
+            tile = Tile(fit(channels, most), toom.n)
+            of_channels = wires.pieces(channels, tile.rows, whole=True)
+            wires.backward.append(Call(
+                conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d, x=x.inner,
+                top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each, toom=toom, T=tile))
 
     def _toom2d_calls(self, wires, rows, cols):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -345,8 +351,7 @@ class ConvTranspose2d(Biased, Layer):
             if weight.requires_grad:
                 wires.backward.append(_weight_gradient(self, wires, weight, x.inner, padded.array))
         if self.has_bias and wires.parameters["bias"].requires_grad:
-            dbias = _per_block(wires, wires.parameters["bias"])
-            wires.backward.append(Call(conv.conv2d_backward_bias, wires.blocks, dbias=dbias, dy=dy.inner))
+            wires.backward.append(_bias_gradient(wires))
 
     def textbook(self, x, parameters, run):
         weight, groups, (top, left) = parameters["weight"], self.groups, self.padding
@@ -449,6 +454,12 @@ def _weight_gradient(layer, wires, weight, dy, padded):
         cols = fit(weight.value.shape[1], 4 if WIDE else 2)
     return Call(kernel, wires.blocks, dweight=dweight, **operands,
                 T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
+
+
+def _bias_gradient(wires):
+    of_filters = wires.pieces(wires.y.shape[0])
+    return Call(conv.conv2d_backward_bias, of_filters, dbias=_per_block(wires, wires.parameters["bias"]),
+                dy=wires.dy.inner, pieces=of_filters.each)
 
 
 def _per_block(wires, parameter):

@@ -12,6 +12,7 @@ from cnn_numba.layers.base import WIDE, Biased, Layer, Shape, Wires, shape_text
 __all__ = ["Linear"]
 
 LARGE = 1 << 18         # weights that are read once for all blocks: 1 MB
+WORTH_CUTTING = 1 << 13         # weights
 LINES = 4               # of LANES weights that are copied side by side
 
 
@@ -59,10 +60,12 @@ class Linear(Biased, Layer):
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")
         crowded = self.in_features % 1024 == 0          # rows of weights 4 kB apart share cache sets
         most = 12 if WIDE and not crowded else 6
+        tile = Tile(fit(self.out_features, most), 1)
+        of_units = self._pieces(wires, self.out_features, tile.rows)
         wires.forward.append(Call(
-            dense.linear_forward, wires.blocks, y=y, x=x, weight=weight.value,
-            bias=bias.value if bias else aligned(self.out_features), relu=int(wires.relu_after),
-            T=Tile(fit(self.out_features, most), 1)))
+            dense.linear_forward, of_units, y=y, x=x, weight=weight.value,
+            bias=bias.value if bias else aligned(self.out_features), relu=int(wires.relu_after), pieces=of_units.each,
+            T=tile))
         if dy is None:
             return
         dy = dy.array
@@ -75,9 +78,11 @@ class Linear(Biased, Layer):
                     dense.linear_backward_input_by_lines, items, after_all="dy", apart=True, weight=lines,
                     panel=aligned((items, LINES, self.out_features, LANES)), T=Tile(16 if WIDE else 4, 1), **common))
             else:
+                tile = Tile(fit(self.in_features, 16 if WIDE else 6), 1)
+                of_features = self._pieces(wires, self.in_features, tile.rows)
                 wires.backward.append(Call(
-                    dense.linear_backward_input, wires.blocks, weight=weight.value,
-                    T=Tile(fit(self.in_features, 16 if WIDE else 6), 1), **common))
+                    dense.linear_backward_input, of_features, weight=weight.value, pieces=of_features.each, T=tile,
+                    **common))
         if weight.requires_grad:
             lines = math.ceil(self.in_features / LANES)
             tile = Tile(fit(self.out_features, 8 if WIDE else 4), min(lines, 2 if WIDE else 1))
@@ -87,6 +92,11 @@ class Linear(Biased, Layer):
                 xt=planes(items, tile.cols, wires.blocks * LANES), lanes=wires.setup.lanes, T=tile))
         if bias and bias.requires_grad:
             wires.gradients.append(Call(dense.linear_backward_bias, self.out_features, dbias=bias.grad, dy=dy))
+
+    def _pieces(self, wires, size, least):
+        """Ranges of units or features, if the layer is large enough to be worth a meeting of the workers."""
+        cut = self.in_features * self.out_features >= WORTH_CUTTING
+        return wires.pieces(size, least if cut else size, whole=True)
 
     def textbook(self, x, parameters, run):
         return x @ parameters["weight"].T + parameters.get("bias", 0.0)

@@ -97,7 +97,9 @@ class MaxPool2d(_Window):
         (stride_h, top, dilation_h), (stride_w, left, dilation_w) = of_rows, of_cols
         geometry = dict(stride_h=stride_h, stride_w=stride_w, top=top, left=left, dilation_h=dilation_h,
                         T=Tile(rows, cols, dilation_w))
-        wires.forward.append(Call(pool.max_pool2d_forward, x.blocks, y=y.inner, x=x.inner, **geometry))
+        of_channels = wires.pieces(x.shape[0])
+        wires.forward.append(Call(
+            pool.max_pool2d_forward, of_channels, y=y.inner, x=x.inner, pieces=of_channels.each, **geometry))
         if self.return_indices:
             if wires.indices is None:
                 raise InputError("MaxPool2d: return_indices=True gives two results, but the next layer takes one; "
@@ -108,8 +110,8 @@ class MaxPool2d(_Window):
             exact = all(n == o * k for n, o, k in zip(x.shape[1:], y.shape[1:], (rows, cols), strict=True))
             plain = (stride_h, stride_w, top, left, dilation_h, dilation_w) == (rows, cols, 0, 0, 1, 1)
             wires.backward.append(Call(
-                pool.max_pool2d_backward, x.blocks, dx=wires.dx.inner, dy=wires.dy.inner, y=y.inner, x=x.inner,
-                **geometry, tiled=int(exact and plain), relu=int(wires.relu_before)))
+                pool.max_pool2d_backward, of_channels, dx=wires.dx.inner, dy=wires.dy.inner, y=y.inner, x=x.inner,
+                pieces=of_channels.each, **geometry, tiled=int(exact and plain), relu=int(wires.relu_before)))
 
     def textbook(self, x, parameters, run):
         seen = pool_windows(x, self, -np.inf)
