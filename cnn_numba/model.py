@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_numba import few_images
+import cnn_numba.few_images as few_images
 from cnn_numba.errors import InputError, seed_number
 from cnn_numba.execution import algorithms
 from cnn_numba.few_images import FewImages
