@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cnn_numba import SGD, Dataset, InputError, Trainer, load_dataset, plan
+from cnn_numba import SGD, Dataset, InputError, Trainer, few_images, load_dataset, plan
 from cnn_numba.inference import Classifier
 from cnn_numba.plan import blocks_for
 from cnn_numba.presets import PRESETS
@@ -27,7 +27,8 @@ def test_a_classifier_gives_the_same_numbers_however_many_images_come(monkeypatc
     model = PRESETS["two-conv"](data.train_images.shape[1:], 10, seed=3)
     Trainer(model, data, SGD(model, lr=0.1)).fit(1)
     want = Classifier(model).logits(data.test_images)
-    assert np.array_equal(Classifier(model).logits(data.test_images[:images]), want[:images])
+    tolerance = 1e-5 * np.abs(want).max() if images <= few_images.MOST else 0       # few images: direct convolutions
+    assert np.abs(Classifier(model).logits(data.test_images[:images]) - want[:images]).max() <= tolerance
     monkeypatch.setattr(plan, "MOST_BYTES", 1)
     assert np.array_equal(Classifier(model).logits(data.test_images), want) and want.any()
 
