@@ -100,20 +100,21 @@ class Plan:
 
         end : output and gradient, if they exist already and the gradient has other readers
         """
-        calls, stages = Calls(), fuse(layers, shared_gradient=end is not None)
+        calls, stages = Calls(), fuse(layers, end is not None, shapes)
         for stage, reader in zip(stages, [*stages[1:], None], strict=True):
             k, layer = stage.position, stage.layer
             wires = Wires(
                 x=x, y=None, dx=dx, parameters=tensors[k], setup=self.setup, index=self._index[id(layer)],
-                relu_after=stage.relu_after, relu_before=stage.relu_before, plan=self, name=f"{prefix}{k}")
+                relu_after=stage.relu_after, relu_before=stage.relu_before,
+                pool_after=stage.pool_after, plan=self, name=f"{prefix}{k}")
             gradient = self.backward and (
                 reader is None or dx is not None or any(p.requires_grad for p in tensors[k].values()))
             if end and reader is None:
                 wires.y, wires.dy = end
             else:
                 needs = Needs() if reader is None else self._needs(reader.layer, shapes[reader.position])
-                self._add_outputs(wires, layer, shapes[k + 1], layer.gradient_sides(shapes[k], self.setup)[1], needs,
-                                  gradient)
+                own = layer.gradient_sides(shapes[k], self.setup)[1]
+                self._add_outputs(wires, layer, shapes[stage.end], own, needs, gradient)
             if layer.gives_indices and reader is None and not prefix:
                 wires.indices = self.indices = Buffer(self.blocks, wires.y.shape)
             self.stages.append((wires.name, layer, wires))

@@ -20,6 +20,7 @@ from cnn_numba import (
     plan,
 )
 from cnn_numba.fusion import Stage, fuse
+from cnn_numba.layers import infer_shapes
 
 LETTERS = {Conv2d: "conv", ReLU: "relu", MaxPool2d: "pool", AvgPool2d: "avg", Flatten: "flatten", Linear: "linear",
            LeakyReLU: "leaky", Tanh: "tanh", BatchNorm2d: "norm", Dropout: "dropout", Residual: "residual"}
@@ -72,6 +73,27 @@ def test_rules(layers, stages):
     assert fused(layers) == stages
 
 
+@pytest.mark.parametrize("words, pool, applied", (
+    ("norm pool", {}, 2), ("conv norm relu pool conv", {}, 4), ("norm relu pool relu", {}, 3),
+    ("norm pool", {"kernel_size": (3, 2)}, 2), ("norm pool pool", {}, 2),
+    # windows that overlap, leave pixels out, or reach over the edge
+    ("norm pool", {"stride": 1}, None), ("norm pool", {"kernel_size": 4}, None),
+    ("norm pool", {"kernel_size": 4, "ceil_mode": True}, None), ("norm pool", {"kernel_size": 3, "padding": 1}, None),
+    ("norm pool", {"return_indices": True}, None),
+    # no normalisation right before it, or an average
+    ("norm tanh pool", {}, None), ("conv relu pool", {}, None), ("norm avg", {}, None),
+    ("norm relu relu pool", {}, None),
+))
+def test_normalisation_applies_a_pooling_that_tiles_the_image(words, pool, applied):
+    layers = [MaxPool2d(**{"kernel_size": 2} | pool) if word == "pool" else MAKE[word]() for word in words.split()]
+    shapes = infer_shapes(layers, (2, 6, 6))
+    fusing = [stage for stage in fuse(layers, shapes=shapes) if stage.pool_after]
+    assert [stage.end for stage in fusing] == ([] if applied is None else [applied])
+    for stage in fusing:
+        assert stage.pool_after is layers[applied - 1] and isinstance(stage.layer, BatchNorm2d) and not stage.mask
+    assert not any(stage.pool_after for stage in fuse(layers))
+
+
 @pytest.mark.parametrize("layers, stages", (
     ("conv relu", "conv relu"), ("conv relu relu", "conv+relu! relu"), ("conv relu conv", "conv+relu mask+conv"),
     ("conv relu conv relu", "conv+relu mask+conv relu"), ("relu", "relu"), ("conv", "conv"),
@@ -91,7 +113,7 @@ def results(words):
     return [y, dx, model.grads.copy()]
 
 
-def unfused(layers, shared_gradient=False):
+def unfused(layers, shared_gradient=False, shapes=()):
     return [Stage(k, layer) for k, layer in enumerate(layers)]
 
 
@@ -116,8 +138,8 @@ def test_every_mark_of_a_stage_matters(words, monkeypatch):
              if getattr(stage, mark)]
     assert len(marks) >= 2
     for wrong in marks:
-        def without(layers, shared_gradient=False, wrong=wrong):
-            right = fuse(layers, shared_gradient)
+        def without(layers, shared_gradient=False, shapes=(), wrong=wrong):
+            right = fuse(layers, shared_gradient, shapes)
             return [replace(stage, **{wrong[1]: False}) if k == wrong[0] and len(right) == len(stages) else stage
                     for k, stage in enumerate(right)]
 

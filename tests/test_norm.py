@@ -6,15 +6,18 @@ import pytest
 import reference
 
 from cnn_numba import (
+    AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
     Flatten,
     InputError,
     Linear,
+    MaxPool2d,
     ReLU,
     Residual,
     Sequential,
+    Tanh,
     set_execution,
 )
 from cnn_numba.kernels.compiled import JIT
@@ -128,6 +131,32 @@ def test_serial_and_parallel_give_the_same_bits(any_execution):
     for n in range(1, max_threads() + 1):
         set_execution("parallel", n)
         assert bits_of(70) == want, n
+
+
+@pytest.mark.parametrize("training", (True, False))
+@pytest.mark.parametrize("before, after", (([], []), ([], [ReLU()]), ([ReLU()], []), ([ReLU()], [ReLU()])))
+def test_pooling_at_once_is_pooling_after_normalisation(monkeypatch, before, after, training):
+    def run(images, pool=MaxPool2d):
+        model = Sequential(*before, BatchNorm2d(3), *after, pool((2, 3)), Tanh())
+        rng = np.random.default_rng(4)
+        for parameter in model.parameters():
+            parameter.value[:] = rng.normal(size=3)                     # negative weights, too
+        model.train(training)
+        x = rng.integers(-3, 4, (images, 3, 4, 6)).astype(np.float32)   # with ties
+        y = model(x)
+        return y, model.backward(rng.normal(size=y.shape)), *(p.grad for p in model.parameters()), model.state_dict()
+
+    for images in (37, 3):
+        *at_once, statistics = run(images)
+        with monkeypatch.context() as apart:
+            apart.setattr(BatchNorm2d, "applies_pool", False)
+            *in_steps, expected = run(images)
+        assert (at_once[0] == in_steps[0]).all()
+        assert all((value == expected[name]).all() for name, value in statistics.items())
+        for got, want in zip(at_once[1:], in_steps[1:], strict=True):
+            same(got, want, "gradient")
+    with pytest.raises(AssertionError, match="gradient"):
+        same(run(37, AvgPool2d)[1], run(37)[1], "gradient")
 
 
 def test_a_residual_is_the_sum_of_its_branches():

@@ -83,6 +83,7 @@ class Wires(Calls):
     index : number of the layer in the network, including the layers in containers
     relu_after : the layer applies the ReLU that follows to its y
     relu_before : x comes from such a ReLU, and the layer applies its gradient to dx
+    pool_after : the MaxPool2d that follows (after that ReLU), if the layer applies it; y is then its output
     indices : Buffer for a second output, the position of each maximum; None if nothing reads it
     """
 
@@ -95,6 +96,7 @@ class Wires(Calls):
     index: int = 0
     relu_after: bool = False
     relu_before: bool = False
+    pool_after: Any = None
     indices: Any = None
     plan: Any = None
     name: str = ""
@@ -132,6 +134,7 @@ class Layer(Module):
 
     applies_relu = False            # can apply a ReLU that follows to its output (`Wires.relu_after`)
     masks_relu = False              # can apply the gradient of a ReLU before it to its dx (`Wires.relu_before`)
+    applies_pool = False            # can apply a MaxPool2d that follows to its output (`Wires.pool_after`)
     is_relu = False                 # max(0, x), which a neighbour may apply
     reshapes = False                # its output is its input in another shape, in the same memory
     takes_logits = False            # turns logits into probabilities or their logarithms
@@ -158,6 +161,10 @@ class Layer(Module):
     def output_shape(self, shape: Shape) -> Shape:
         """The output shape of one image for its input shape; InputError when the layer does not accept it."""
         return shape
+
+    def tiles(self, shape: Shape) -> bool:
+        """Whether the layer is a MaxPool2d whose windows tile images of a shape, so that a neighbour may apply it."""
+        return False
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """{name: shape} of the trained parameters; of a container, those of its layers."""

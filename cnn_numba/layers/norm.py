@@ -4,10 +4,10 @@ import math
 import numpy as np
 
 from cnn_numba.errors import InputError, truth_value, whole_number
-from cnn_numba.kernels import norm
+from cnn_numba.kernels import norm, norm_pool
 from cnn_numba.kernels.lanes import Tile, aligned
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, Shape, Wires, shape_text
+from cnn_numba.layers.base import Layer, Shape, Wires, both, shape_text
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
@@ -37,7 +37,7 @@ class _BatchNorm(Layer):
     Raises InputError (a ValueError) when an argument is out of range.
     """
 
-    applies_relu = masks_relu = True
+    applies_relu = masks_relu = applies_pool = True
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
         name = type(self).__name__
@@ -87,20 +87,29 @@ class _BatchNorm(Layer):
         else:
             wires.prepare.append(Call(
                 norm.batch_norm_running, blocks, scales=scales, means=means, variances=variances, hyper=hyper))
-        wires.forward.append(Call(norm.batch_norm_forward, blocks, y=y, x=x, scales=scales, weight=weight, bias=bias,
-                                  relu=int(wires.relu_after)))
+        affine, relu = dict(x=x, scales=scales, weight=weight, bias=bias), int(wires.relu_after)
+        window = wires.pool_after and dict(T=Tile(*both(wires.pool_after.kernel_size)))
+        if window:
+            wires.forward.append(Call(norm_pool.batch_norm_pool_forward, blocks, y=y, relu=relu, **affine, **window))
+        else:
+            wires.forward.append(Call(norm.batch_norm_forward, blocks, y=y, relu=relu, **affine))
         if wires.dy is None:
             return
         dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
         trained = self.affine and (tensors["weight"].requires_grad or tensors["bias"].requires_grad)
         if trained or of_batch:
-            wires.backward.append(Call(
-                norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
+            wires.backward.append(
+                Call(norm_pool.batch_norm_pool_backward_sums, blocks, sums=backward_sums, dy=dy, y=y, relu=relu,
+                     **affine, **window) if window else
+                Call(norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
         if wires.dx is not None:
-            wires.backward.append(Call(
-                norm.batch_norm_backward_input, blocks, dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales,
-                sums=backward_sums, batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
-                after_all="sums" if of_batch else False))
+            common = dict(dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales, sums=backward_sums,
+                          batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
+                          after_all="sums" if of_batch else False)
+            wires.backward.append(
+                Call(norm_pool.batch_norm_pool_backward_input, blocks, y=y, bias=bias, relu_after=relu, **common,
+                     **window) if window else
+                Call(norm.batch_norm_backward_input, blocks, **common))
         if trained:
             wires.gradients.append(Call(
                 norm.batch_norm_backward_parameters, 1, dweight=tensors["weight"].grad, dbias=tensors["bias"].grad,

@@ -85,6 +85,11 @@ class MaxPool2d(_Window):
 
     gives_indices = property(lambda self: self.return_indices)
 
+    def tiles(self, shape: Shape) -> bool:
+        return not self.return_indices and all(
+            size % kernel == 0 and (stride, padding, dilation) == (kernel, 0, 1)
+            for size, (kernel, stride, padding, dilation) in zip(shape[1:], self._axes(), strict=True))
+
     def output_shape(self, shape: Shape) -> Shape:
         after = super().output_shape(shape)
         if self.return_indices and shape[1] * shape[2] > MOST_PIXELS:
