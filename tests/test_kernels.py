@@ -83,7 +83,7 @@ CONVOLUTIONS = named(
     ("both axes, stride", conv(3, 5, 3, stride=2, padding=1), (3, 8, 9), 17),
     ("both axes, stride and as many taps", conv(4, 3, 4, stride=2, padding=1), (4, 8, 7), 3),
     ("both axes, stride and five taps", conv(3, 4, 5, stride=2, padding=2), (3, 9, 12), 3),
-    ("both axes, five taps", conv(6, 5, 5, padding=2), (6, 8, 9), 3),
+    ("both axes, five taps", conv(16, 17, 5, padding=2), (16, 8, 9), 3),
     ("both axes, stride by rows only", conv(3, 4, 3, stride=(2, 1)), (3, 7, 8), 3),
     ("both axes, no bias", conv(6, 4, 3, bias=False), (6, 7, 7), 17),
     ("even rows, odd taps, same", conv(2, 5, (2, 3), padding="same"), (2, 5, 7), 3),
@@ -105,7 +105,7 @@ def test_convolutions_of_all_kinds_are_tested():
     ("pointwise", conv(7, 5, 1), (7, 3, 4), 17),
     ("product of 3 taps", conv(2, 5, 3, padding=1), (2, 7, 9), 17),
     ("product of 3 x 3 taps", conv(3, 5, 3, padding=1), (3, 7, 9), 17),
-    ("product of 5 x 5 taps", conv(16, 5, 5, padding=2), (16, 7, 9), 17),
+    ("product of 5 x 5 taps", conv(16, 16, 5, padding=2), (16, 7, 9), 17),
     ("product of 3 x 3 taps, many channels", conv(64, 5, 3), (64, 6, 6), 3),
     ("product of 5 taps", conv(3, 5, 5, padding=2), (3, 7, 9), 17),
 ))

@@ -22,7 +22,7 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 TOOM = {3: (4,), 5: (4, 5)}
 DOWN = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2)}          # along the columns of pixels, of products along both axes
 ALONG = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2, 4)}      # along the rows, of the same
-LEAST_CHANNELS = 3              # for which products along both axes gain; with five taps, five
+LEAST_CHANNELS = {2: 3, 3: 3, 5: 16}        # for which products along both axes gain, by taps
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
@@ -111,7 +111,7 @@ class Conv2d(Biased, Layer):
             return None
         outputs = self.output_shape(shape)[1:]
         taps = [math.ceil(taps / stride) for taps, stride in zip(self.kernel_size, self.stride, strict=True)]
-        if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS, *taps):
+        if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS.get(count, 1) for count in taps):
             high, wide = map(_fewest, (DOWN, ALONG), taps, outputs)
             if high and wide:
                 return high, wide
