@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_numba.data.fitting import fitted, in_range
 from cnn_numba.errors import InputError
-from cnn_numba.few_images import FewImages, rounded
+from cnn_numba.few_images import MOST, FewImages, rounded
 from cnn_numba.interchange.formats import load
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
@@ -88,7 +88,7 @@ class Classifier:
                 raise InputError("the images contain NaN or infinity, expected finite numbers")
             batch = (batch - self.mean.reshape(channel)) * self.scale.reshape(channel)
             with driver.exclusive:          # other Python threads use the same buffers
-                plan, forward = self._plan(len(batch))
+                plan, forward = self._plan(len(batch) if len(images) <= MOST else max(len(batch), MOST + 1))
                 plan.x.put(batch)
                 plan.setup.batch[1] = len(batch)
                 forward()

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cnn_numba import Recipe, load  # noqa: E402
 from cnn_numba.callbacks import Checkpoint  # noqa: E402
+from cnn_numba.few_images import MOST  # noqa: E402
 from cnn_numba.inference import Classifier  # noqa: E402
 
 PREDICTORS = 8
@@ -80,7 +81,9 @@ class Soak:
     def predict(self, number):
         first = number * 37 % 300
         last = first + 1 + number * 13 % 60
-        if not np.array_equal(self.classifier.logits(self.images[first:last]), self.right[first:last]):
+        want = self.right[first:last]
+        tolerance = 1e-5 * np.abs(want).max() if len(want) <= MOST else 0           # few images: other kernels
+        if not (np.abs(self.classifier.logits(self.images[first:last]) - want) <= tolerance).all():
             raise AssertionError(f"other logits of images {first} to {last}")
 
     def save(self, number):
