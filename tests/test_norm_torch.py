@@ -1,4 +1,6 @@
 """Networks with batch normalisation and residual branches, in PyTorch."""
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from pytorch import modules, one_thread_each, torch  # noqa: F401
@@ -59,17 +61,29 @@ def farthest(got, want):
 
 
 def differences(mine, theirs, images, rng):
+    """({what: largest difference}, the largest difference between PyTorch and itself in float64).
+
+    The second is large where a ReLU leaves a channel with little variance, which a normalisation divides by.
+    """
     x, dy = rng.normal(size=(images, 4, 8, 9)).astype(np.float32), rng.normal(size=(images, 5)).astype(np.float32)
-    tensor = torch.from_numpy(x).requires_grad_()
-    theirs.zero_grad()
-    z = theirs(tensor)
-    z.backward(torch.from_numpy(dy))
+    exact = results(deepcopy(theirs).double(), torch.from_numpy(x).double(), torch.from_numpy(dy).double())
+    wanted = results(theirs, torch.from_numpy(x), torch.from_numpy(dy))
     mine.zero_grad()
     y, dx = mine(x), mine.backward(dy)
-    return {"output": farthest({"": y}, {"": z}), "input gradient": farthest({"": dx}, {"": tensor.grad}),
-            "parameters": farthest({p.name: p.grad for p in mine.parameters()},
-                                   {name: p.grad for name, p in theirs.named_parameters()}),
-            "state": farthest(mine.state_dict(), theirs.state_dict())}
+    found = dict(zip(wanted, ({"": y}, {"": dx}, {p.name: p.grad for p in mine.parameters()}, mine.state_dict()),
+                     strict=True))
+    return ({what: farthest(found[what], want) for what, want in wanted.items()},
+            max(farthest(wanted[what], want) for what, want in exact.items()))
+
+
+def results(network, x, dy):
+    """{what: {name: tensor}} of a forward and a backward pass of PyTorch."""
+    x.requires_grad_()
+    network.zero_grad()
+    z = network(x)
+    z.backward(dy)
+    return {"output": {"": z.detach()}, "input gradient": {"": x.grad},
+            "parameters": {name: p.grad for name, p in network.named_parameters()}, "state": network.state_dict()}
 
 
 @pytest.mark.parametrize("describe", (after_grouped, after_relu, resnet, before_activation))
@@ -78,13 +92,14 @@ def test_training_and_evaluation(describe, seed):
     mine, theirs = twins(describe, seed)
     rng = np.random.default_rng(seed)
     for images in 33, 16, 7:
-        assert max(differences(mine, theirs, images, rng).values()) < PARITY
+        found, rounding = differences(mine, theirs, images, rng)
+        assert max(found.values()) < max(PARITY, 8 * rounding), found
         copy(mine, theirs)              # so that what differs does not add up
     mine.eval()
     theirs.eval()
-    assert max(differences(mine, theirs, 9, rng).values()) < PARITY
+    assert max(differences(mine, theirs, 9, rng)[0].values()) < PARITY
     theirs.train()
-    assert max(differences(mine, theirs, 9, rng).values()) > 100 * PARITY, "the other mode does not pass"
+    assert max(differences(mine, theirs, 9, rng)[0].values()) > 100 * PARITY, "the other mode does not pass"
 
 
 def test_ten_steps():
