@@ -8,7 +8,7 @@ import numpy as np
 from cnn_numba.buffer import Buffer
 from cnn_numba.kernels import few_images as kernels
 from cnn_numba.kernels import residual
-from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit
+from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import (
     AdaptiveAvgPool2d,
@@ -32,12 +32,12 @@ from cnn_numba.layers import (
     every_layer,
     infer_shapes,
 )
+from cnn_numba.layers.base import WIDE
 
 MOST = 4                    # images; with more, lanes of images are faster
 CHUNK = 128                 # features of a dense layer whose weights are gathered at a time
 BAND_WORK = 500_000         # multiply-adds per band of rows that are worth a meeting of the threads
 MOST_BANDS = 4
-WIDE = REGISTERS > 8        # AVX-512
 
 UNCHANGED = Dropout, Dropout2d, Identity            # in evaluation
 ALIKE = ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d       # treat all channels alike, so that their kernels fit

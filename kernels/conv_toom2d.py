@@ -108,12 +108,26 @@ def toom2d_gradient(n, d, dy, high, wide, rows, cols):
         gradient_panel(n, q, d, dy, high, wide, dy.shape[2] - rows.m, dy.shape[3] - cols.m, rows, cols)
 
 
+@njit(**HELPER)
+def point_products(n, products, u, g, v, at, s, rows, cols, T):
+    """products[n, r, t, xi] = sum of u[g, xi, c, r] v[n, at, xi, c, s + t] over c, for all points xi; overwritten.
+
+    T.rows outputs r of group g, and T.cols tiles t of panel `at` from its tile s on; u (groups, points, C, T.rows); v
+    (N, panels, points, C, tiles of a panel); products (N, T.rows, T.cols, rows.n, cols.n).
+    """
+    for a in range(rows.n):
+        for b in range(cols.n):
+            xi, acc = a * cols.n + b, zeros(T.rows, T.cols)
+            for c in range(v.shape[3]):
+                acc = outer(acc, scalars(u, (g, xi, c, 0), T.rows, 3), vectors(v, (n, at, xi, c, s), T.cols, 4, 1))
+            store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
+
+
 @njit(**KERNEL)
 def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w, relu, rows, cols, T):
     """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).
 
-    u (groups of T.rows filters, points, C, T.rows); v as in `input_panel`; products (N, T.rows, T.cols, rows.n,
-    cols.n) is scratch.  T: filters x tiles.
+    u, v and products, which is scratch, as in `point_products`.  T: filters x tiles.
     """
     F, last_i, last_j, panel = y.shape[1], y.shape[2] - rows.m, y.shape[3] - cols.m, v.shape[4]
     for k0 in range(0, high * wide, T.cols):
@@ -121,13 +135,7 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w
         if s == 0:
             input_panel(n, at, v, x, high, wide, last_i, last_j, stride_h, stride_w, rows, cols)
         for g in range(u.shape[0]):
-            for a in range(rows.n):
-                for b in range(cols.n):
-                    xi, acc = a * cols.n + b, zeros(T.rows, T.cols)
-                    for c in range(v.shape[3]):
-                        acc = outer(acc, scalars(u, (g, xi, c, 0), T.rows, 3),
-                                    vectors(v, (n, at, xi, c, s), T.cols, 4, 1))
-                    store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
+            point_products(n, products, u, g, v, at, s, rows, cols, T)
             for f in range(g * T.rows, min(g * T.rows + T.rows, F)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
                     sums = load_tile(products, (n, f - g * T.rows, k - k0, 0, 0), 3, 4, 1, 1, rows.n, cols.n)
@@ -142,8 +150,8 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w
 def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, stride_h, stride_w, relu, rows, cols, T):
     """dx of block n, overwritten; `relu`: 0 where x is not positive.
 
-    dx, x (N, C, H, W); u (groups of T.rows channels, points, F, T.rows); d as in `gradient_panel`; products as in
-    `toom2d_forward`.  T: channels x tiles.
+    dx, x (N, C, H, W); u, d and products, which is scratch, as in `point_products`, summing over filters.
+    T: channels x tiles.
     """
     C, H, W, none, panel = dx.shape[1], dx.shape[2], dx.shape[3], splat(ZERO), d.shape[4]
     last_i, last_j, phases = dy.shape[2] - rows.m, dy.shape[3] - cols.m, stride_h * stride_w
@@ -156,13 +164,7 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, s
         if s == 0:
             gradient_panel(n, at, d, dy, high, wide, last_i, last_j, rows, cols)
         for g in range(u.shape[0]):
-            for a in range(rows.n):
-                for b in range(cols.n):
-                    xi, acc = a * cols.n + b, zeros(T.rows, T.cols)
-                    for f in range(d.shape[3]):
-                        acc = outer(acc, scalars(u, (g, xi, f, 0), T.rows, 3),
-                                    vectors(d, (n, at, xi, f, s), T.cols, 4, 1))
-                    store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
+            point_products(n, products, u, g, d, at, s, rows, cols, T)
             for channel in range(g * T.rows, min(g * T.rows + T.rows, C * phases)):
                 c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
                 for k in range(k0, min(k0 + T.cols, high * wide)):
