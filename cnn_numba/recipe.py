@@ -6,6 +6,7 @@ module imports neither NumPy nor Numba.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -419,11 +420,11 @@ class Recipe:
         return [] if self.early_stopping is None else [EarlyStopping(self.early_stopping)]
 
     def make_trainer(self, model: Sequential, data: Dataset, measure_norm: bool = False, measure_test: bool = False,
-                     team: Any = None) -> Trainer:
+                     team: Any = None, report: Callable[[str], object] = warnings.warn) -> Trainer:
         """A trainer of a model on a data set, for `trainer.fit(epochs, recipe.make_callbacks())` with the epochs of the
         recipe, or of `fitted`.
 
-        measure_norm, measure_test, team : see `Trainer`
+        measure_norm, measure_test, team, report : see `Trainer`
         """
         from cnn_numba.training import Trainer
 
@@ -433,7 +434,8 @@ class Recipe:
         return Trainer(
             model, data, optimizer, batch_size=fitted.batch_size, seed=self.seed, loss=self.make_loss(data),
             scheduler=fitted.make_scheduler(optimizer, steps), max_norm=self.clip_norm, measure_norm=measure_norm,
-            measure_test=measure_test, augment=self.make_augment(), precision=self.precision, team=team)
+            measure_test=measure_test, augment=self.make_augment(), precision=self.precision, team=team,
+            report=report)
 
     def _options(self, choice: str) -> dict[str, Any]:
         """{argument of the constructor: value} for the fields that a choice uses."""

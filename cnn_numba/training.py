@@ -1,6 +1,7 @@
 """Training and evaluation on a data set: a step is one replay of a table, from the pixels to the update."""
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import driver
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
-from cnn_numba.layers import below, infer_shapes
+from cnn_numba.layers import BatchNorm1d, BatchNorm2d, below, infer_shapes
 from cnn_numba.losses import ClassLoss, CrossEntropyLoss
 from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
@@ -61,6 +62,13 @@ def end_of_step(feed: Feed, plan: Plan, update: Sequence[Call], rates: Sequence[
     return at_once([*plan.calls.gradients, *rates]) + phases
 
 
+def with_one_value(plan: Plan) -> list[str]:
+    """The names of the batch normalisations that get a single value for each channel from a batch of one image."""
+    return [f"{name} {type(layer).__name__}" for name, layer, wires in plan.stages
+            if isinstance(layer, (BatchNorm1d, BatchNorm2d)) and wires.setup.trains(layer)
+            and math.prod(wires.x.shape[1:]) == 1]
+
+
 class Trainer:
     """Trains a model on a data set and evaluates it.  The constructor compiles every kernel that it needs.
 
@@ -93,6 +101,8 @@ class Trainer:
         See `set_float32_matmul_precision`.  Default: the one in use.
     team : mpi.Ranks, optional
         The processes that train together.  Default: this one alone.
+    report : callable
+        Called with a sentence when the last batch of an epoch is too small for the network.  Default: a warning.
 
     Attributes
     ----------
@@ -111,7 +121,8 @@ class Trainer:
     def __init__(self, model: Sequential, data: Dataset, optimizer: Optimizer, batch_size: int = 64, seed: int = 0,
                  loss: ClassLoss | None = None, scheduler: LRScheduler | ReduceLROnPlateau | None = None,
                  max_norm: float | None = None, measure_norm: bool = False, measure_test: bool = False,
-                 augment: Augment | None = None, precision: str | None = None, team: Alone | None = None):
+                 augment: Augment | None = None, precision: str | None = None, team: Alone | None = None,
+                 report: Callable[[str], object] = warnings.warn):
         batch_size = min(whole_number("Trainer", "batch_size", batch_size), max(1, len(data.train_images)))
         if not {id(p) for p in optimizer.parameters} <= {id(p) for p in model.parameters()}:
             raise InputError("Trainer: the optimizer updates another model than the one to train")
@@ -144,7 +155,7 @@ class Trainer:
         self._norm = GradientNorm(model, max_norm) if measure_norm or max_norm is not None else None
         of_steps = scheduler is not None and scheduler.per == "step"
         self._rates = np.zeros((len(optimizer.param_groups), feed.steps, 2)) if of_steps else None
-        self._augment = augment
+        self._augment, self._report = augment, report
         self._trained: Any = None
         self._make_step()
         most = max(map(len, (data.test_images, *([] if data.validation_images is None else [data.validation_images]))))
@@ -169,6 +180,9 @@ class Trainer:
         plan = model.plan(self.data.train_images.shape[1:], feed.blocks, logits=logits, input_gradient=False,
                           lanes=feed.lanes, batch=feed.batch, draw=feed.draw, bf16=bf16(self.precision),
                           pieces=self.team.pieces(feed.blocks))
+        if (len(feed.images) % feed.batch_size or feed.batch_size) == 1 and (names := with_one_value(plan)):
+            self._report(f"the last batch of an epoch has a single image, so {', '.join(names)} gets one value for "
+                         "each channel and gives its shift, whatever that value is: choose another batch size")
         rate_calls = [] if self._rates is None else [
             group.rate_call(rates, feed.batch, feed.batch_size)
             for group, rates in zip(optimizer.param_groups, self._rates, strict=True)]

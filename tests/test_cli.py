@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import cnn_numba
-import cnn_numba as nn
 from cnn_numba import escaping
 from cnn_numba.commands import main as cli
-from cnn_numba.commands import output, train
+from cnn_numba.commands import output
 from cnn_numba.commands.callbacks import Estimate
 from cnn_numba.commands.flags import flag_of
 from cnn_numba.commands.parser import COMMON
@@ -470,14 +468,12 @@ def test_a_folder_in_use_is_refused_before_the_data_are_loaded(run, capsys, monk
     assert "is in use by another training" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("images, batch_size, alone", [(65, 16, True), (3, 1, True), (64, 16, False), (66, 16, False)])
-def test_batch_normalisations_that_get_one_value_are_named(images, batch_size, alone):
-    model = nn.Sequential(nn.Conv2d(1, 2, 4), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(2))
-    data = nn.Dataset("four", np.zeros((images, 1, 4, 4), np.uint8), np.zeros(images, np.int64),
-                      np.zeros((1, 1, 4, 4), np.uint8), np.zeros(1, np.int64), num_classes=2)
-    assert train.alone_in_batch(model, data, batch_size) == ["1 BatchNorm2d", "4 BatchNorm1d"] * alone
-    larger = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    assert train.alone_in_batch(larger, data, batch_size) == []
+def test_a_batch_that_is_too_small_for_its_normalisation_is_a_warning(run, tmp_path):
+    path = tmp_path / "n.json"
+    path.write_text('{"layers": [{"type": "flatten"}, {"type": "dense", "params": {"units": 10}}, {"type": "bn"}]}')
+    code, out, _ = run(*SHORT, "--model", str(path), "--batch-size", "199")
+    assert code == 0
+    assert "\nwarning: the last batch of an epoch has a single image, so 2 BatchNorm1d gets one value" in out
 
 
 def test_choices_may_have_any_case(run):

@@ -7,7 +7,19 @@ import reference
 from both_ways import training
 from trainings import CLASSES, LAYERS, dataset, network, normalised, optimizer_of, trained
 
-from cnn_numba import CrossEntropyLoss, InputError, Trainer, set_execution
+from cnn_numba import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    CrossEntropyLoss,
+    Flatten,
+    InputError,
+    Linear,
+    ReLU,
+    Sequential,
+    Trainer,
+    set_execution,
+)
 from cnn_numba.callbacks import Callback
 from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels.compiled import JIT
@@ -227,6 +239,17 @@ def test_test_images_of_another_size():
     model = network()
     with pytest.raises(InputError, match=r"\(N, 2, 8, 8\)"):
         Trainer(model, dataset(test_images=np.zeros((20, 2, 9, 8), np.uint8)), optimizer_of(model))
+
+
+@pytest.mark.parametrize("images, batch_size, alone", [(65, 16, True), (3, 1, True), (64, 16, False), (66, 16, False)])
+def test_batch_normalisations_that_get_one_value_are_named(images, batch_size, alone):
+    """But not those that see more pixels, or are in evaluation mode."""
+    model = Sequential(Conv2d(2, 3, 5), BatchNorm2d(3), ReLU(), Conv2d(3, 2, 4), BatchNorm2d(2), Flatten(),
+                       BatchNorm1d(2), BatchNorm1d(2), Linear(2, CLASSES))
+    model.layers[-2].eval()
+    said = []
+    Trainer(model, dataset(train=images), optimizer_of(model), batch_size=batch_size, report=said.append)
+    assert len(said) == alone and all("so 4 BatchNorm2d, 6 BatchNorm1d gets one value" in each for each in said)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------

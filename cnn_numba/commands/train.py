@@ -133,12 +133,10 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         say(ranks_line(team.size, recipe, args.exchange_every))
     start = time.perf_counter()
     trainer = recipe.make_trainer(model, data, measure_norm=bool(team.largest(kept.measure_norm)),
-                                  measure_test=data.validation_images is None, team=team)
+                                  measure_test=data.validation_images is None, team=team,
+                                  report=lambda sentence: warn(f"warning: {sentence}"))
     model.recipe = recipe.to_json()
     say(f"Kernels ready in {seconds_text(time.perf_counter() - start)}")
-    if names := alone_in_batch(model, data, trainer.batch_size):
-        warn(f"warning: the last batch of an epoch has a single image, so {', '.join(names)} gets one value for each "
-             "channel and gives its shift, whatever that value is: choose another --batch-size")
     say(f"Training: {count(recipe.epochs, 'epoch')} of {count(trainer.steps, 'step')} with "
         f"{count(trainer.batch_size, 'image')} each")
     if saved:
@@ -325,18 +323,6 @@ def make_model(recipe: Recipe, data: "Dataset", saved: "SavedTraining | None",
                                 init=recipe.init)
     recipe.freeze_layers(model)
     return model
-
-
-def alone_in_batch(model: "Sequential", data: "Dataset", batch_size: int) -> list[str]:
-    """The names of the batch normalisations that get a single value for each channel in the last batch of an epoch."""
-    from cnn_numba.inspection.summary import layer_summaries
-    from cnn_numba.layers import BatchNorm1d, BatchNorm2d
-
-    if (len(data.train_labels) % batch_size or batch_size) > 1:
-        return []
-    return [f"{each.name} {type(each.layer).__name__}"
-            for each in layer_summaries(model.layers, data.train_images.shape[1:])
-            if isinstance(each.layer, (BatchNorm1d, BatchNorm2d)) and math.prod(each.after[1:]) == 1]
 
 
 def presets_for(data: "Dataset") -> list[str]:

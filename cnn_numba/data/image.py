@@ -1,5 +1,6 @@
 """Image files, read with Pillow: their real range of pixels, transparency, palettes, colours and sizes."""
 
+import ctypes
 import itertools
 import logging
 import os
@@ -7,6 +8,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -300,7 +303,17 @@ def pillow() -> ModuleType:
         import PIL.ImageOps
     except ImportError:
         raise InputError("image files are read by Pillow, which is missing: pip install pillow") from None
-    log = logging.getLogger("PIL")
-    if not log.handlers:                    # without one, Python prints what Pillow logs, before a sentence of our own
-        log.addHandler(logging.NullHandler())
+    _silence(PIL)
     return PIL
+
+
+@cache
+def _silence(PIL: ModuleType) -> None:
+    """Keep what Pillow logs, and what its libtiff prints, off the terminal, where it came before our sentence."""
+    log = logging.getLogger("PIL")
+    if not log.handlers:                    # without one, Python prints what is logged
+        log.addHandler(logging.NullHandler())
+    with suppress(OSError, AttributeError):                 # libtiff is built in, and cannot be reached, or is missing
+        library = ctypes.CDLL(PIL.Image.core.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
