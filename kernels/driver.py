@@ -166,10 +166,13 @@ def replay(tasks, chains, phases, repeats, counters, pace):
         if _threads == 1:
             _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
             return
-        alone, drivers = pace.alone, {name: _ready(name) for name in ("parallel", "serial")}
-        start = time.perf_counter()
-        drivers["serial" if alone else "parallel"](tasks, chains, phases, repeats, counters, 1 if alone else _threads)
-        pace.note(time.perf_counter() - start, repeats)
+        drivers = {name: _ready(name) for name in ("parallel", "serial")}
+        while repeats:
+            alone, count = pace.alone, pace.room(repeats)
+            start = time.perf_counter()
+            drivers["serial" if alone else "parallel"](tasks, chains, phases, count, counters, 1 if alone else _threads)
+            pace.note(time.perf_counter() - start, count)
+            repeats -= count
 
 
 def _after_fork():

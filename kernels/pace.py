@@ -5,49 +5,70 @@ idle machine all are faster, as long as a phase has a chain for each.  Beside ot
 wait for a processor holds up the others, and one alone can be several times as fast.
 """
 
-TRIAL = 0.02                # seconds that replays are measured for, at least: several turns of the scheduler
-PAUSE = 25                  # times as long as the last trial, until the next
-PATIENCE = 32               # how much longer the pause becomes while trials change nothing
-SLOWER = 1.5                # times the pace of the last choice, which is then tried again at once
+WINDOW = 0.02               # seconds that replays are measured for, at least: several turns of the scheduler
+RECENT = 8                  # windows that the mean time of a replay is of, about
+ENOUGH = 4                  # windows of a trial: beside other programs, those of one choice differ by a third
+CLEAR = 1.3                 # times as long in the first windows of a trial is enough to end it
 GAIN = 0.95                 # of the time is little enough to change the choice
+PAUSE = 25                  # times as long as the last trial, until the next
+PATIENCE = 8                # how much longer the pause becomes while trials change nothing
 
 
 class Pace:
     """Chooses between one worker and all of them, by the seconds that replays take.
 
-    Read `alone` before some replays of a program, and call `note` after them.
+    Read `alone`, and ask `room` how many replays to run, before some replays of a program; call `note` after them.
     """
 
     def __init__(self):
         self.alone = False                  # whether one worker runs the next replays
-        self._trying = False                # whether they are a trial of the other choice
-        self._spent, self._replays = 0.0, 0
-        self._seconds = 0.0                 # that a replay took with the choice, when it was last measured
-        self._chosen = 0.0                  # the same when it was chosen; 0: not yet
-        self._pause, self._left = PAUSE, 3 * TRIAL          # the first measurement is that of a cold start
+        self._cold = True                   # whether the present window is the first of all
+        self._trying = False                # whether this choice is on trial
+        self._spent, self._replays = 0.0, 0             # of the present window
+        self._means = {False: 0.0, True: 0.0}           # seconds of a replay with each choice; 0: not known
+        self._windows = 0                   # that the mean of this choice is of
+        self._trial = 0.0                   # seconds of the last trial
+        self._pause, self._left = PAUSE, 3 * WINDOW
+
+    def room(self, wanted):
+        """How many of the replays to run at once, 1 to all: a trial of the slower choice has to be short."""
+        replay = self._spent / self._replays if self._replays else self._means[self.alone]
+        left = WINDOW - self._spent
+        return 1 if not replay else wanted if wanted * replay <= left else max(1, int(left / replay))
 
     def note(self, seconds, replays):
         """Take the time of some replays into account."""
         self._spent += seconds
         self._replays += replays
+        self._trial += seconds
         self._left -= seconds
-        if self._spent < TRIAL:
+        if self._spent < WINDOW:
             return
-        measured, spent = self._spent / self._replays, self._spent
+        measured = self._spent / self._replays
         self._spent, self._replays = 0.0, 0
-        if self._trying:
-            self._end_trial(measured, spent)
+        if self._cold:
+            self._cold = False
             return
-        self._seconds = measured
-        if self._chosen and measured > SLOWER * self._chosen:
-            self._chosen, self._pause, self._left = 0.0, PAUSE, 0.0
-        if self._left <= 0:
-            self._trying, self.alone = True, not self.alone
+        self._windows = min(self._windows + 1, RECENT)
+        mine, other = self._means[self.alone], self._means[not self.alone]
+        mine += (measured - mine) / self._windows
+        self._means[self.alone] = mine
+        if self._trying and (self._windows >= ENOUGH or mine > CLEAR * other):
+            self._end_trial(mine < GAIN * other)
+        elif not self._trying and 0 < other < GAIN * mine:      # it was slower once: the machine has changed
+            self._pause = PAUSE
+            self._begin_trial()
+        elif not self._trying and self._left <= 0:
+            self._begin_trial()
 
-    def _end_trial(self, measured, spent):
-        self._left = self._pause * spent
-        if measured < GAIN * self._seconds:
-            self._seconds, self._pause = measured, PAUSE
+    def _begin_trial(self):
+        self.alone, self._trying = not self.alone, True
+        self._means[self.alone], self._windows, self._trial = 0.0, 0, 0.0
+
+    def _end_trial(self, faster):
+        if faster:
+            self._pause = PAUSE
         else:
-            self.alone, self._pause = not self.alone, min(2 * self._pause, PATIENCE * PAUSE)
-        self._trying, self._chosen = False, self._seconds
+            self.alone, self._windows = not self.alone, RECENT
+            self._pause = min(2 * self._pause, PATIENCE * PAUSE)
+        self._trying, self._left = False, self._pause * self._trial

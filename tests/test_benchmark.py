@@ -226,12 +226,12 @@ def test_the_best_setting_of_torch_is_named():
 @compiled
 @pytest.mark.skipif(max_threads() < 2, reason="one processor has nothing to choose")
 def test_all_workers_means_that_the_choice_is_never_made(monkeypatch):
-    monkeypatch.setattr(pace, "TRIAL", pace.TRIAL)
+    monkeypatch.setattr(pace, "WINDOW", pace.WINDOW)
     numba_cnn.Contender(1, all_workers=True)
     choice = pace.Pace()
     for seconds in 1.0, 9.0, 1.0:
         choice.note(seconds, 1)
-        assert not choice.alone
+        assert not choice.alone and choice.room(50) == 50
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class Contender(contender.Contender):
                  all_workers: bool = False):
         super().__init__(threads)
         if all_workers:
-            pace.TRIAL = math.inf           # the first measurement, after which the choice can change, never ends
+            pace.WINDOW = math.inf          # the first measurement, after which the choice can change, never ends
         nn.set_textbook(textbook)
         nn.set_float32_matmul_precision(precision)
         nn.set_execution(mode, threads if JIT and mode == "parallel" else None)
