@@ -10,7 +10,8 @@ RECENT = 8                  # windows that the mean time of a replay is of, abou
 ENOUGH = 4                  # windows of a trial: beside other programs, those of one choice differ by a third
 CLEAR = 1.3                 # times as long in the first windows of a trial is enough to end it
 GAIN = 0.95                 # of the time is little enough to change the choice
-PAUSE = 25                  # times as long as the last trial, until the next
+LOST = 0.03                 # of the time may be lost in trials of what is slower
+PAUSE = 3                   # times as long as the last trial, at least, until the next
 PATIENCE = 8                # how much longer the pause becomes while trials change nothing
 
 
@@ -28,7 +29,7 @@ class Pace:
         self._means = {False: 0.0, True: 0.0}           # seconds of a replay with each choice; 0: not known
         self._windows = 0                   # that the mean of this choice is of
         self._trial = 0.0                   # seconds of the last trial
-        self._pause, self._left = PAUSE, 3 * WINDOW
+        self._patience, self._left = 1, 3 * WINDOW
 
     def room(self, wanted):
         """How many of the replays to run at once, 1 to all: a trial of the slower choice has to be short."""
@@ -54,9 +55,9 @@ class Pace:
         mine += (measured - mine) / self._windows
         self._means[self.alone] = mine
         if self._trying and (self._windows >= ENOUGH or mine > CLEAR * other):
-            self._end_trial(mine < GAIN * other)
+            self._end_trial(mine, other)
         elif not self._trying and 0 < other < GAIN * mine:      # it was slower once: the machine has changed
-            self._pause = PAUSE
+            self._patience = 1
             self._begin_trial()
         elif not self._trying and self._left <= 0:
             self._begin_trial()
@@ -65,10 +66,11 @@ class Pace:
         self.alone, self._trying = not self.alone, True
         self._means[self.alone], self._windows, self._trial = 0.0, 0, 0.0
 
-    def _end_trial(self, faster):
-        if faster:
-            self._pause = PAUSE
+    def _end_trial(self, mine, other):
+        if mine < GAIN * other:
+            self._patience = 1
         else:
             self.alone, self._windows = not self.alone, RECENT
-            self._pause = min(2 * self._pause, PATIENCE * PAUSE)
-        self._trying, self._left = False, self._pause * self._trial
+            self._patience = min(2 * self._patience, PATIENCE)
+        lost = 1 - min(mine, other) / max(mine, other)
+        self._trying, self._left = False, self._patience * self._trial * max(lost / LOST, PAUSE)
