@@ -99,8 +99,9 @@ def test_times_are_the_fastest_without_the_start_of_a_program(monkeypatch):
     assert rows["0 Conv2d"].backward == expected["0", "backward"]
     assert rows["update"].backward == expected["update", "backward"] == len(keys) - 1
     assert sum(part.seconds for part in profile.parts) == sum(expected.values())
+    copies = any(name == "6" and wires.backward for name, _, wires in steps.plan.stages)     # where tiles are wide
     assert [name for name, row in rows.items() if not row.runs] == [
-        "2 ReLU", "3 MaxPool2d", "4.body.1 ReLU", "5 ReLU", "6 Flatten"]
+        "2 ReLU", "3 MaxPool2d", "4.body.1 ReLU", "5 ReLU", *["6 Flatten"][copies:]]
 
 
 def test_the_command_lists_every_part(capsys):
