@@ -1,4 +1,5 @@
 """The benchmark: its numbers add up and are printed.  No test depends on the speed of anything."""
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import cnn_numba as nn
-from cnn_numba.benchmark import bench, busy, experiments, networks, numba_cnn, numpy_cnn, plots, process
+from cnn_numba.benchmark import bench, busy, experiments, latency, networks, numba_cnn, numpy_cnn, plots, process
 from cnn_numba.commands import benchmark as command
 from cnn_numba.commands import main as cli
 from cnn_numba.inspection import timing
@@ -237,14 +238,92 @@ def test_all_workers_means_that_the_choice_is_never_made(monkeypatch):
 @pytest.mark.slow
 @compiled
 def test_busy_measures_each_way_beside_each_load(measure):
-    report, out = measure("busy", "--contenders", "numba")
+    report, out = measure("busy", "--contenders", "numba", "--beside", "0", "2")
     rows = report["tables"][0]["rows"]
-    assert [row["processes"] for row in rows] == [0, 1, 2, 4] * 2
+    assert [(row["network"], row["batch"], row["processes"]) for row in rows] == [
+        ("two-conv", 16, 0), ("two-conv", 16, 2)]
     for row in rows:
         speeds = [row[label]["images_per_second"] for label in ("serial", "all workers", "default")]
         assert all(map(is_spread, speeds))
         assert row["of_better"] == pytest.approx(speeds[2]["median"] / max(each["median"] for each in speeds[:2]))
-    assert "default / better" in out and "Load seen" in out
+    assert "of better" in out and "Load:" in out
+
+
+def test_busy_measures_some_networks_unless_one_is_named(monkeypatch):
+    def cases(*flags):
+        seen = []
+        monkeypatch.setattr(bench.Bench, "working", lambda self, entrants: contextlib.nullcontext([]))
+        monkeypatch.setattr(busy, "beside_loads", lambda bench, workers, name, size: seen.append((name, size)) or [
+            {"network": name, "of_better": 1.0}])
+        args = cli.make_parser("benchmark").parse(["busy", *flags])
+        busy.busy(bench.Bench(args))
+        assert args.beside == (0, 1, 2, 4)
+        return seen
+
+    assert cases() == [(name, size) for name in ("lenet5", "two-conv", "resnet8") for size in (64, 16)]
+    assert cases("--model", "bn-cnn") == [("bn-cnn", 64), ("bn-cnn", 16)]
+    assert cases("--model", "bn-cnn", "--batch-size", "3") == [("bn-cnn", 3)]
+
+
+@compiled
+@pytest.mark.slow
+def test_latency_is_measured_for_few_images(measure):
+    libraries = [name for name in ("numba", "torch", "onnxruntime") if name not in process.missing_libraries([name])]
+    report, out = measure("latency", "--contenders", *libraries)
+    rows = report["tables"][0]["rows"]
+    assert [row["label"] for row in rows[:3]] == [
+        "cnn-numba, model(x)", "cnn-numba, Classifier.logits", "cnn-numba, model.predict"]
+    assert ("onnxruntime, 1 thread" in [row["label"] for row in rows]) == ("onnxruntime" in libraries)
+    assert (rows[-1]["label"] == latency.TORCH) == ("torch" in libraries)
+    assert all(is_spread(row[text]) for row in rows for text in ("1 image", "2 images", "16 images"))
+    assert len(libraries) == 1 or "runs the same network with the same weights" in out
+
+
+def test_the_fastest_setting_is_named_for_each_number_of_images():
+    assert latency.settings_note(["PyTorch, bf16, 1 thread", *["PyTorch, 2 threads"] * 4]) == (
+        "PyTorch runs in inference_mode; its fastest setting is bf16, 1 thread for 1 image; 2 threads for 2, 4, 8, 16 "
+        "images.")
+
+
+def test_latencies_are_compared_with_the_last_row():
+    rows = [{"label": label} | {latency.images_text(n): {"median": n * each} for n in latency.IMAGES}
+            for label, each in (("ours", 30), ("PyTorch", 120))]
+    assert latency.ratio_notes(rows) == ["Times PyTorch: ours 0.25x, 0.25x, 0.25x, 0.25x, 0.25x."]
+
+
+def test_passes_that_are_slower_are_named():
+    rows = [{"layer": "conv", "pass": which, "ours": {}, "A": {"times_first": a}, "B": {"times_first": b}}
+            for which, a, b in (("forward", 2.0, 0.5), ("to input", 1.5, 1.2))]
+    sentence, _ = experiments.slower_passes(rows, ["ours", "A", "B"])
+    assert sentence == "ours is slower than the fastest of the others in 1 of 2 passes: conv forward (0.50x)."
+    assert experiments.slower_passes(rows[1:], ["ours", "A", "B"])[0].endswith("in 0 of 1 passes.")
+
+
+def test_a_call_takes_the_median_of_its_times(monkeypatch):
+    times = iter([0, 1, 1.5, 9, 11])                    # calls of 1, 0.5, 7.5 and 2 seconds
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(times))
+    calls = []
+    assert timing.median_call(lambda: calls.append(1), 10) == 1.5
+    assert len(calls) == 2 + 4, "two calls are for warming up"
+
+
+@compiled
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_the_faster_memory_format_of_torch_stands_for_both(monkeypatch):
+    found = [process.Entrant("cnn-numba", "numba", 1), *bench.torch_settings(1, (False,))]
+    seconds = dict(zip((entrant.label for entrant in found), (1.0, 4.0, 3.0, 2.0, 5.0), strict=True))
+    workers = [type("Worker", (), {"label": entrant.label, "library": entrant.library}) for entrant in found]
+    passes = ("forward", "to input", "to weights", "update")
+    for worker in workers:
+        worker.ask = lambda *_, label=worker.label, **__: (dict.fromkeys(passes, seconds[label]), 0.0)
+    monkeypatch.setattr(process, "PAUSE", 0)
+    monkeypatch.setattr(bench.Bench, "working", lambda self, entrants: contextlib.nullcontext(workers))
+    monkeypatch.setattr(experiments, "with_peak", lambda measure: lambda worker: (measure(worker), None))
+    args = cli.make_parser("benchmark").parse(["kernels", "--quick"])
+    table, = experiments.kernels(bench.Bench(args))
+    for row in table.rows:
+        assert [(row[label]["times_first"], row[label]["channels_last"]) for label in ("PyTorch", "PyTorch, bf16")] == [
+            (3.0, True), (2.0, False)]
 
 
 @pytest.mark.slow
@@ -320,7 +399,7 @@ def test_a_library_that_is_not_installed_is_a_line(measure, monkeypatch):
     monkeypatch.setattr(process, "find_spec", lambda name: None if name in ("torch", "jax") else find_spec(name))
     report, out = measure("memory")
     assert [row["label"] for row in report["tables"][0]["rows"]] == ["cnn-numba"]
-    assert "PyTorch: not installed\nJAX: not installed" in out
+    assert "PyTorch: not installed (pip install torch)\nJAX: not installed (pip install jax)" in out
 
 
 @compiled
@@ -340,7 +419,12 @@ def test_a_worker_that_dies_is_refused_by_name():
     (["modes", "--rounds", "0"], "expected a whole number of at least 1, got '0'"),
     (["modes", "--json", os.path.join("not", "there", "x.json")], "cannot be written"),
     (["epoch", "--model", "lenet5", "--dataset", "digits"], "does not fit"),
-    (["kernels", "--contenders", "numpy", "--threads", "1", "--quick"], "NumPy: its layers are not measured"),
+    (["kernels", "--contenders", "numpy", "--threads", "1", "--quick"],
+     "no contender is left to measure: NumPy: its layers are not measured"),
+    (["latency", "--contenders", "numba", "numpy"],
+     "--contenders: latency measures numba, torch, onnxruntime, got numpy"),
+    (["busy", "--contenders", "numpy"], "--contenders: busy measures numba, torch, got numpy"),
+    (["busy", "--beside", "-1"], "expected a whole number of at least 0, got '-1'"),
 ])
 def test_bad_flags_are_one_sentence_and_exit_2(capfd, flags, sentence):
     assert cli.main(["benchmark", *flags]) == 2
@@ -356,10 +440,13 @@ def test_a_plot_is_a_picture(capfd):
 
 
 @compiled
-def test_no_contender_left_is_a_sentence(capfd, monkeypatch):
-    monkeypatch.setattr(process, "find_spec", lambda name: None)
-    assert cli.main(["benchmark", "startup", *TINY, "--contenders", "jax"]) == 2
-    assert capfd.readouterr().err == "error: no contender is left to measure: JAX: not installed\n"
+@pytest.mark.parametrize("library, missing, install", [
+    ("jax", "jax", "JAX is not installed: pip install jax"),
+    ("onnxruntime", "onnx", "onnxruntime is not installed: pip install onnx onnxruntime")])
+def test_a_contender_that_is_named_must_be_installed(capfd, monkeypatch, library, missing, install):
+    monkeypatch.setattr(process, "find_spec", lambda name: None if name == missing else "there")
+    assert cli.main(["benchmark", "latency", *TINY, "--contenders", library]) == 2
+    assert capfd.readouterr().err == f"error: --contenders: {install}\n"
 
 
 def test_a_plot_needs_matplotlib(capfd, monkeypatch):

@@ -38,7 +38,7 @@ ENGINE = {"kernels.lanes", "kernels.matrix", "kernels.program", "kernels.driver"
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
             "google", "safetensors", "tqdm", "mpi4py"}
 BRIDGES = {"sklearn", "mpi"}        # need an optional package; no other module of the library imports them
-CONTENDERS = {"benchmark.torch_cnn", "benchmark.jax_cnn"}           # imported in processes of their own only
+CONTENDERS = {"benchmark.torch_cnn", "benchmark.jax_cnn", "benchmark.onnxruntime_cnn"}       # in processes of their own
 NUMBA = {"numba", "llvmlite"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnn_numba.benchmark import networks
 from cnn_numba.benchmark.contender import CHECKED, load
-from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, Worker, load_seen, working
+from cnn_numba.benchmark.process import AVX2, NAMES, Entrant, Worker, load_seen, missing_libraries, working
 from cnn_numba.benchmark.report import Row
 from cnn_numba.errors import InputError
 from cnn_numba.inspection.summary import multiply_adds
@@ -17,6 +17,7 @@ from cnn_numba.kernels.driver import max_threads
 from cnn_numba.table import number
 
 RANDOM_IMAGES, QUICK_IMAGES = 60_000, 6_000
+MODEL, BATCH_SIZE = "lenet5", 64            # where the flags name none
 # the largest difference of the loss between contenders after the same training step, for each precision of ours
 SAME_LOSS = {"highest": 1e-3, "high": 1e-3, "medium": 3e-2}
 
@@ -31,7 +32,9 @@ class Bench:
         if not JIT:
             raise InputError("the benchmark runs kernels compiled and interpreted side by side: "
                              "unset NUMBA_DISABLE_JIT")
-        self.args, self.batch_size = args, args.batch_size
+        for library, install in missing_libraries(args.contenders or ()).items():
+            raise InputError(f"--contenders: {NAMES[library]} is not installed: {install}")
+        self.args, self.model, self.batch_size = args, args.model or MODEL, args.batch_size or BATCH_SIZE
         self.notes: list[str] = []
         self.environment = AVX2 if args.avx2 else {}
         self.seconds = 0.1 if args.quick else 1.0               # for a round of a contender
@@ -41,7 +44,7 @@ class Bench:
         if self.threads > max_threads():
             raise InputError(f"--threads must be a whole number from 1 to {max_threads()}, the processors of this "
                              f"machine, got {self.threads}")
-        self.shape: tuple[int, ...] = networks.IMAGE_SHAPES.get(args.model, (1, 28, 28))
+        self.shape: tuple[int, ...] = networks.image_shape(self.model)
         self.num_classes = 10
         self.images = args.train_size or RANDOM_IMAGES
         if args.dataset != "random":
@@ -59,7 +62,8 @@ class Bench:
     def settings(self) -> dict[str, Any]:
         """The flags, with the values of those that were not given."""
         flags = {name: value for name, value in vars(self.args).items() if name not in ("run", "parse", "argv")}
-        return flags | {"threads": self.threads, "rounds": self.rounds, "images": self.images}
+        return flags | {"model": self.model, "batch_size": self.batch_size, "threads": self.threads,
+                        "rounds": self.rounds, "images": self.images}
 
     def note_load(self) -> None:
         """Note how much other programs competed for the processors."""
@@ -69,6 +73,13 @@ class Bench:
     def wanted(self, *usual: str) -> Sequence[str]:
         """The libraries that the user chose, or else the usual ones."""
         return self.args.contenders or usual
+
+    def among(self, *able: str) -> Sequence[str]:
+        """The libraries that the user chose, or else all that an experiment is able to measure; InputError for others.
+        """
+        if odd := [library for library in self.wanted() if library not in able]:
+            raise InputError(f"--contenders: {self.args.experiment} measures {', '.join(able)}, got {odd[0]}")
+        return self.wanted(*able)
 
     def entrants(self, *usual: str, threads: int | None = None, torch: Sequence[bool] = ()) -> list[Entrant]:
         """An entrant of each library that is wanted.
@@ -87,7 +98,7 @@ class Bench:
 
     def network(self, build: Callable[..., Any] | None = None) -> tuple[networks.Description, int, int]:
         """(description, multiply-adds of one image in a training step, in the forward pass)"""
-        model = (build or networks.NETWORKS[self.args.model])(self.shape, self.num_classes)
+        model = (build or networks.NETWORKS[self.model])(self.shape, self.num_classes)
         forward, step = multiply_adds(model.layers, self.shape)
         return networks.description(model.layers), step, forward
 
@@ -109,7 +120,8 @@ class Bench:
             step = worker.ask("epoch")[1]
             if step < 0.1:
                 step = min(worker.ask("epoch")[1] for _ in range(3))
-            images = min(self.images, batch_size * max(1, int(seconds / step))) if seconds else self.images
+            most = (source or self.source)["images"]
+            images = min(most, batch_size * max(1, int(seconds / step))) if seconds else most
             worker.ask("resize", images=images)
             if images > batch_size:                                 # not where a batch takes seconds
                 worker.ask("epoch")                                 # compiles a last, smaller batch
@@ -117,19 +129,19 @@ class Bench:
         return prepare
 
     # ---- what is said of the rows --------------------------------------------------------------------------
-    def agree(self, able: Sequence[tuple[Worker, Row]]) -> None:
-        """Note whether all contenders computed the same."""
+    def agree(self, able: Sequence[tuple[Worker, Row]], what: str = "trains the same network from the same weights",
+              when: str = "after one step on the first batch, ") -> None:
+        """Note whether all contenders computed the same, which they do when, and in what they do."""
         losses = {worker.label: facts["loss"] for worker, facts in able}
         low, high = min(losses.values()), max(losses.values())
         if len(losses) == 1:
             return
         if high - low <= SAME_LOSS[self.args.precision] * max(1, abs(high)):
-            self.notes.append("Every contender trains the same network from the same weights: after one step on the "
-                              f"first batch, the loss of the first {CHECKED} images is {high:.4f} for each.")
+            self.notes.append(f"Every contender {what}: {when}the loss of the first {CHECKED} images is {high:.4f} for "
+                              "each.")
         else:
-            self.notes.append("The contenders do NOT compute the same: after one step on the first batch, the loss of "
-                              f"the first {CHECKED} images is "
-                              + ", ".join(f"{loss:.4f} ({label})" for label, loss in losses.items()) + ".")
+            self.notes.append(f"The contenders do NOT compute the same: {when}the loss of the first {CHECKED} images "
+                              "is " + ", ".join(f"{loss:.4f} ({label})" for label, loss in losses.items()) + ".")
 
     def note_peak(self, samples: Sequence[Sequence[tuple[Any, Any]]]) -> tuple[float, float] | None:
         """(operations, bytes) per second: the most that `with_peak` added to the samples; None without it."""
@@ -146,7 +158,7 @@ class Bench:
         return operations, traffic
 
     def title(self, what: str) -> str:
-        return (f"{what}: {self.args.model}, batch size {self.batch_size}, {self.images:,} {self.args.dataset} images "
+        return (f"{what}: {self.model}, batch size {self.batch_size}, {self.images:,} {self.args.dataset} images "
                 f"of {' x '.join(map(str, self.shape))}; {self.spread_text}")
 
 

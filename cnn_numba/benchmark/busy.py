@@ -1,4 +1,5 @@
 """The `busy` experiment: training beside other programs, which it starts and stops itself."""
+import math
 import subprocess
 import sys
 import time
@@ -7,14 +8,15 @@ from contextlib import contextmanager
 from functools import partial
 
 from cnn_numba.benchmark import networks, plots
-from cnn_numba.benchmark.bench import Bench, torch_settings
+from cnn_numba.benchmark.bench import Bench, threads_text, torch_settings
 from cnn_numba.benchmark.process import Entrant, Worker, alternate, load_seen, ready, spread
 from cnn_numba.benchmark.report import Row, Table, middle
 from cnn_numba.table import Column
 
-LOADS = 0, 1, 2, 4              # processes that compute without end
-NETWORKS = ("lenet5", (1, 28, 28), 60_000), ("two-conv", (1, 8, 8), 60_000), ("resnet8", (3, 32, 32), 6_000)
+NETWORKS = "lenet5", "two-conv", "resnet8"
+DIGITS = {"two-conv": (1, 8, 8)}        # shapes of images that are not those of other experiments
 BATCH_SIZES = 64, 16
+PIXELS = 60_000 * 28 * 28       # of all images
 SETTLING = 0.5                  # seconds until the scheduler, and the choice of workers, know the load
 SERIAL, ALL, ADAPTIVE, TORCH = "serial", "all workers", "default", "PyTorch"
 
@@ -35,36 +37,40 @@ def load(count: int) -> Iterator[None]:
 
 
 def busy(bench: Bench) -> list[Table]:
-    """Training beside 0, 1, 2 and 4 other processes: serially, with all workers, and as the program chooses."""
+    """Training beside other processes that compute without end: serially, with all workers, as the program chooses."""
     entrants = [Entrant(SERIAL, "numba", 1, options={"mode": "serial"}),
                 Entrant(ALL, "numba", bench.threads, options={"all_workers": True}),
                 Entrant(ADAPTIVE, "numba", bench.threads), *torch_settings(bench.threads, compiled=(False,))]
-    entrants = [entrant for entrant in entrants if entrant.library in bench.wanted("numba", "torch")]
-    cases = [(*network, size) for network in NETWORKS for size in BATCH_SIZES]
+    entrants = [entrant for entrant in entrants if entrant.library in bench.among("numba", "torch")]
+    models = [bench.args.model] if bench.args.model else NETWORKS
+    sizes = [bench.args.batch_size] if bench.args.batch_size else BATCH_SIZES
+    cases = [(name, size) for name in models for size in sizes]
     rows: list[Row] = []
     with bench.working(entrants) as workers:
-        for name, shape, images, size in cases[::4] if bench.args.quick else cases:
-            rows += beside_loads(bench, workers, name, shape, images, size)
+        for name, size in cases[::4] if bench.args.quick else cases:
+            rows += beside_loads(bench, workers, name, size)
     labels = [label for label in (SERIAL, ALL, ADAPTIVE, TORCH) if label in rows[0]]
     columns: list[Column] = [
         ("network", lambda row: row["network"]), ("batch", lambda row: str(row["batch"])),
-        ("processes", lambda row: str(row["processes"])), ("load seen", lambda row: f"{row['load']:.1f}")]
-    columns += [(f"{label} images/s", partial(speed, label=label)) for label in labels]
+        ("beside", lambda row: str(row["processes"])), ("load", lambda row: f"{row['load']:.1f}"),
+        *((label, partial(speed, label=label)) for label in labels)]
     if "of_better" in rows[0]:
-        columns.append(("default / better", lambda row: f"{row['of_better']:.2f}x"))
-        bench.notes.append("Default / better: the speed of the program's own choice, relative to the faster of serial "
-                           f"and all workers; the least is {min(row['of_better'] for row in rows):.2f}x.")
+        columns.append(("of better", lambda row: f"{row['of_better']:.2f}x"))
+        bench.notes.append("Of better: the speed of the program's own choice, relative to the faster of serial and all "
+                           f"workers; the least is {min(row['of_better'] for row in rows):.2f}x.")
     if TORCH in labels:
         bench.notes.append("PyTorch: eager, in the setting that is its fastest on this network beside no load.")
-    bench.notes.append("Load seen: how many processors other programs used meanwhile, the processes of the experiment "
-                       "among them.")
-    return [Table(f"Training beside other programs, {bench.threads} threads; {bench.spread_text}", rows, columns,
+    bench.notes += ["Beside: how many processes the experiment started, which compute without end.",
+                    "Load: how many processors other programs used meanwhile, these processes among them."]
+    return [Table(f"Training beside other programs, images per second on {threads_text(bench.threads)}; "
+                  f"median of {bench.rounds} round{'s' * (bench.rounds > 1)}", rows, columns,
                   partial(plots.loads, labels=labels))]
 
 
-def beside_loads(bench: Bench, workers: list[Worker], name: str, shape: tuple[int, ...], images: int,
-                 batch_size: int) -> list[Row]:
+def beside_loads(bench: Bench, workers: list[Worker], name: str, batch_size: int) -> list[Row]:
     """A row for each load."""
+    shape = DIGITS.get(name) or networks.image_shape(name)
+    images = min(bench.images, PIXELS // math.prod(shape))
     source = {"name": "random", "data_dir": None, "images": images, "image_shape": shape}
     description = networks.description(networks.NETWORKS[name](shape, bench.num_classes).layers)
     able = ready(workers, bench.prepare(description, batch_size, bench.seconds / 2, source), bench.notes)
@@ -79,7 +85,7 @@ def beside_loads(bench: Bench, workers: list[Worker], name: str, shape: tuple[in
     best = max(torch, key=train, default=None)
     contenders = [worker for worker in contenders if worker not in torch or worker is best]
     rows = []
-    for count in LOADS:
+    for count in bench.args.beside:
         with load(count):
             time.sleep(SETTLING * bool(count))
             for worker in contenders:

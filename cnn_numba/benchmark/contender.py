@@ -47,6 +47,11 @@ class Contender:
         """Compute the classes of all training images."""
         raise NotImplementedError
 
+    def latency(self, images: int, seconds: float) -> dict[str, float]:
+        """{way: seconds} from the first images to their logits, the median of calls; the network is in evaluation from
+        now on."""
+        raise NotImplementedError
+
     def layer(self, **_: Any) -> dict[str, float]:
         """{pass: seconds} of a single layer."""
         raise InputError("its layers are not measured one by one")

@@ -11,12 +11,14 @@ from typing import Any
 from cnn_numba.benchmark import networks, plots
 from cnn_numba.benchmark.bench import Bench, compare, threads_text, torch_settings, up_to, with_peak
 from cnn_numba.benchmark.busy import busy
+from cnn_numba.benchmark.latency import latency
 from cnn_numba.benchmark.process import PAUSE, Entrant, Worker, alternate, installed, ready, show, spread
 from cnn_numba.benchmark.report import Report, Row, Table, machine, middle, of, reach, times
 from cnn_numba.inspection.summary import multiply_adds
 from cnn_numba.layers import Layer
 from cnn_numba.table import Column, number
 
+LAST = ", channels last"            # the end of the labels of settings of PyTorch
 BATCH_SIZES = [2**k for k in range(11)]
 CHANNELS = [4, 8, 16, 32, 64, 128, 256]
 INFERENCE_BATCHES: dict[str, list[int | None]] = {
@@ -180,23 +182,28 @@ def kernels(bench: Bench) -> list[Table]:
     if bench.args.quick:
         jobs = jobs[::4]
     measured = []
-    with bench.working(bench.entrants("numba", "torch")) as workers:
+    with bench.working(bench.entrants("numba", "torch", torch=(False,))) as workers:
         for name, method, arguments, passes in jobs:
             def measure(worker, method=method, arguments=arguments):
                 return worker.ask(method, **arguments, seconds=bench.seconds / 20)[0]
 
-            for worker in workers:
-                measure(worker)
+            workers = [worker for worker, _ in ready(workers, measure, bench.notes)]
             measured.append((name, passes, alternate(bench.rounds, workers, with_peak(measure))))
     peak = bench.note_peak([mine for *_, samples in measured for mine in samples])
-    labels, rows = [worker.label for worker in workers], []
+    rows = []
     for name, passes, samples in measured:
         for which, (operations, size) in passes.items():
             row: Row = {"layer": name, "pass": which, "operations": operations, "bytes": size}
-            for label, mine in zip(labels, samples, strict=True):
-                row[label] = {"seconds": spread([seconds[which] for seconds, _ in mine])}
-                compare(row[label], row[labels[0]], operations, peak)
+            for worker, mine in zip(workers, samples, strict=True):
+                seconds = spread([seconds[which] for seconds, _ in mine])
+                label = worker.label.removesuffix(LAST)             # of the two formats, the faster one
+                if label not in row or seconds["median"] < row[label]["seconds"]["median"]:
+                    row[label] = {"seconds": seconds, "channels_last": worker.label.endswith(LAST)}
             rows.append(row)
+    labels = list(dict.fromkeys(worker.label.removesuffix(LAST) for worker in workers))
+    for row in rows:
+        for label in labels:
+            compare(row[label], row[labels[0]], row["operations"], peak)
     columns: list[Column] = [("layer", lambda row: row["layer"]), ("pass", lambda row: row["pass"])]
     for label in labels:
         columns += [(f"{label} us", of(label, middle("seconds", 1e6))),
@@ -207,8 +214,19 @@ def kernels(bench: Bench) -> list[Table]:
                 columns.append(("of peak", lambda row: percent(row[labels[0]]) if row["operations"] else ""))
         else:
             columns.append((f"{labels[0]} is faster by", of(label, times("times_first"))))
+    if len(labels) > 1:
+        bench.notes += slower_passes(rows, labels)
     return [Table(f"Layers on {threads_text(bench.threads)}, {bench.batch_size} images; {bench.spread_text}", rows,
                   columns, partial(plots.roofline, labels=labels, peak=peak))]
+
+
+def slower_passes(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """Where the first contender is slower than the fastest of the others, as a sentence, and what these measure."""
+    ratios = [(f"{row['layer']} {row['pass']}", min(row[label]["times_first"] for label in labels[1:])) for row in rows]
+    slower = [f"{name} ({ratio:.2f}x)" for name, ratio in ratios if ratio < 1]
+    return [f"{labels[0]} is slower than the fastest of the others in {len(slower)} of {len(rows)} passes"
+            + f": {', '.join(slower)}" * bool(slower) + ".",
+            "PyTorch: eager, in the faster of its two memory formats; bf16: images and weights are bf16 beforehand."]
 
 
 def costs(layer: Layer, shape: tuple[int, ...], batch_size: int) -> dict[str, tuple[int, int]]:
@@ -237,9 +255,9 @@ def scaling(bench: Bench) -> list[Table]:
         batches = [(size, all_threads, network, size) for size in BATCH_SIZES[quick] if size <= bench.images]
         channels = [(n, all_threads, bench.network(networks.wide(n)), bench.batch_size) for n in CHANNELS[quick]]
         threads = [(n, [w for w in workers if w.threads == n], network, bench.batch_size) for n in counts]
-        return [sweep(bench, "batch size", f"{bench.args.model}, {most}", batches),
+        return [sweep(bench, "batch size", f"{bench.model}, {most}", batches),
                 sweep(bench, "channels", f"two 3x3 convolutions, batch size {bench.batch_size}, {most}", channels),
-                sweep(bench, "threads", f"{bench.args.model}, batch size {bench.batch_size}", threads)]
+                sweep(bench, "threads", f"{bench.model}, batch size {bench.batch_size}", threads)]
 
 
 def sweep(bench: Bench, what: str, setting: str, points: Sequence[tuple[int, Sequence[Worker], Any, int]]) -> Table:
@@ -353,4 +371,4 @@ def process_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[Table]]] = {
-    f.__name__: f for f in (modes, kernels, epoch, inference, startup, scaling, memory, busy)}
+    f.__name__: f for f in (modes, kernels, epoch, inference, latency, startup, scaling, memory, busy)}

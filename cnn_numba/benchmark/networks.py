@@ -46,7 +46,11 @@ def _classifier(features: list[nn.Layer], image_shape: Shape, num_classes: int) 
 
 NETWORKS = {**{name: PRESETS[name] for name in ("two-conv", "lenet5", "bn-cnn", "resnet8")},
             "online": online, "plain8": plain8}
-IMAGE_SHAPES: dict[str, Shape] = {"resnet8": (3, 32, 32), "plain8": (3, 32, 32)}   # of random images; else (1, 28, 28)
+
+
+def image_shape(name: str) -> Shape:
+    """The shape of random images for a network."""
+    return (3, 32, 32) if name in ("resnet8", "plain8") else (1, 28, 28)
 
 
 def description(layers: Sequence[nn.Layer]) -> Description:

@@ -10,8 +10,9 @@ from numba import config
 
 import cnn_numba as nn
 from cnn_numba.benchmark import contender, networks
+from cnn_numba.inference import Classifier
 from cnn_numba.inspection.peak import measure_peak
-from cnn_numba.inspection.timing import per_call
+from cnn_numba.inspection.timing import median_call, per_call
 from cnn_numba.kernels import pace
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES
@@ -71,6 +72,16 @@ class Contender(contender.Contender):
     def predict(self, batch_size: int | None = None) -> None:
         """The trainer chooses the batch size."""
         self.trainer.evaluate(self.data.train_images, self.data.train_labels)
+
+    def latency(self, images: int, seconds: float) -> dict[str, float]:
+        self.model.eval()
+        pixels = self.data.train_images[:images]
+        x = contender.standardised(self.data)[:images]
+        classifier = Classifier(self.model)
+        with nn.no_grad():
+            return {"model(x)": median_call(lambda: self.model(x), seconds),
+                    "Classifier.logits": median_call(lambda: classifier.logits(pixels), seconds),
+                    "model.predict": median_call(lambda: self.model.predict(pixels), seconds)}
 
     def layer(self, network: Sequence[Any], shape: Sequence[int], batch_size: int,  # type: ignore[override]
               seconds: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,7 +17,8 @@ from cnn_numba.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]      # the folder of the package
 PAUSE = 0.2                                     # seconds in which the threads of the last contender go to sleep
 T = TypeVar("T")
-NAMES = {"numba": "cnn-numba", "numpy": "NumPy", "torch": "PyTorch", "jax": "JAX"}
+NAMES = {"numba": "cnn-numba", "numpy": "NumPy", "torch": "PyTorch", "jax": "JAX", "onnxruntime": "onnxruntime"}
+PACKAGES = {"torch": ("torch",), "jax": ("jax",), "onnxruntime": ("onnx", "onnxruntime")}   # that a library needs
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"
 
@@ -102,9 +103,15 @@ def working(entrants: Sequence[Entrant], environment: dict[str, str], notes: lis
 
 def installed(entrants: Sequence[Entrant], notes: list[str]) -> list[Entrant]:
     """The entrants whose library is installed; `notes` gets a line for each library that is not."""
-    missing = [library for library in dict.fromkeys(e.library for e in entrants) if find_spec(library) is None]
-    notes += [f"{NAMES[library]}: not installed" for library in missing]
+    missing = missing_libraries([entrant.library for entrant in entrants])
+    notes += [f"{NAMES[library]}: not installed ({install})" for library, install in missing.items()]
     return _some([entrant for entrant in entrants if entrant.library not in missing], notes)
+
+
+def missing_libraries(libraries: Iterable[str]) -> dict[str, str]:
+    """{library that is not installed: the command that installs it}"""
+    return {library: f"pip install {' '.join(PACKAGES[library])}" for library in libraries
+            if any(find_spec(name) is None for name in PACKAGES.get(library, ()))}
 
 
 def ready(workers: Sequence[Worker], prepare: Callable[[Worker], T], notes: list[str]) -> list[tuple[Worker, T]]:
@@ -122,7 +129,7 @@ def ready(workers: Sequence[Worker], prepare: Callable[[Worker], T], notes: list
 def _some(contenders: list[T], notes: list[str]) -> list[T]:
     """The contenders; InputError when there are none."""
     if not contenders:
-        raise InputError(f"no contender is left to measure: {'; '.join(notes)}")
+        raise InputError(": ".join(filter(None, ["no contender is left to measure", "; ".join(notes)])))
     return contenders
 
 

@@ -1,11 +1,13 @@
 """PyTorch, with the data set as one float tensor, and one index_select for each batch."""
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cnn_numba.benchmark import contender
 from cnn_numba.errors import InputError
-from cnn_numba.inspection.timing import per_call
+from cnn_numba.inspection.timing import median_call, per_call
 
 
 class Contender(contender.Contender):
@@ -21,8 +23,9 @@ class Contender(contender.Contender):
         if compiled:
             check_compiler()
         torch.set_num_threads(threads)
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.bf16, self.compile = bf16, torch.compile if compiled else lambda function: function
+        self.bf16, self.compile = bf16, torch.compile if compiled else lambda function, **_: function
 
     def load(self, **source):
         data = contender.load(**source)
@@ -41,6 +44,7 @@ class Contender(contender.Contender):
                     parameter.copy_(torch.from_numpy(value))
         self.optimizer = torch.optim.SGD(parameters, **contender.HYPER)
         self.cost, self.classes = self.compile(self.mean_loss), self.compile(self.most_likely)
+        self.answer = None
 
     def mean_loss(self, x, y):
         return functional.cross_entropy(self.outputs(x), y)
@@ -70,10 +74,19 @@ class Contender(contender.Contender):
             for first in range(0, len(self.x), batch_size):
                 self.classes(self.x[first:first + batch_size])
 
+    def latency(self, images, seconds):
+        if self.answer is None:
+            self.net.eval()
+            net = copy.deepcopy(self.net).to(self.dtype)            # converted once, which autocast does in each call
+            self.answer = self.compile(lambda x: net(x.to(self.dtype)).float(), dynamic=False)
+        with torch.inference_mode():
+            x = self.x[:images].contiguous(memory_format=self.format)
+            return {"": median_call(lambda: self.answer(x), seconds)}
+
     def layer(self, network, shape, batch_size, seconds):
         """Seconds of the passes of one layer: what autograd does for the input alone, and for the weights alone."""
-        net = nn.Sequential(*make(network)).to(memory_format=self.format)
-        x = torch.randn(batch_size, *shape)
+        net = nn.Sequential(*make(network)).to(self.dtype, memory_format=self.format)
+        x = torch.randn(batch_size, *shape, dtype=self.dtype)
         if len(shape) == 3:
             x = x.contiguous(memory_format=self.format)
         with torch.inference_mode():

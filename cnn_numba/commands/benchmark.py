@@ -2,19 +2,20 @@
 import argparse
 from collections.abc import Callable
 
-from cnn_numba.commands.flags import COUNT
-from cnn_numba.commands.output import put_text
+from cnn_numba.commands.flags import COUNT, COUNT_OR_NONE
+from cnn_numba.commands.output import printers, put_text
 from cnn_numba.commands.parser import Parser
 
 EXPERIMENTS = {
     "modes": "one network in all modes (interpreted, serial, parallel, textbook), in NumPy, PyTorch and JAX",
-    "kernels": "single layers, forward and backward, with PyTorch and the peak of the cores",
+    "kernels": "single layers, forward and backward, with the fastest setting of PyTorch and the peak of the cores",
     "epoch": "whole epochs, with PyTorch in all its settings and JAX, and the share of the peak",
     "inference": "the classes of all images, with PyTorch at its best batch size",
+    "latency": "one image, and 2, 4, 8 and 16, in microseconds, with the fastest setting of PyTorch and onnxruntime",
     "startup": "from the start of the process to the first training step",
     "scaling": "images per second over batch size, channels and threads",
     "memory": "peak memory of a training process",
-    "busy": "lenet5, two-conv on 8x8 and resnet8 in batches of 64 and 16, beside other programs, with PyTorch",
+    "busy": "training beside other programs, which it starts and stops, with PyTorch",
 }
 
 
@@ -28,17 +29,21 @@ def add_flags(parser: Parser, count: Callable[[str], int]) -> None:
         "experiment", choices=tuple(EXPERIMENTS), metavar="experiment",
         help="; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items()))
     group = parser.group("what is measured")
-    group.add_argument("--model", choices=tuple(NETWORKS), default="lenet5",
-                       help="network: %(choices)s (default: %(default)s)")
-    group.add_argument("--batch-size", type=count, default=64, metavar="N",
-                       help="images per step (default: %(default)s)")
+    group.add_argument("--model", choices=tuple(NETWORKS),
+                       help="network: %(choices)s (default: lenet5; busy: lenet5, two-conv on 8x8 pixels and resnet8)")
+    group.add_argument("--batch-size", type=count, metavar="N",
+                       help="images per step (default: 64; busy: 64 and 16)")
+    group.add_argument("--beside", type=COUNT_OR_NONE, nargs="+", default=(0, 1, 2, 4), metavar="N",
+                       help="busy: numbers of other processes that compute (default: 0 1 2 4)")
     group.add_argument("--dataset", choices=("random", "mnist", "digits"), default="random",
                        help="images (default: %(default)s, 60,000 of MNIST's size)")
     group.add_argument("--data-dir", metavar="DIR",
                        help="folder of the data sets (default: $CNN_NUMBA_DATA_DIR, or a cache folder)")
     group.add_argument("--train-size", type=count, metavar="N", help="number of images (default: all)")
-    group.add_argument("--contenders", nargs="+", choices=("numba", "numpy", "torch", "jax"), metavar="NAME",
-                       help="of numba, numpy, torch, jax (default: those of the experiment that are installed)")
+    group.add_argument("--contenders", nargs="+", metavar="NAME",
+                       choices=("numba", "numpy", "torch", "jax", "onnxruntime"),
+                       help="of numba, numpy, torch, jax, onnxruntime (default: those of the experiment that are "
+                            "installed)")
     group = parser.group("how")
     group.add_argument("--threads", type=count, metavar="N", help="number of threads (default: one per CPU)")
     group.add_argument("--precision", choices=("highest", "high", "medium"), default="highest", metavar="NAME",
@@ -74,7 +79,9 @@ def run(args: argparse.Namespace, _started: float) -> int:
         write(args.json, f"{report.json()}\n".encode())
     if args.plot:
         plots.draw(report, args.plot)
-    put_text(str(report))
+    say, _ = printers(quiet=False)
+    for line in str(report).splitlines():
+        say(line)
     return 0
 
 
@@ -93,7 +100,7 @@ def run_modes(args: argparse.Namespace, started: float) -> int:
 
     plot = args.plot or ("modes.png" if find_spec("matplotlib") else None)
     code = run(argparse.Namespace(
-        experiment="modes", model="lenet5", batch_size=64, dataset="random", data_dir=None, train_size=None,
+        experiment="modes", model=None, batch_size=None, beside=None, dataset="random", data_dir=None, train_size=None,
         precision="highest", contenders=("numba", "numpy"), threads=args.threads, rounds=None, quick=True, warm=True,
         avx2=False, json=None, plot=plot), started)
     if plot:

@@ -1,5 +1,6 @@
 """How long calls take, and whether other programs were in competition."""
 import os
+import statistics
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,20 @@ def per_call(f: Callable[[], object], seconds: float) -> float:
     for _ in range(count):
         f()
     return (time.perf_counter() - start) / count
+
+
+def median_call(f: Callable[[], object], seconds: float) -> float:
+    """Seconds of a call of f: the median of those that take `seconds` together, after two that wake the threads up."""
+    f()
+    f()
+    times, begin = [], time.perf_counter()
+    end = begin + seconds
+    while begin < end:
+        f()
+        now = time.perf_counter()
+        times.append(now - begin)
+        begin = now
+    return statistics.median(times)
 
 
 def fastest_call(f: Callable[[], object], seconds: float) -> float:
