@@ -15,7 +15,7 @@ __all__ = ["describe", "get_float32_matmul_precision", "set_execution", "set_flo
 MODES = "interpreted", "serial", "parallel"
 
 PARTS = {"highest": 0, "high": 2, "medium": 1}          # bf16 parts of a factor; 0: it stays in float32
-UNIT = "CNN_NUMBA_MATRIX_UNIT"      # in the environment: the unit to use, "plain" on any CPU, for tests; "none"
+UNIT = "CNN_NUMBA_MATRIX_UNIT"      # in the environment: the unit for all layers, "plain" on any CPU; "none"
 
 _textbook = False
 _precision = "highest"
@@ -89,9 +89,10 @@ def set_float32_matmul_precision(precision: str) -> None:
         factor is split into two bf16 numbers, 16 bits, and three products are added.  Images, activations, weights,
         gradients and the optimizer stay in float32.
 
-    Bf16 products run on the CPU's AMX unit.  Elsewhere, and in layers that would not be faster (fewer than 16 channels
-    or filters, groups), all precisions are "highest"; `describe()` says which unit runs.  The choice affects trainers
-    made, and models called, from now on.
+    Bf16 products run on the CPU's AMX unit; on AMD's Zen 4 "medium" runs by `vdpbf16ps` in dense layers and in
+    convolutions without Cook-Toom products or with a stride.  Elsewhere, and in layers that would not be faster (fewer
+    than 16 channels or filters, groups), all precisions are "highest"; `describe()` says which unit runs.  The choice
+    affects trainers made, and models called, from now on.
 
     Raises InputError (a ValueError) for another word.
     """
@@ -121,8 +122,10 @@ def bf16(precision: str | None = None) -> Bf16 | None:
         return None
     from cnn_numba.kernels.matrix import UNITS, Bf16, fastest, usable
 
-    unit = os.environ.get(UNIT) or fastest()
-    if unit is None or unit == "none":
+    unit = os.environ.get(UNIT)
+    if not unit:
+        return fastest(parts)
+    if unit == "none":
         return None
     if unit not in UNITS or not usable(unit):
         able = [repr(name) for name in UNITS if usable(name)]
@@ -167,4 +170,4 @@ def _unit_text() -> str:
         return f"as highest: {why}"
     from cnn_numba.kernels.matrix import UNITS
 
-    return f"by {UNITS[chosen.unit]}"
+    return f"by {UNITS[chosen.unit]}" + ("" if chosen.everywhere else " in the layers that gain")

@@ -8,12 +8,12 @@
 
 A tile of sums is `rows` filters x 16 images; the tiles of a block follow `down` filters apart, and the last block is
 shifted back to fit.  With parts = 2, v, u, g and t hold what the rounding left in a second part, and three products,
-high x high, high x low, low x high, come close to float32.  A dense layer is a convolution of 1 x 1 images, and for the
-gradient of its weights one image whose columns are the blocks.
+high x high, high x low, low x high, come close to float32.  In dense layers, the columns of tiles are blocks of images,
+which share the weights that are loaded.
 """
 from numba import njit
 
-from .compiled import HELPER, KERNEL
+from .compiled import KERNEL
 from .conv import taps_to
 from .lanes import ZERO, load, maximum, splat, store, where
 from .matrix import (
@@ -31,6 +31,7 @@ from .matrix import (
     store_products,
     store_transposed,
 )
+from .pieces import piece
 
 
 @njit(**KERNEL)
@@ -105,21 +106,24 @@ def bf16_pixels(n, v, x, parts):
 
 
 @njit(**KERNEL)
-def bf16_forward(n, y, u, v, start, stride_h, stride_w, dilation_h, dilation_w, rows, down, pairs, parts, relu, T):
+def bf16_forward(item, y, u, v, start, stride_h, stride_w, dilation_h, dilation_w, rows, down, pairs, parts, relu,
+                 pieces, T):
     """y[f, i, j] = start[f] + sum of u[p, q, f, c] v[i*stride + p*dilation, j*stride + q*dilation, c] over p, q, c.
 
-    Block n; v (N, H, W, parts * P) includes the padding of the image; y (N, F, OH, OW) is overwritten; `relu` applies
-    max(0, .).  A product adds up `pairs` pairs of channels.  T: filters x columns, in tiles.
+    An item is some blocks of filters of a block of images; v (N, H, W, parts * P) includes the padding of the image;
+    y (N, F, OH, OW) is overwritten; `relu` applies max(0, .).  A product adds up `pairs` pairs of channels.
+    T: filters x columns, in tiles.
     """
     KH, KW, F, _ = u.shape
     OH, OW = y.shape[2], y.shape[3]
+    n, first, end = piece(item, pieces, -(-F // (T.rows * rows)))
     U, P = u.shape[3] // parts, v.shape[3] // parts
     sums = configure(T, rows, pairs)
     for i in range(OH):
         for j0 in range(0, OW, T.cols):
             j = min(j0, OW - T.cols)
-            for f0 in range(0, F, T.rows * rows):
-                f = min(f0, F - rows - (T.rows - 1) * down)
+            for block in range(first, end):
+                f = min(block * T.rows * rows, F - rows - (T.rows - 1) * down)
                 begin(sums, start, f, down)
                 for p in range(KH):
                     for q in range(KW):
@@ -138,18 +142,19 @@ def bf16_forward(n, y, u, v, start, stride_h, stride_w, dilation_h, dilation_w, 
 
 
 @njit(**KERNEL)
-def bf16_backward_input(n, dx, u, d, x, stride_h, stride_w, dilation_h, dilation_w, top, left, margin, rows, down,
-                        pairs, parts, relu, T):
+def bf16_backward_input(item, dx, u, d, x, stride_h, stride_w, dilation_h, dilation_w, top, left, margin, rows, down,
+                        pairs, parts, relu, pieces, T):
     """dx[c, i, j] = sum of u[p, q, c, f] d[a, b, f] over the f, p, q for which a*stride + p*dilation - top = i and
-    b*stride + q*dilation - left = j; block n; dx (N, C, H, W) is overwritten; `relu`: 0 where x is not positive.
+    b*stride + q*dilation - left = j; `relu`: 0 where x is not positive; dx (N, C, H, W) is overwritten.
 
-    u: weights with the roles of filters and channels exchanged; d: dy by `bf16_pixels`, (N, OH, margin + OW + margin,
-    parts * P) with at least T.cols - 1 columns of zeros at both sides.  T: channels x columns, in tiles.
+    An item: some blocks of channels of a block of images.  u: weights with the roles of filters and channels exchanged;
+    d: dy by `bf16_pixels`, (N, OH, margin + OW + margin, parts * P) with zeros in the margins.  T: channels x columns.
     """
     KH, KW, C, _ = u.shape
     H, W = dx.shape[2], dx.shape[3]
     OH, OW = d.shape[1], d.shape[2] - 2 * margin
     U, P = u.shape[3] // parts, d.shape[3] // parts
+    n, first, end = piece(item, pieces, -(-C // (T.rows * rows)))
     none = splat(ZERO)
     sums = configure(T, rows, pairs)
     for i in range(H):
@@ -161,8 +166,8 @@ def bf16_backward_input(n, dx, u, d, x, stride_h, stride_w, dilation_h, dilation
                 j = offset + min(k, count - 1 - gap) * stride_w
                 beside = j + gap * stride_w
                 q0, q_end, q_every, b0, b_fall = taps_to(j + left, KW, stride_w, dilation_w, 1 - T.cols, OW)
-                for c0 in range(0, C, T.rows * rows):
-                    c = min(c0, C - rows - (T.rows - 1) * down)
+                for block in range(first, end):
+                    c = min(block * T.rows * rows, C - rows - (T.rows - 1) * down)
                     clear(sums)
                     a = a0
                     for p in range(p0, p_end, p_every):
@@ -181,6 +186,62 @@ def bf16_backward_input(n, dx, u, d, x, stride_h, stride_w, dilation_h, dilation
                             for col in range(j, beside + 1, stride_w):
                                 masked = where(load(x, (n, r, i, col)) > none, load(dx, (n, r, i, col)), none)
                                 store(dx, (n, r, i, col), masked)
+    release(sums)
+
+
+@njit(**KERNEL)
+def bf16_linear_forward(item, y, u, v, start, rows, down, pairs, parts, relu, T):
+    """y[n, o] = start[o] + sum of u[o, k] v[n, k] over k; `relu` applies max(0, .).
+
+    An item is a block of units, for all images; u uint32 (O, parts * U), v uint32 (N, parts * P), with pairs of
+    features; y (N, O) is overwritten.  T: units x blocks of images, in tiles.
+    """
+    N, O, _ = y.shape
+    U, P = u.shape[1] // parts, v.shape[1] // parts
+    o = min(item * T.rows * rows, O - rows - (T.rows - 1) * down)
+    sums = configure(T, rows, pairs)
+    for n0 in range(0, N, T.cols):
+        n = min(n0, N - T.cols)
+        other = n + T.cols - 1
+        begin(sums, start, o, down)
+        for product in range(2 * parts - 1):
+            a, b = product // 2 * U, product % 2 * P
+            for k in range(0, U, pairs):
+                multiply(sums, u, (o, a + k), 0, down, v, (n, b + k), (other, b + k))
+        store_products(sums, y, (n, o), (other, o), 1, down)
+        if relu:
+            for block in range(n, other + 1):
+                for r in range(o, o + rows + (T.rows - 1) * down):
+                    store(y, (block, r), maximum(splat(ZERO), load(y, (block, r))))
+    release(sums)
+
+
+@njit(**KERNEL)
+def bf16_linear_backward_input(item, dx, u, d, x, rows, down, pairs, parts, relu, T):
+    """dx[n, k] = sum of u[k, o] d[n, o] over o; `relu`: 0 where x is not positive.
+
+    An item is a block of features, for all images; u uint32 (K, parts * U), d uint32 (N, parts * P), with pairs of
+    units; dx (N, K) is overwritten.  T: features x blocks of images, in tiles.
+    """
+    N, K, _ = dx.shape
+    U, P = u.shape[1] // parts, d.shape[1] // parts
+    k = min(item * T.rows * rows, K - rows - (T.rows - 1) * down)
+    none = splat(ZERO)
+    sums = configure(T, rows, pairs)
+    for n0 in range(0, N, T.cols):
+        n = min(n0, N - T.cols)
+        other = n + T.cols - 1
+        clear(sums)
+        for product in range(2 * parts - 1):
+            a, b = product // 2 * U, product % 2 * P
+            for o in range(0, U, pairs):
+                multiply(sums, u, (k, a + o), 0, down, d, (n, b + o), (other, b + o))
+        store_products(sums, dx, (n, k), (other, k), 1, down)
+        if relu:
+            for block in range(n, other + 1):
+                for r in range(k, k + rows + (T.rows - 1) * down):
+                    masked = where(load(x, (block, r)) > none, load(dx, (block, r)), none)
+                    store(dx, (block, r), masked)
     release(sums)
 
 
@@ -216,57 +277,44 @@ def bf16_input_images(n, t, v, stride_w, parts):
                                      (n, i, j, part * P + c * 8))
 
 
-@njit(**HELPER)
-def weight_tiles(n, item, f, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T):
-    """dweight[n] of a block of filters, f and following, for all channels and taps.
+@njit(**KERNEL)
+def bf16_backward_weight(item, dweight, g, t, scratch, kernel_rows, kernel_cols, stride_h, stride_w, dilation_h,
+                         dilation_w, rows, down, parts, pieces, T):
+    """dweight[n, f, (c, p, q)] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and
+    the images of block n; an item is some blocks of filters of it; dweight (N, F, C * KH * KW) is overwritten.
 
-    A product adds up two pixels of 16 images.  A column of tiles is one tap of 16 channels.
-    scratch (items, T.cols, 16 * T.rows): the products on their way to dweight.
+    g, t: dy and x with images in pairs.  A product adds up two pixels of 16 images; a column of tiles is one tap of 16
+    channels.  scratch (items, T.cols, 16 * T.rows): products on their way to dweight.  T: filters x taps, in tiles.
     """
-    _, _, C, KH, KW = dweight.shape
-    columns = t.shape[2] * KH * KW
+    F, window = dweight.shape[1], kernel_rows * kernel_cols
+    C, columns = dweight.shape[2] // window, t.shape[2] * window
+    n, first, end = piece(item, pieces, -(-F // (T.rows * rows)))
     sums = configure(T, rows, 16)
-    for e0 in range(0, columns, T.cols):
-        e = min(e0, columns - T.cols)
-        other = e + T.cols - 1
-        k, p, q = e // (KH * KW), e // KW % KH, e % KW
-        k2, p2, q2 = other // (KH * KW), other // KW % KH, other % KW
-        col, phase = q * dilation_w // stride_w, q * dilation_w % stride_w
-        col2, phase2 = q2 * dilation_w // stride_w, q2 * dilation_w % stride_w
-        clear(sums)
-        for product in range(2 * parts - 1):
-            a, b = product // 2, product % 2
-            for i in range(g.shape[2]):
-                for j in range(0, g.shape[4], 2):
-                    multiply(sums, g, (n, a, i, f, j, 0), 3, down, t,
-                             (n, b, k, i * stride_h + p * dilation_h, phase, j + col, 0),
-                             (n, b, k2, i * stride_h + p2 * dilation_h, phase2, j + col2, 0))
-        store_products(sums, scratch, (item, 0, 0), (item, 1, 0), 2, 16)
-        for c in range(T.cols):
-            k, p, q = (e + c) // (KH * KW), (e + c) // KW % KH, (e + c) % KW
-            for r in range(T.rows):
-                for m in range(rows):
-                    for l in range(min(16, C - 16 * k)):
-                        dweight[n, f + r * down + m, 16 * k + l, p, q] = scratch[item, c, 16 * r + m, l]
+    for block in range(first, end):
+        f = min(block * T.rows * rows, F - rows - (T.rows - 1) * down)
+        for e0 in range(0, columns, T.cols):
+            e = min(e0, columns - T.cols)
+            other = e + T.cols - 1
+            k, p, q = e // window, e // kernel_cols % kernel_rows, e % kernel_cols
+            k2, p2, q2 = other // window, other // kernel_cols % kernel_rows, other % kernel_cols
+            col, phase = q * dilation_w // stride_w, q * dilation_w % stride_w
+            col2, phase2 = q2 * dilation_w // stride_w, q2 * dilation_w % stride_w
+            clear(sums)
+            for product in range(2 * parts - 1):
+                a, b = product // 2, product % 2
+                for i in range(g.shape[2]):
+                    for j in range(0, g.shape[4], 2):
+                        multiply(sums, g, (n, a, i, f, j, 0), 3, down, t,
+                                 (n, b, k, i * stride_h + p * dilation_h, phase, j + col, 0),
+                                 (n, b, k2, i * stride_h + p2 * dilation_h, phase2, j + col2, 0))
+            if window == 1 and 16 * other + 16 <= C:
+                store_products(sums, dweight, (n, f, 16 * e), (n, f, 16 * other), 1, down)
+                continue
+            store_products(sums, scratch, (item, 0, 0), (item, 1, 0), 2, 16)
+            for c in range(T.cols):
+                k, tap = (e + c) // window, (e + c) % window
+                for r in range(T.rows):
+                    for m in range(rows):
+                        for l in range(min(16, C - 16 * k)):
+                            dweight[n, f + r * down + m, (16 * k + l) * window + tap] = scratch[item, c, 16 * r + m, l]
     release(sums)
-
-
-@njit(**KERNEL)
-def bf16_backward_weight(n, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T):
-    """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
-    images of block n; dweight[n] is overwritten.  g, t: dy and x with images in pairs.  T: filters x taps, in tiles.
-    """
-    F = dweight.shape[1]
-    for f0 in range(0, F, T.rows * rows):
-        f = min(f0, F - rows - (T.rows - 1) * down)
-        weight_tiles(n, n, f, dweight, g, t, scratch, stride_h, stride_w, dilation_h, dilation_w, rows, down, parts, T)
-
-
-@njit(**KERNEL)
-def bf16_linear_backward_weight(item, dweight, g, t, scratch, rows, down, parts, T):
-    """dweight[0, o, k] = sum of dy[o] x[k] over all images; an item is a block of units.
-
-    dweight (1, O, K, 1, 1) is overwritten.  g, t: dy and x with images in pairs, the blocks as columns of one image.
-    """
-    f = min(item * T.rows * rows, dweight.shape[1] - rows - (T.rows - 1) * down)
-    weight_tiles(0, item, f, dweight, g, t, scratch, 1, 1, 1, 1, rows, down, parts, T)

@@ -20,7 +20,7 @@ from networks import build_normal, conv, linear
 import cnn_numba
 from cnn_numba import InputError, execution, get_float32_matmul_precision, set_execution, set_float32_matmul_precision
 from cnn_numba.commands.main import main
-from cnn_numba.kernels import compiled, conv_bf16, matrix
+from cnn_numba.kernels import compiled, conv_bf16, driver, matrix
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.matrix import Bf16, Tiles, units
@@ -118,10 +118,64 @@ def test_results_do_not_depend_on_the_number_of_threads(precision, unit, any_exe
     if not JIT:
         pytest.skip("interpreted kernels run in one thread")
     results = []
-    for threads in 1, 2:
+    for threads in {1, 2, driver.max_threads()}:
         set_execution("parallel", threads=threads)
         results.append(rounded_training(precision, unit))
-    assert all(np.array_equal(results[0][name], results[1][name]) for name in results[0])
+    assert all(np.array_equal(results[0][name], other[name]) for other in results[1:] for name in other)
+
+
+@pytest.fixture
+def native():
+    if matrix.DOT not in UNITS:
+        pytest.skip(f"this process cannot use {matrix.UNITS[matrix.DOT]}")
+
+
+def test_vdpbf16ps_gives_the_same_bits_as_float32_instructions(precision, native):
+    got, want = (rounded_training(precision, unit) for unit in (matrix.DOT, matrix.PLAIN))
+    assert got.keys() == want.keys() and all(np.array_equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("shape, images", (((16, 5, 7), 17), ((35, 3, 1), 3)))
+def test_vdpbf16ps_gives_the_same_bits_for_special_numbers(shape, images, native, monkeypatch):
+    """Zeros of both signs, infinity, NaN, and sums that overflow.  Nothing is so small that it would be flushed."""
+    rng = np.random.default_rng(6)
+    x, dy = (rng.normal(size=(images, channels, *shape[1:])).astype(np.float32) for channels in (shape[0], 34))
+    for number, share in (-0.0, 0.3), (3e38, 0.005), (-3e38, 0.005), (1e-18, 0.1):
+        for array in x, dy:
+            array[rng.random(array.shape) < share] = number
+    results = []
+    for unit in matrix.DOT, matrix.PLAIN:
+        monkeypatch.setenv(execution.UNIT, unit)
+        set_float32_matmul_precision("medium")
+        try:
+            model = build_normal([conv(shape[0], 34, 3, padding=1)], np.random.default_rng(0))
+            weight = next(iter(model.parameters()))
+            weight.value[3, 2, 1, 1], weight.value[5, 7, 1, 1], weight.value[:, 0] = np.inf, np.nan, -0.0
+            y = np.array(model(x))
+            results.append({"y": y, "dx": np.array(model.backward(dy)), "weight": np.array(weight.grad)})
+        finally:
+            set_float32_matmul_precision("highest")
+    for name, want in results[1].items():
+        got, nan = results[0][name], np.isnan(want)
+        assert np.array_equal(np.isnan(got), nan), name
+        assert np.array_equal(got[~nan].view(np.uint32), want[~nan].view(np.uint32)), name
+    y, dx = results[1]["y"], results[1]["dx"]
+    assert all(np.isnan(array).any() and np.isinf(array).any() and np.isfinite(array).any() for array in (y, dx))
+
+
+def test_vdpbf16ps_flushes_tiny_factors_and_sums(native, monkeypatch):
+    monkeypatch.setenv(execution.UNIT, matrix.DOT)
+    set_float32_matmul_precision("medium")
+    try:
+        model = build_normal([linear(16, 16)], np.random.default_rng(0))
+        weight, bias = (parameter.value for parameter in model.parameters())
+        weight[...], bias[...] = 2.0**100, 2.0**-127
+        weight[0], bias[0] = 2.0**100, 0
+        x = np.full((2, 16), 2.0**-127, np.float32)
+        assert not np.any(model(x))
+        assert np.all(np.asarray(model(2 * x)) == 2.0**-22)
+    finally:
+        set_float32_matmul_precision("highest")
 
 
 def test_interpreted_gives_the_same_bits_as_float32_instructions(interpreted):
@@ -274,16 +328,35 @@ def test_the_banner_names_precision_and_unit(precision, unit, monkeypatch):
         execution.set_textbook(False)
 
 
+def test_the_banner_says_that_only_some_layers_gain(monkeypatch):
+    monkeypatch.setattr(execution, "bf16", lambda: Bf16(matrix.DOT, 1, everywhere=False))
+    monkeypatch.setattr(execution, "_precision", "medium")
+    assert "medium precision by vdpbf16ps in the layers that gain" in execution.describe()
+
+
 def test_small_and_grouped_layers_stay_in_float32():
     some = Bf16(matrix.PLAIN, 1)
     assert suits(some, 16, 16) and not suits(None, 64, 64) and not suits(some, 15, 64) and not suits(some, 64, 15)
     assert not suits(some, 64, 64, groups=2)
 
 
+@pytest.mark.parametrize("layer, shape, gains", named(
+    ("pointwise", conv(32, 64, 1), (32, 4, 4), True), ("few channels", conv(16, 64, 1), (16, 4, 4), False),
+    ("stride", conv(16, 32, 3, stride=2, padding=1), (16, 6, 6), True),
+    ("dilation", conv(16, 16, 3, dilation=2), (16, 6, 6), True),
+    ("Cook-Toom", conv(64, 64, 3, padding=1), (64, 4, 4), False),
+    ("large dense", linear(256, 128), (256,), True), ("small dense", linear(128, 128), (128,), False)))
+def test_layers_that_gain_from_vdpbf16ps(layer, shape, gains):
+    for everywhere in True, False:
+        plan = build_normal([layer], np.random.default_rng(0)).plan(shape, 1, bf16=Bf16(UNITS[-1], 1, everywhere))
+        modules = {call.kernel.__module__.rpartition(".")[2] for call in plan.calls.forward}
+        assert ("conv_bf16" in modules) == (gains or everywhere)
+
+
 def test_cpus_and_their_units(monkeypatch):
-    """AMX, where the system permits it; vdpbf16ps only when asked for; else float32."""
+    """AMX, where the system permits it; vdpbf16ps for `medium` on CPUs on which it gains; else float32."""
     if not JIT:
-        assert units.fastest() == matrix.NUMPY
+        assert units.fastest(1) == Bf16(matrix.NUMPY, 1) and units.fastest(2) == Bf16(matrix.NUMPY, 2)
         return
 
     def chosen(cpu, features, permitted=True):
@@ -291,14 +364,14 @@ def test_cpus_and_their_units(monkeypatch):
         monkeypatch.setattr(units.config, "CPU_FEATURES", features)
         monkeypatch.setattr(units, "_permitted", lambda: permitted)
         units.usable.cache_clear()
-        return units.fastest(), units.usable(matrix.DOT)
+        return units.fastest(1), units.fastest(2), units.usable(matrix.DOT)
     try:
         amx = "+avx512bf16,+amx-tile,+amx-bf16"
-        assert chosen("sapphirerapids", amx) == (matrix.AMX, True)
-        assert chosen("sapphirerapids", amx, permitted=False) == (None, True)
-        assert chosen("znver4", "+avx512f,+avx512bf16") == (None, True)
-        assert chosen("znver4", "+avx512f,-avx512bf16") == (None, False)
-        assert chosen("znver3", None) == (None, False)
+        assert chosen("sapphirerapids", amx) == (Bf16(matrix.AMX, 1), Bf16(matrix.AMX, 2), True)
+        assert chosen("sapphirerapids", amx, permitted=False) == (None, None, True)
+        assert chosen("znver4", "+avx512f,+avx512bf16") == (Bf16(matrix.DOT, 1, everywhere=False), None, True)
+        assert chosen("znver4", "+avx512f,-avx512bf16") == (None, None, False)
+        assert chosen("znver3", None) == (None, None, False)
     finally:
         monkeypatch.undo()
         units.usable.cache_clear()
@@ -366,13 +439,17 @@ def assembly(cpu, features, unit):
     return code
 
 
+OF_TILES = ("bf16_forward", "bf16_backward_input", "bf16_backward_weight", "bf16_linear_forward",
+            "bf16_linear_backward_input")
+
+
 @pytest.mark.slow
 def test_machine_code_for_amx():
     code = assembly("sapphirerapids", f"{AVX512},+amx-tile,+amx-bf16", matrix.AMX)
     square = {"tdpbf16ps %tmm6 %tmm4 %tmm0", "tdpbf16ps %tmm7 %tmm4 %tmm1", "tdpbf16ps %tmm6 %tmm5 %tmm2",
               "tdpbf16ps %tmm7 %tmm5 %tmm3", *(f"tileloadd %tmm{t}" for t in (4, 5, 6, 7)), "ldtilecfg",
               "tilerelease", *(f"tilestored %tmm{t}" for t in range(4))}
-    for name in "bf16_forward", "bf16_backward_input", "bf16_backward_weight", "bf16_linear_backward_weight":
+    for name in OF_TILES:
         assert square <= code[name] and "vdpbf16ps" not in code[name], name
     assert all(not code[name] for name in ("bf16_pixels", "bf16_weights", "bf16_input_images"))
 
@@ -380,12 +457,14 @@ def test_machine_code_for_amx():
 @pytest.mark.slow
 def test_machine_code_for_vdpbf16ps():
     code = assembly("znver4", AVX512, matrix.DOT)
-    for name in "bf16_forward", "bf16_backward_input", "bf16_backward_weight", "bf16_linear_backward_weight":
+    for name in OF_TILES:
         assert code[name] == {"vdpbf16ps"}, name
 
 
-@pytest.mark.parametrize("name", (matrix.AMX, matrix.DOT))
-def test_units_are_tested_where_they_are(name):
-    if name not in UNITS:
-        pytest.skip(f"this process cannot use {matrix.UNITS[name]}")
-    assert name in UNITS
+@pytest.mark.parametrize("unit, flag", ((matrix.AMX, "amx_bf16"), (matrix.DOT, "avx512_bf16")))
+def test_a_unit_of_this_cpu_is_found_and_so_tested(unit, flag):
+    if not JIT or units.config.CPU_NAME or not sys.platform.startswith("linux"):
+        pytest.skip("kernels are not compiled for this CPU, or its features are not to be read")
+    if flag not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this CPU has no {flag}")
+    assert unit in UNITS

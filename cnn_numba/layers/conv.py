@@ -120,11 +120,15 @@ class Conv2d(Biased, Layer):
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
-    def _on_unit(self, setup):
-        return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups)
+    def _on_unit(self, shape, setup):
+        # with a stride, Cook-Toom products save less, and have to transform every phase of it
+        direct = self.stride != (1, 1) or self.toom(shape, setup) is None
+        weights = self.in_channels * self.out_channels * math.prod(self.kernel_size)
+        return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups,
+                          gains=direct and weights >= bf16.GAIN_CONV)
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        if self._on_unit(setup):
+        if self._on_unit(shape, setup):
             return (0, 0), (0, 0)
         if toom := self.toom(shape, setup):
             return (0, 0) if toom[0] else self.padding_sides()[2:], (0, 0)
@@ -135,7 +139,7 @@ class Conv2d(Biased, Layer):
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
             wires.backward.append(_bias_gradient(wires))
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
-        if self._on_unit(wires.setup):
+        if self._on_unit(wires.x.shape, wires.setup):
             bf16.conv_calls(self, wires, lambda parameter: _per_block(wires, parameter))
         elif rows:
             self._toom2d_calls(wires, rows, cols)

@@ -53,7 +53,8 @@ class Linear(Biased, Layer):
         return shapes | ({"bias": (self.out_features,)} if self.has_bias else {})
 
     def calls(self, wires: Wires) -> None:
-        if bf16.suits(wires.setup.bf16, self.in_features, self.out_features):
+        if bf16.suits(wires.setup.bf16, self.in_features, self.out_features,
+                      gains=self.in_features * self.out_features >= bf16.GAIN_DENSE):
             bf16.linear_calls(wires)
             return
         x, y, dy = wires.x.array, wires.y.array, wires.dy

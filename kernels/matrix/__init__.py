@@ -13,8 +13,9 @@ A tile is 16 rows of 64 bytes, as many as 16 vectors.  A right factor holds 16 p
 `vdpbf16ps` by 256; on a CPU with neither, float32 instructions do the same, for tests.
 
 The sum of a product runs over the pairs in order, the second number of a pair before the first.  AMX adds up the first
-and the second numbers apart, and then both to the sum.  AMX and `vdpbf16ps` flush numbers below 2**-126 to 0, float32
-instructions do not.  So results differ between units in their last bits, but never with the number of threads.
+and the second numbers apart, and then both to the sum, so its results differ in their last bits.  `vdpbf16ps` and
+float32 instructions give the same bits, but that `vdpbf16ps`, like AMX, flushes factors and sums below 2**-126 to 0.
+No result depends on the number of threads.
 """
 from numba import config
 

@@ -18,7 +18,7 @@ from numba.extending import (
 )
 
 from ..lanes.compiled import F32, I8, I32, I64, VECTOR, WHOLE, Address, Lanes, _fma, _read, _splat, _write
-from .units import AMX, DOT, Tiles
+from .units import AMX, DOT, PLAIN, Tiles
 
 __all__ = [
     "begin", "clear", "configure", "multiply", "neighbours", "pair", "release", "remainder", "store_exchanged",
@@ -29,6 +29,7 @@ I16, V = ir.IntType(16), Lanes("f")
 HALF = ir.VectorType(I32, 8)
 ROWS = 16                       # of a tile, each of 64 bytes
 ROW = 64
+MOST = {DOT: 16, PLAIN: 4}      # sums in registers; 8 of vdpbf16ps wait for each other: it takes 12 cycles
 INSTRUCTIONS = {AMX: "llvm.x86."}              # units with instructions on tiles: what their names begin with
 
 
@@ -152,39 +153,42 @@ def _dot(builder, unit, acc, a, b):
     return acc
 
 
-def _product(builder, T, sums, r, c, a, a_stride, b):
-    """Add the product of the tiles at the pointers a and b to a tile of sums in memory.
+def _product(builder, T, sums, r, a, a_stride, right):
+    """Add the products of the tile at the pointer a and of those at the pointers `right` to a row of tiles of sums in
+    memory.
 
     A function of its own in the machine code: in place, four for a block, kernels took three times as long to compile.
     """
-    name, byte = f"bf16_product_{T.unit}", I8.as_pointer()
+    name, byte = f"bf16_product_{T.unit}_{T.cols}", I8.as_pointer()
     function = builder.module.globals.get(name)
     if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64, byte, I64, byte])
+        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64, byte, I64, *[byte] * T.cols])
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
         function.attributes.add("noinline")
-        _product_body(ir.IRBuilder(function.append_basic_block()), T.unit, *function.args)
-    tile = builder.bitcast(_sums(builder, T, sums, r, c, I64(0)), byte)
-    builder.call(function, [tile, builder.extract_value(sums, 1), builder.extract_value(sums, 2), a, a_stride, b])
+        _product_body(ir.IRBuilder(function.append_basic_block()), T, *function.args[:5], function.args[5:])
+    tile = builder.bitcast(_sums(builder, T, sums, r, 0, I64(0)), byte)
+    builder.call(function, [tile, builder.extract_value(sums, 1), builder.extract_value(sums, 2), a, a_stride, *right])
 
 
-def _product_body(builder, unit, tile, rows, pairs, a, a_stride, b):
+def _product_body(builder, T, tile, rows, pairs, a, a_stride, right):
     """The sums of a few rows at a time stay in registers."""
-    most = 8 if unit == DOT else 4
+    most = MOST[T.unit] // T.cols
 
     def some(first, count):
         row = [builder.add(first, I64(k)) for k in range(count)]
-        slots = [cgutils.alloca_once(builder, VECTOR) for _ in row]
-        sums = [_moved(builder, tile, builder.mul(k, I64(ROW)), VECTOR) for k in row]
+        sums = [_moved(builder, tile, builder.mul(builder.add(k, I64(c * ROWS)), I64(ROW)), VECTOR) for k in row
+                for c in range(T.cols)]
+        slots = [cgutils.alloca_once(builder, VECTOR) for _ in sums]
         left = [builder.gep(a, [builder.mul(k, a_stride)]) for k in row]
         for slot, pointer in zip(slots, sums, strict=True):
             builder.store(_read(builder, pointer), slot)
         with cgutils.for_range(builder, pairs) as loop:
-            right = _read(builder, _moved(builder, b, builder.mul(loop.index, I64(ROW)), WHOLE))
-            for slot, pointer in zip(slots, left, strict=True):
+            vectors = [_read(builder, _moved(builder, b, builder.mul(loop.index, I64(ROW)), WHOLE)) for b in right]
+            for k, pointer in enumerate(left):
                 factor = _read(builder, _moved(builder, pointer, builder.mul(loop.index, I64(4)), I32))
-                builder.store(_dot(builder, unit, builder.load(slot), factor, right), slot)
+                for slot, vector in zip(slots[k * T.cols:], vectors, strict=False):
+                    builder.store(_dot(builder, T.unit, builder.load(slot), factor, vector), slot)
         for slot, pointer in zip(slots, sums, strict=True):
             _write(builder, builder.load(slot), pointer)
     whole = builder.sub(rows, builder.urem(rows, I64(most)))
@@ -295,11 +299,10 @@ def multiply(typing, sums, a, at, axis, down, b, first, second):
         for r in range(T.rows):
             if T.unit in INSTRUCTIONS:
                 _instruction(builder, T, "tileloadd64", lefts[r], left[r], stride)
-            for c in range(T.cols):
-                if T.unit in INSTRUCTIONS:
+                for c in range(T.cols):
                     _instruction(builder, T, "tdpbf16ps", tiles[r][c], lefts[r], rights[c])
-                else:
-                    _product(builder, T, args[0], r, c, left[r], stride, right[c])
+            else:
+                _product(builder, T, args[0], r, left[r], stride, right[:T.cols])
         return context.get_dummy_value()
     return types.void(sums, a, at, axis, down, b, first, second), code
 

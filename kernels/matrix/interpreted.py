@@ -61,7 +61,12 @@ def store_products(sums, y, first, second, axis, down):
     for r, row in enumerate(sums.tiles):
         for tile, index in zip(row, (first, second), strict=False):
             for k, vector in enumerate(tile):
-                y[_moved(index, axis, r * down + k)] = vector
+                _here(y, _moved(index, axis, r * down + k))[...] = vector
+
+
+def _here(x, index):
+    """The 16 numbers of x[index], or from there on along the last axis."""
+    return x[index] if len(index) < x.ndim else x[index[:-1]][index[-1]:index[-1] + 16]
 
 
 def _moved(index, axis, distance):
@@ -85,8 +90,7 @@ def remainder(x):
 
 
 def store_pair(v, index, even, odd):
-    here = v[index] if len(index) < v.ndim else v[index[:-1]][index[-1]:index[-1] + 16]
-    here[...] = pair(even, odd)
+    _here(v, index)[...] = pair(even, odd)
 
 
 def neighbours(x, index):

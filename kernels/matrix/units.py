@@ -10,14 +10,17 @@ from numba import config
 
 AMX, DOT, PLAIN, NUMPY = "amx", "avx512_bf16", "plain", "numpy"
 UNITS = {AMX: "AMX", DOT: "vdpbf16ps", PLAIN: "float32 instructions", NUMPY: "NumPy"}
+FULL_RATE = {"znver4"}          # LLVM's names of CPUs that were measured to run vdpbf16ps as often as multiply-adds
 REQUEST_PERMISSION, TILE_DATA = 0x1023, 18      # of arch_prctl (system call 158): ARCH_REQ_XCOMP_PERM, XTILEDATA
 
 
 class Bf16(NamedTuple):
-    """How products are computed: on which unit, and from how many bf16 parts of each factor, 1 or 2."""
+    """How products are computed: on which unit, from how many bf16 parts of each factor, 1 or 2, and whether in all
+    layers that fill tiles, or only in those that gain from `vdpbf16ps`."""
 
     unit: str
     parts: int
+    everywhere: bool = True
 
 
 class Tiles:
@@ -60,12 +63,17 @@ def _permitted():
     return ctypes.CDLL(None).syscall(158, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
-def fastest():
-    """The unit to use without being asked; None without one that beats float32.
+def fastest(parts):
+    """The unit for products of so many parts that beats float32, as a Bf16; None without one.
 
-    `vdpbf16ps` is not among them.  On Intel's CPUs it multiplies half as many numbers as float32 instructions do: 118
-    against 235 GF/s.  On AMD's, not measured, it could multiply twice as many, but Cook-Toom products save as much.
+    `vdpbf16ps` makes twice as many multiply-adds as a float32 instruction.  Zen 4 runs both at the same rate, 236
+    against 118 GF/s, of which the kernels reach 180 to 220: one part gains where Cook-Toom products do not save as
+    much, three products for two parts never.  Intel's CPUs run it at a quarter of the rate: 118 against 235 GF/s.
     """
     if config.DISABLE_JIT:
-        return NUMPY
-    return AMX if usable(AMX) else None
+        return Bf16(NUMPY, parts)
+    if usable(AMX):
+        return Bf16(AMX, parts)
+    if parts == 1 and usable(DOT) and (config.CPU_NAME or llvm.get_host_cpu_name()) in FULL_RATE:
+        return Bf16(DOT, parts, everywhere=False)
+    return None
