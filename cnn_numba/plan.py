@@ -89,6 +89,7 @@ class Plan:
         self.x = Buffer(blocks, shapes[0], needs.border, needs.dense)
         self.dx = Buffer(blocks, shapes[0], (0, 0, *needs.beside), needs.dense) if backward and input_gradient else None
         self.calls, self.z, self.dz = self._lay_out("", layers, tensors, shapes, self.x, self.dx)
+        self.calls.buffers.append(self.x)
 
     def _needs(self, layer: Layer, shape: tuple[int, ...]) -> Needs:
         return Needs(layer.padding_sides(), layer.gradient_sides(shape, self.setup)[0], layer.reshapes)
@@ -135,16 +136,19 @@ class Plan:
             if gradient:
                 plain = wires.dx is not None and not any(wires.dx.border)
                 wires.dy = wires.dx.flat() if plain else Buffer(self.blocks, shape)
+                wires.buffers += [] if plain else [wires.dy]
             return
         wires.y = Buffer(self.blocks, shape, needs.border, needs.dense)
         if gradient:
             wires.dy = Buffer(self.blocks, shape, (0, 0, *map(max, own, needs.beside)), needs.dense)
+        wires.buffers += [wires.y, wires.dy] if gradient else [wires.y]
 
     def lay_out_branch(self, wires: Wires, name: str, layers: Sequence[Layer], dx: Buffer | None,
                        end: tuple[Buffer, Buffer | None] | None) -> Buffer:
         """See `layers.Wires.branch`."""
         tensors = [below(f"{name}.{k}.", wires.parameters) for k in range(len(layers))]
         z, dz = end or (Buffer(self.blocks, wires.y.shape), wires.dy)
+        wires.buffers += [] if end else [z]
         calls, *_ = self._lay_out(f"{wires.name}.{name}.", layers, tensors, infer_shapes(layers, wires.x.shape),
                                   wires.x, dx, (z, dz))
         wires.append(calls)

@@ -26,6 +26,7 @@ from cnn_numba.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cnn_numba.model import Sequential
 from cnn_numba.optim import GradientNorm, Optimizer
 from cnn_numba.plan import Plan, blocks_for, pieces_for
+from cnn_numba.reuse import reuse
 from cnn_numba.team import Alone
 
 __all__ = ["Evaluation", "Trainer"]
@@ -50,9 +51,9 @@ def training_step(feed: Feed, plan: Plan, gather: Sequence[Call], loss: Call, up
     rates : calls that set the learning rate of the step
     """
     calls = plan.calls
-    return (at_once([*before, *calls.prepare])
-            + in_order([*gather, *calls.forward, loss, *calls.backward])
-            + end_of_step(feed, plan, update, rates))
+    return reuse(at_once([*before, *calls.prepare])
+                 + in_order([*gather, *calls.forward, loss, *calls.backward])
+                 + end_of_step(feed, plan, update, rates), calls.buffers)
 
 
 def end_of_step(feed: Feed, plan: Plan, update: Sequence[Call], rates: Sequence[Call] = ()) -> list:
@@ -200,8 +201,8 @@ class Trainer:
         feed = self._make_feed(images, labels, plan.blocks * LANES, plan.setup.batch)
         unused = Buffer(plan.blocks, plan.z.shape)
         calls = [*feed.gather(plan), *plan.calls.forward, feed.loss(self.loss, plan, unused)]
-        return feed, Program(at_once([feed.next_batch(), *plan.calls.prepare]) + in_order(calls)
-                             + at_once([feed.tally()]), REPLAYS)
+        phases = at_once([feed.next_batch(), *plan.calls.prepare]) + in_order(calls) + at_once([feed.tally()])
+        return feed, Program(reuse(phases, plan.calls.buffers), REPLAYS)
 
     def fit(self, epochs: int, callbacks: Callback | Callable | Iterable = ()) -> History:
         """Train until `epochs` epochs are done, or a callback calls `stop`; a later call continues from there.

@@ -1,4 +1,5 @@
 """A network as data: a table of (kernel, item, arguments) that one driver replays, serially or in parallel."""
+import copy
 import inspect
 from typing import NamedTuple
 
@@ -45,6 +46,12 @@ class PerWorker:
     def __init__(self, shape, make=aligned):
         self.arrays = [make(shape) for _ in range(max_threads())]
 
+    def viewed(self, view):
+        """The same memory as view(array) of each array."""
+        other = copy.copy(self)
+        other.arrays = [view(array) for array in self.arrays]
+        return other
+
 
 class Call:
     """A kernel with its arguments, by name: arrays, ints, constants such as tiles, and `PerWorker` scratch.
@@ -90,6 +97,10 @@ class Call:
         if JIT:
             return self._address, item, self._records.ctypes.data, self._records.strides[0] * (len(self._records) > 1)
         return self.kernel, item, tuple(self._args(0)), 0
+
+    def with_args(self, **args):
+        """The same call with other values of some arguments."""
+        return Call(self.kernel, self.pieces, after_all=self.after_all, apart=self.apart, **self.args | args)
 
     def __reduce__(self):
         raise TypeError("a Call cannot be copied or pickled: it holds the addresses of its arrays")

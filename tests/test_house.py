@@ -15,7 +15,7 @@ FILES = sorted(path for top in ("cnn_numba", "kernels") for path in (ROOT / top)
 LIBRARY = ("augment", "buffer", "callbacks", "choices", "dataloader", "escaping", "execution", "extensions", "feed",
            "few_images", "forward_pass", "functional", "fusion", "history", "inference", "init", "kinds", "losses",
            "lr_range", "lr_scheduler", "model", "notebook", "optim", "parameter", "plan", "presets", "recipe",
-           "recipe_file", "run_folder", "table", "team", "training", "transforms", "errors", "data", "files",
+           "recipe_file", "reuse", "run_folder", "table", "team", "training", "transforms", "errors", "data", "files",
            "interchange", "kernels", "layers")
 HOUSE = {
     "kernels": (),

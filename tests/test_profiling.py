@@ -36,13 +36,17 @@ def test_the_parts_have_every_call_of_the_whole_step_once():
     whole = step()
 
     def calls(programs):
-        return Counter(id(call) for program in programs for call in program.calls)
+        return [call for program in programs for call in program.calls]
+
+    def kernels(calls):
+        """`reuse` has put calls that work on memory of the workers in the place of some."""
+        return Counter(call.kernel.__name__ for call in calls)
 
     parts, all_of_it = calls(program for _, program in whole.parts), calls([whole.whole])
-    assert sum(parts.values()) == sum(all_of_it.values())
-    plan = whole.plan
+    assert kernels(parts) == kernels(all_of_it)
+    plan, times = whole.plan, Counter(map(id, parts))
     for call in (*plan.calls.prepare, *plan.calls.forward, *plan.calls.backward, *plan.calls.gradients):
-        assert parts[id(call)] == all_of_it[id(call)] == call.items
+        assert times[id(call)] == call.items
 
 
 @pytest.mark.parametrize("before_flatten", [nn.ReLU, nn.Tanh])

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
 from cnn_numba.kernels.matrix import Bf16
@@ -27,12 +28,14 @@ class Calls:
     prepare : calls that the forward pass needs, of parameters only; independent of each other
     forward, backward : in the order in which they run
     gradients : gradients of parameters that need the backward pass of all images; independent of each other
+    buffers : whose rows the calls write before they read them; `reuse` may move them to memory of a worker
     """
 
     prepare: list[Call] = field(default_factory=list)
     forward: list[Call] = field(default_factory=list)
     backward: list[Call] = field(default_factory=list)
     gradients: list[Call] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
 
     def append(self, after: "Calls") -> None:
         """Add the calls of layers that run after these: their backward pass comes first."""
@@ -40,6 +43,7 @@ class Calls:
         self.forward += after.forward
         self.backward[:0] = after.backward
         self.gradients += after.gradients
+        self.buffers += after.buffers
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class Wires(Calls):
         whole : whether it reads all of a block, instead of only these channels
         """
         return Pieces(self.blocks, max(1, min(self.setup.pieces, channels // least)), channels, whole)
+
+    def reusable(self, array: np.ndarray) -> np.ndarray:
+        """The array, with a row for each block that calls write before they read it, as one of the `buffers`."""
+        self.buffers.append(Buffer(self.blocks, array.shape[1:-1], array=array))
+        return array
 
     def branch(self, name: str, layers: Sequence["Layer"], dx: Any, end: Any = None) -> Any:
         """Lay out the layers of a container's branch from x to a new buffer of y's shape; returns that buffer.

@@ -163,8 +163,8 @@ class Conv2d(Biased, Layer):
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
             wires.backward.append(_input_gradient(
-                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, x.inner, top, left, margin,
-                wires.relu_before, tile))
+                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, _masked(wires), top, left,
+                margin, wires.relu_before, tile))
         if weight.requires_grad:
             wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
 
@@ -175,7 +175,7 @@ class Conv2d(Biased, Layer):
         tiles = math.ceil(y.shape[2] / toom.m)
         most = 30 // toom.n if WIDE else 1
         u = aligned((filters, channels, kernel_rows, toom.n))
-        v = planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n)
+        v = wires.reusable(planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n))
         tile, of_channels = Tile(fit(filters, most), toom.n), wires.pieces(channels)
         of_filters = wires.pieces(filters, tile.rows, whole=True)
         wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.taps))
@@ -186,7 +186,7 @@ class Conv2d(Biased, Layer):
                  relu=int(wires.relu_after), pieces=of_filters.each, toom=toom, T=tile)]
         if dy is None or (dx is None and not weight.requires_grad):
             return
-        d = planes(x.blocks, *y.shape[:2], tiles, toom.n)
+        d = wires.reusable(planes(x.blocks, *y.shape[:2], tiles, toom.n))
         of_filters = wires.pieces(filters)
         wires.backward.append(Call(
             conv_toom.toom_gradient, of_filters, d=d, dy=dy.inner, pieces=of_filters.each, toom=toom))
@@ -201,7 +201,7 @@ class Conv2d(Biased, Layer):
             tile = Tile(fit(channels, most), toom.n)
             of_channels = wires.pieces(channels, tile.rows, whole=True)
             wires.backward.append(Call(
-                conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d, x=x.inner,
+                conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d, x=_masked(wires),
                 top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each, toom=toom, T=tile))
 
     def _toom2d_calls(self, wires, rows, cols):
@@ -213,9 +213,11 @@ class Conv2d(Biased, Layer):
         tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m))
         panels = math.ceil(tiled["high"] * tiled["wide"] / PANEL)
         tile, input_tile = _product_tile(filters), _product_tile(channels)
-        products = aligned((x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES))
+        products = wires.reusable(aligned(
+            (x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES)))
         gradients = dy is not None and (dx is not None or weight.requires_grad)
-        v = _panels(x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad)
+        v = wires.reusable(_panels(
+            x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad))
         wires.forward.append(Call(
             conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
             u=_toom2d_weights(wires, channels, filters, tile.rows, 0, phases), v=v,
@@ -223,14 +225,15 @@ class Conv2d(Biased, Layer):
             relu=int(wires.relu_after), T=tile, **tiled, **phases))
         if not gradients:
             return
-        d = _panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad)
+        d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad))
         if dx is None:
             wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled, **both))
         else:
             wires.backward.append(Call(
                 conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
-                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, phases), d=d, dy=dy.inner, x=x.inner,
-                products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile, **tiled, **phases))
+                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, phases), d=d, dy=dy.inner,
+                x=_masked(wires), products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile,
+                **tiled, **phases))
         if not weight.requires_grad:
             return
         tile = Tile(min(filters, 4 if WIDE else 2), min(channels, 6 if WIDE else 3))
@@ -238,7 +241,8 @@ class Conv2d(Biased, Layer):
         sums = aligned((x.blocks, rows.n, cols.n, channels, vectors, LANES))
         wires.backward.append(Call(
             conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v,
-            products=aligned((x.blocks, tile.cols, vectors * LANES, LANES)), S=Tile(1, PANEL), T=tile, **both))
+            products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES))), S=Tile(1, PANEL), T=tile,
+            **both))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
             scratch=aligned((channels, rows.r, cols.r, LANES)), **phases))
@@ -458,6 +462,11 @@ def _weight_gradient(layer, wires, weight, dy, padded):
         cols = fit(weight.value.shape[1], 4 if WIDE else 2)
     return Call(kernel, wires.blocks, dweight=dweight, **operands,
                 T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
+
+
+def _masked(wires):
+    """The images that decide where dx is 0; dx itself where none do, as nothing needs to keep x for that."""
+    return (wires.x if wires.relu_before else wires.dx).inner
 
 
 def _bias_gradient(wires):

@@ -73,6 +73,7 @@ class Residual(Layer):
         if self.shortcut:
             sides = self.shortcut[0].gradient_sides(wires.x.shape, wires.setup)[0]
             dbeside = None if wires.dx is None else Buffer(wires.blocks, wires.x.shape, (0, 0, *sides))
+            wires.buffers += [] if dbeside is None else [dbeside]
             beside = wires.branch("shortcut", self.shortcut, dbeside)
         wires.forward.append(Call(residual.add_forward, wires.blocks, y=wires.y.image(), a=body.image(),
                                   b=beside.image(), relu=int(wires.relu_after)))
@@ -153,6 +154,7 @@ class Concat(Layer):
                 dx = Buffer(wires.blocks, wires.x.shape,
                             (0, 0, *layers[0].gradient_sides(wires.x.shape, wires.setup)[0]))
                 others.append(dx)
+                wires.buffers.append(dx)
             end = [None if whole is None else Buffer(
                 whole.blocks, shapes[-1], whole.border, array=whole.array[:, begin:begin + shapes[-1][0]])
                 for whole in (wires.y, wires.dy)]
