@@ -9,7 +9,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.kernels import few_images as kernels
 from cnn_numba.kernels import residual
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit
-from cnn_numba.kernels.program import Call, Program, at_once, in_order
+from cnn_numba.kernels.program import Call, Program, at_once, by_one, in_order
 from cnn_numba.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -95,7 +95,7 @@ class FewImages:
         """(forward pass, None): there is no backward pass, after which calls could follow."""
         calls = self.calls.prepare + self.calls.forward
         if self.images == self._chains == 1:                # too little work for a meeting of the threads
-            return Program([[[(call, item) for call in calls for item in range(call.items)]]]), None
+            return Program(by_one(calls)), None
         return Program(at_once(self.calls.prepare) + in_order(self.calls.forward)), None
 
     def _lay_out(self, layers, tensors, shapes, x):

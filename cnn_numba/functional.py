@@ -13,7 +13,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError
 from cnn_numba.forward_pass import Output
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import Program, in_order
+from cnn_numba.kernels.program import Program, by_one
 from cnn_numba.layers import (
     ELU,
     GELU,
@@ -150,6 +150,6 @@ def max_pool2d(images: Any, kernel_size: Any, stride: Any = None, padding: Any =
     wires = Wires(x=x, y=y, setup=Setup(LANES, False, False, np.zeros(2, np.int64), np.zeros(2, np.int64)),
                   indices=indices)
     layer.calls(wires)
-    Program(in_order(wires.forward))()
+    Program(by_one(wires.forward))()
     y = y.get(len(images))
     return (y, indices.get(len(images)).astype(np.int64)) if return_indices else y

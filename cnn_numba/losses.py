@@ -12,7 +12,7 @@ from cnn_numba.errors import MOST_SEED, InputError, choice, number, register, wh
 from cnn_numba.forward_pass import send_back
 from cnn_numba.kernels import loss as kernels
 from cnn_numba.kernels.lanes import LANES
-from cnn_numba.kernels.program import Call, Program, in_order
+from cnn_numba.kernels.program import Call, Program, by_one
 
 __all__ = ["ClassLoss", "CrossEntropyLoss", "MSELoss", "NLLLoss"]
 
@@ -80,7 +80,7 @@ class ClassLoss:
         z, dz = (Buffer(math.ceil(n / LANES), (classes,)) for _ in range(2))
         z.put(values)
         losses, predictions = np.zeros(n, np.float32), np.zeros(n, np.int64)
-        Program(in_order([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
+        Program(by_one([self.call(dz, losses, predictions, z, labels, np.arange(n), np.array([0, n]))]))()
         return losses, dz.get(n), self.divisor(labels)
 
     def divisor(self, labels: np.ndarray) -> float:

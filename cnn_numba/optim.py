@@ -9,7 +9,7 @@ import numpy as np
 from cnn_numba.errors import InputError, number, register, truth_value, whole_number
 from cnn_numba.kernels import optimizer as kernels
 from cnn_numba.kernels.lanes import LANES, aligned
-from cnn_numba.kernels.program import Call, Program, in_order
+from cnn_numba.kernels.program import Call, Program, by_one, in_order
 from cnn_numba.layers.module import Module
 from cnn_numba.model import Sequential
 from cnn_numba.parameter import Parameter, Run, float32_array, runs
@@ -668,7 +668,7 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) ->
     if isinstance(parameters, Parameter):
         parameters = [parameters]
     norm = GradientNorm(parameters, number("clip_grad_norm_", "max_norm", max_norm, most=math.inf))
-    Program(in_order(norm.calls()))()
+    Program(by_one(norm.calls()))()
     return float(norm.norms[0])
 
 

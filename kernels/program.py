@@ -168,6 +168,14 @@ def at_once(calls):
     return [[[(call, item)] for call in calls for item in range(call.items)]]
 
 
+def by_one(calls):
+    """The phase that one worker runs: all items of the calls, in order, as one chain.
+
+    For little work, and for a program that runs once, which has no time to find out whether all workers are faster.
+    """
+    return [[[(call, item) for call in calls for item in range(call.items)]]]
+
+
 def threading_layer():
     """The name of Numba's threading layer: "omp", "tbb" or "workqueue".  The first parallel region loads it."""
     Program([[[]] * execution()[1]])()

@@ -11,10 +11,11 @@ from numba import njit
 
 import cnn_numba as nn
 from cnn_numba import set_execution
+from cnn_numba.kernels import driver
 from cnn_numba.kernels.compiled import JIT, KERNEL, KernelError
 from cnn_numba.kernels.driver import max_threads
 from cnn_numba.kernels.pieces import piece
-from cnn_numba.kernels.program import Call, PerWorker, Pieces, Program, at_once, in_order
+from cnn_numba.kernels.program import Call, PerWorker, Pieces, Program, at_once, by_one, in_order
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -258,3 +259,25 @@ def test_the_kernels_are_not_imported_by_themselves():
     assert re.fullmatch(r"the kernels are part of cnn_numba: import cnn_numba\.kernels instead of kernels",
                         str(error.value))
     assert "kernels" not in sys.modules
+
+
+@pytest.mark.skipif(not JIT or max_threads() < 2, reason="one worker runs everything")
+@pytest.mark.parametrize("run", [
+    lambda model, x: nn.CrossEntropyLoss()(x, np.zeros(64, int)), lambda model, x: nn.clip_grad_norm_(model, 1.0),
+    lambda model, x: nn.functional.max_pool2d(x.reshape(64, 1, 10, 40), 2)], ids=["loss", "norm", "pooling"])
+def test_a_program_that_runs_once_is_left_to_one_worker(any_execution, monkeypatch, run):
+    modes, ready = [], driver._ready
+    monkeypatch.setattr(driver, "_ready", lambda mode: modes.append(mode) or ready(mode))
+    model = nn.Sequential(nn.Linear(400, 300))
+    model.bind()
+    set_execution("parallel")
+    run(model, np.zeros((64, 400), np.float32))
+    assert modes == ["serial"]
+
+
+def test_one_worker_runs_all_items_in_order():
+    out, length = arrays()
+    calls = [Call(append, 3, out=out, length=length, value=value) for value in (1, 2)]
+    assert by_one(calls) == [[[(call, item) for call in calls for item in range(3)]]]
+    Program(by_one(calls))()
+    assert length.tolist() == [2, 2, 2] and out[2].tolist()[:3] == [201, 202, 0]
