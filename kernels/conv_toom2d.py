@@ -30,11 +30,13 @@ from .lanes import (
     outer,
     rectify,
     scalars,
+    scalars_apart,
     splat,
     store,
     store_pack,
     store_tile,
     store_totals,
+    transposed,
     uniform,
     vectors,
     where,
@@ -192,8 +194,9 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, s
 def toom2d_backward_weight(n, sums, d, v, products, rows, cols, S, T):
     """sums[n, a, b, c, f] = sum of d[a, b, f] v[a, b, c] over the tiles and the images of block n, for every point.
 
-    sums (N, rows.n, cols.n, C, F in vectors) is overwritten; v, d as in `input_panel` and `gradient_panel`; products
-    (N, T.cols, room for F) is scratch.  S: 1 x tiles of a panel; T: filters x channels.
+    sums (N, rows.n, cols.n, C, F in vectors) is overwritten: vector k begins at filter 16k, the last one so far before
+    that its filters exist; v, d as in `input_panel` and `gradient_panel`; products (N, T.cols, room for F) is scratch.
+    S: 1 x tiles of a panel; T: filters x channels.
     """
     F, C = d.shape[3], v.shape[3]
     for a in range(rows.n):
@@ -209,8 +212,37 @@ def toom2d_backward_weight(n, sums, d, v, products, rows, cols, S, T):
                                         vectors(v, (n, k, xi, c, s), T.cols, 3, 1))
                     store_tile(products, (n, 0, f), 2, 1, 1, acc)
                 for s in range(T.cols):
-                    for f in range(0, F, LANES):
-                        store_totals(sums, (n, a, b, c + s, f // LANES), vectors(products, (n, s, f), LANES, 2, 1))
+                    for f0 in range(0, F, LANES):
+                        f = max(0, min(f0, F - LANES))
+                        store_totals(sums, (n, a, b, c + s, f0 // LANES), vectors(products, (n, s, f), LANES, 2, 1))
+
+
+@njit(**KERNEL)
+def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
+    """As `toom2d_backward_weight`, with LANES filters of one image in a vector, so that no lanes are to be added up.
+
+    F >= LANES; lines (N, tiles * LANES images, F in vectors) is scratch: d of a point, transposed, which gains where
+    many channels use it.  S: 1 x tiles of a panel, the spacing of the channels of v; T: channels x vectors of filters.
+    """
+    F, C = d.shape[3], v.shape[3]
+    for a in range(rows.n):
+        for b in range(cols.n):
+            xi = a * cols.n + b
+            for k in range(d.shape[1]):
+                for s in range(S.cols):
+                    for f0 in range(0, F, LANES):
+                        by_filters = transposed(vectors(d, (n, k, xi, min(f0, F - LANES), s), LANES, 3, 1))
+                        store_pack(lines, (n, (k * S.cols + s) * LANES, f0 // LANES), 1, by_filters)
+            for c0 in range(0, C, T.rows):
+                c = min(c0, C - T.rows)
+                for f0 in range(0, sums.shape[4], T.cols):
+                    f, acc = min(f0, sums.shape[4] - T.cols), zeros(T.rows, T.cols)
+                    for k in range(v.shape[1]):
+                        for s in range(S.cols):
+                            for l in range(LANES):
+                                acc = outer(acc, scalars_apart(v, (n, k, xi, c, s, l), T.rows, S.spacing),
+                                            vectors(lines, (n, (k * S.cols + s) * LANES + l, f), T.cols, 2, 1))
+                    store_tile(sums, (n, a, b, c, f), 3, 4, 1, acc)
 
 
 @njit(**KERNEL)
@@ -221,14 +253,16 @@ def toom2d_weight_gradient(channel, dweight, sums, scratch, stride_h, stride_w, 
     """
     phases = stride_h * stride_w
     c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
-    for f0 in range(0, dweight.shape[0], LANES):
+    F = dweight.shape[0]
+    for f0 in range(0, F, LANES):
+        first = max(0, min(f0, F - LANES))
         acc = load_tile(sums, (0, 0, 0, channel, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
         for n in range(1, sums.shape[0]):
             acc = acc + load_tile(sums, (n, 0, 0, channel, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
         store_tile(scratch, (channel, 0, 0), 1, 2, 1, transform_tile(rows.GT, cols.GT, acc))
-        for f in range(f0, min(f0 + LANES, dweight.shape[0])):
+        for f in range(first, min(first + LANES, F)):
             for p in range(rows.r):
                 for q in range(cols.r):
                     row, col = p * stride_h + a, q * stride_w + b
                     if row < dweight.shape[2] and col < dweight.shape[3]:
-                        dweight[f, c, row, col] = scratch[channel, p, q, f - f0]
+                        dweight[f, c, row, col] = scratch[channel, p, q, f - first]

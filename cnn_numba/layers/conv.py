@@ -23,6 +23,7 @@ TOOM = {3: (4,), 5: (4, 5)}
 DOWN = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2)}          # along the columns of pixels, of products along both axes
 ALONG = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2, 4)}      # along the rows, of the same
 LEAST_CHANNELS = {2: 3, 3: 3, 5: 16}        # for which products along both axes gain, by taps
+BY_FILTERS = 32         # filters and channels from which on their gradients are summed with filters in the lanes
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
@@ -236,13 +237,19 @@ class Conv2d(Biased, Layer):
                 **tiled, **phases))
         if not weight.requires_grad:
             return
-        tile = Tile(min(filters, 4 if WIDE else 2), min(channels, 6 if WIDE else 3))
         vectors = math.ceil(filters / LANES)
         sums = aligned((x.blocks, rows.n, cols.n, channels, vectors, LANES))
-        wires.backward.append(Call(
-            conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v,
-            products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES))), S=Tile(1, PANEL), T=tile,
-            **both))
+        given = dict(sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES), **both)
+        if min(filters, channels) >= BY_FILTERS:
+            wires.backward.append(Call(
+                conv_toom2d.toom2d_backward_weight_by_filters, x.blocks, **given,
+                lines=wires.reusable(aligned((x.blocks, panels * PANEL * LANES, vectors, LANES))),
+                T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1)))
+        else:
+            tile = Tile(min(filters, 4 if WIDE else 2), min(channels, 6 if WIDE else 3))
+            wires.backward.append(Call(
+                conv_toom2d.toom2d_backward_weight, x.blocks, **given, T=tile,
+                products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES)))))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
             scratch=aligned((channels, rows.r, cols.r, LANES)), **phases))
