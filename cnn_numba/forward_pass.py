@@ -2,6 +2,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,27 +117,41 @@ class Output(np.ndarray):
         send_back([(self, np.ones(self.shape) if gradient is None else gradient)], retain_graph)
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a forward pass depends on.
+
+    The network keeps it, so it must not lead back to the network: a cycle would hold the buffers until a collection.
+
+    images : float32, its own copy of the input
+    key : what the layout depends on; see `Sequential._key`
+    draw : (seed, pass); see `layers.Setup`
+    weights : fingerprint of the weights
+    """
+
+    images: np.ndarray
+    key: tuple
+    draw: tuple[int, int]
+    weights: Any
+
+
 class ForwardPass:
     """One run of a network.
 
     model : the Sequential
-    images : float32, its own copy of the input
-    key, draw : see `Sequential.run`
-    source : the forward pass that gave the input, if a gradient can go on to it
-    weights : fingerprint of the weights
+    inputs : what the run depends on
+    source : the forward pass that gave the images, if a gradient can go on to it
     """
 
-    def __init__(self, model: Any, images: np.ndarray, key: tuple, draw: tuple[int, int],
-                 source: "ForwardPass | None", weights: Any):
-        self.model, self.images, self.key, self.draw, self.source = model, images, key, draw, source
-        self.weights, self.done = weights, False
+    def __init__(self, model: Any, inputs: Inputs, source: "ForwardPass | None"):
+        self.model, self.inputs, self.source, self.done = model, inputs, source, False
 
     def backward(self, doutput: np.ndarray, retain_graph: bool) -> None:
         """Add to the gradients of the network, and go on to the source."""
         if self.done:
             raise InputError("backward: this forward pass was used by an earlier backward, which frees it; call the "
                              "model again, or give the earlier one retain_graph=True")
-        dx = self.model.run_backward(self, doutput)
+        dx = self.model.run_backward(self.inputs, doutput)
         self.done = not retain_graph
         if self.source is not None:
             self.source.backward(dx, retain_graph)

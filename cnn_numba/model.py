@@ -12,7 +12,7 @@ import cnn_numba.few_images as few_images
 from cnn_numba.errors import InputError, seed_number
 from cnn_numba.execution import algorithms
 from cnn_numba.few_images import FewImages
-from cnn_numba.forward_pass import ForwardPass, Output, is_grad_enabled
+from cnn_numba.forward_pass import ForwardPass, Inputs, Output, is_grad_enabled
 from cnn_numba.init import INITS, default_seed, init_name, manual_seed, pytorch
 from cnn_numba.kernels import driver, optimizer
 from cnn_numba.kernels.lanes import LANES
@@ -113,7 +113,7 @@ class Sequential(Module):
         """Forget everything that depends on the layers."""
         self._bound: list[dict[str, Parameter]] | None = None
         self._plans: OrderedDict[tuple, _Laid] = OrderedDict()
-        self._last: ForwardPass | None = None
+        self._last: Inputs | None = None
         self._classifier: Any = None
         self._passes, self._input_gradient = 0, False
 
@@ -398,9 +398,8 @@ class Sequential(Module):
         output.flags.writeable = False
         self._last = None
         if is_grad_enabled():
-            weights = fingerprint(self._weights(key))
-            self._last = output.forward_pass = laid.holder = ForwardPass(
-                self, images.copy(), key, draw, source, weights)
+            self._last = laid.holder = Inputs(images.copy(), key, draw, fingerprint(self._weights(key)))
+            output.forward_pass = ForwardPass(self, self._last, source)
         else:
             laid.holder, output.without_grad = None, True
         indices = laid.plan.indices
@@ -410,17 +409,17 @@ class Sequential(Module):
         """What a backward pass depends on: the parameters, and in evaluation the statistics."""
         return [*self.runs(), *(self.runs(True) if not any(key[2]) else [])]
 
-    def run_backward(self, forward_pass: ForwardPass, doutput: Any, input_gradient: bool = False) -> Any:
-        """The backward pass of a forward pass, which runs again if its buffers were used since.
+    def run_backward(self, inputs: Inputs, doutput: Any, input_gradient: bool = False) -> Any:
+        """The backward pass of the forward pass of these inputs, which runs again if its buffers were used since.
 
         input_gradient : whether the gradient of the images is needed; it is returned where there is one
 
         Raises InputError when the weights changed, or the gradient has another shape than the output.
         """
-        if fingerprint(self._weights(forward_pass.key)) != forward_pass.weights:
+        if fingerprint(self._weights(inputs.key)) != inputs.weights:
             raise InputError("backward: the weights changed since the forward pass, so the gradient would be that of "
                              "neither; call the model again after step() or load_state_dict()")
-        key, images = forward_pass.key, forward_pass.images
+        key, images = inputs.key, inputs.images
         if input_gradient and not key[-1][1]:
             self._input_gradient, key = True, (*key[:-1], (key[-1][0], True))
         laid = self._laid(key)
@@ -428,12 +427,12 @@ class Sequential(Module):
         doutput = float32_array("backward: the gradient", doutput)
         if doutput.shape != shape:
             raise InputError(f"backward: expected a gradient of shape {shape}, got {doutput.shape}")
-        if laid.holder is not forward_pass:
+        if laid.holder is not inputs:
             statistics = [(p, p.value.copy()) for p in self.buffers()]
-            laid.run(images, forward_pass.draw)
+            laid.run(images, inputs.draw)
             for p, value in statistics:
                 p.value[...] = value
-            laid.holder = forward_pass
+            laid.holder = inputs
         laid.plan.dz.put(doutput)
         laid.backward()
         return None if laid.plan.dx is None else laid.plan.dx.get(len(images))
@@ -497,12 +496,12 @@ def _brief(layer: Layer) -> str:
 
 @dataclass
 class _Laid:
-    """A plan with its programs; holder : the forward pass whose values are in its buffers."""
+    """A plan with its programs; holder : what the values in its buffers were computed from."""
 
     plan: Plan | FewImages
     forward: Program
     backward: Program | None
-    holder: ForwardPass | None = None
+    holder: Inputs | None = None
 
     def run(self, images, draw):
         self.plan.x.put(images)

@@ -11,6 +11,7 @@ from cnn_numba import Augment, CrossEntropyLoss, InputError, Trainer, set_execut
 from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import batch
 from cnn_numba.kernels.augment import gather_warped, transforms
+from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import max_threads
 from cnn_numba.kernels.lanes import LANES, aligned
 from cnn_numba.kernels.program import Call, Program, in_order
@@ -199,6 +200,7 @@ def test_epochs_are_the_loop_of_the_library_on_moved_images(text):
     assert np.array_equal(model.values, other.values)
 
 
+@pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
 @pytest.mark.parametrize("mode", (
     ("parallel", 1),
     pytest.param(("parallel", 2), marks=pytest.mark.skipif(max_threads() < 2, reason="one processor only")),

@@ -627,11 +627,20 @@ def test_the_variable_turns_the_jit_off_and_the_flag_on_again(run):
     assert "compiled" in kernels(run(*small, "--jit", changes=off)[1])
 
 
-@pytest.mark.slow
 # ---- compiled kernels between runs -------------------------------------------------------------------------
-def test_two_processes_may_start_cold_at_once(start, tmp_path):
+@pytest.fixture(scope="module")
+def few_kernels(tmp_path_factory):
+    """The flags of a short training of a network that compiles few kernels."""
+    path = tmp_path_factory.mktemp("network") / "small.json"
+    path.write_text('{"layers": [{"type": "maxpool2d", "params": {"kernel_size": 2}}, {"type": "flatten"},'
+                    ' {"type": "dense"}]}')
+    return *SHORT, "--model", path
+
+
+@pytest.mark.slow
+def test_two_processes_may_start_cold_at_once(start, few_kernels, tmp_path):
     fresh = {"CNN_NUMBA_CACHE_DIR": str(tmp_path)}
-    both = [start(*SHORT, changes=fresh) for _ in range(2)]
+    both = [start(*few_kernels, changes=fresh) for _ in range(2)]
     (code, out, err), (other_code, other_out, other_err) = map(ended, both)
     assert (code, err, other_code, other_err) == (0, "", 0, "")
     assert untimed(out) == untimed(other_out)
@@ -648,10 +657,10 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(run):
 
 
 @pytest.mark.slow
-def test_serial_and_parallel_share_all_compiled_code_but_the_driver(run, tmp_path):
+def test_serial_and_parallel_share_all_compiled_code_but_the_driver(run, few_kernels, tmp_path):
     def kept(mode):
         """{name of a file of compiled code: when it was written} after a run."""
-        assert run(*SHORT, mode, changes={"CNN_NUMBA_CACHE_DIR": str(tmp_path)})[0] == 0
+        assert run(*few_kernels, mode, changes={"CNN_NUMBA_CACHE_DIR": str(tmp_path)})[0] == 0
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
 
     serial = kept("--serial")
@@ -677,10 +686,10 @@ def copy(tmp_path_factory):
     ("optimizer.py", "fma(rate, g, w)", "fma(rate, w, w)"),
     ("lanes/compiled.py", "def _maximum(builder, a, b):\n", "def _maximum(builder, a, b):\n    return b\n"),
 ])
-def test_an_edited_kernel_never_runs_stale_code(run, copy, tmp_path, name, before, after):
+def test_an_edited_kernel_never_runs_stale_code(run, few_kernels, copy, name, before, after):
     def loss():
-        code, out, err = run(*SHORT, "--serial", program=copy / "main.py",
-                             changes={"CNN_NUMBA_CACHE_DIR": str(tmp_path)})
+        code, out, err = run(*few_kernels, "--serial", program=copy / "main.py",
+                             changes={"CNN_NUMBA_CACHE_DIR": str(copy / "cache")})
         assert (code, err) == (0, "")
         return losses(out)
 

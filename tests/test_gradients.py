@@ -72,7 +72,7 @@ def test_gradients(name):
 
 def test_gradients_negative_controls():
     """The probe notices every single gradient that is off by a thousandth, and the gradients of other labels."""
-    layers, values, labels, gradients = setup("lenet")
+    layers, values, labels, gradients = setup("strided, dilated, in groups")
     errors = probe(layers, values, labels, {name: 1.001 * gradient for name, gradient in gradients.items()})
     assert min(errors.values()) > TOLERANCE, errors
     errors = probe(layers, values, 0 * labels, gradients)

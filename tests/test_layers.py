@@ -34,7 +34,7 @@ from numba import njit
 import cnn_numba
 from cnn_numba import Conv2d, InputError, MaxPool2d, ReLU, Sequential, functional, set_execution
 from cnn_numba.kernels import exponential
-from cnn_numba.kernels.compiled import KERNEL
+from cnn_numba.kernels.compiled import JIT, KERNEL
 from cnn_numba.kernels.lanes import LANES, aligned, load, store
 from cnn_numba.kernels.program import Call, Program, in_order
 
@@ -293,6 +293,7 @@ def test_among_others(layers):
         rejected(got[what], 1.001 * want, tolerance)
 
 
+@pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
 def test_serial_and_parallel_give_the_same_bits(any_execution):
     layers = [conv(2, 4, 3, padding=1), leaky(), pool(3, 2, 1, dilation=1, ceil_mode=True), conv(4, 6, 3), tanh,
               avg(2, 1, 1), sigmoid, adaptive(3), reshape((3, 9, 2)), relu, avg((2, 1)), flatten, linear(24, 5),

@@ -1,7 +1,9 @@
 """Models, losses and optimizers as a user sees them: names, initial weights, state, errors, and calls in any order."""
 import copy
+import gc
 import math
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -289,6 +291,21 @@ def test_the_backward_pass_of_an_earlier_forward_pass():
     with pytest.raises(InputError, match="used by an earlier backward") as error:
         loss.backward()
     sentence(error)
+
+
+def test_models_and_their_buffers_need_no_collection():
+    """Neither a model, nor one whose output it took, is part of a cycle of references."""
+    gc.collect()
+    gc.disable()
+    try:
+        first, second = small(), Sequential(Linear(3, 3))
+        CrossEntropyLoss()(second(first(images(3))), [0, 1, 2]).backward()
+        second(first(images(3)))
+        left = [weakref.ref(model) for model in (first, second)]
+        del first, second
+        assert [model() for model in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("sizes", ((16, 3, 16), (3, 17, 3, 1), (1, 17, 33, 49, 65, 17, 1)))

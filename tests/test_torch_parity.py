@@ -60,6 +60,15 @@ def test_negative_control():
     assert distance(model(x), z[:, :, :-1, :-1]) > 10 * PARITY
 
 
+def test_a_large_dense_layer_with_as_many_items_as_blocks():
+    layers, rng = [linear(32, 256), relu, linear(256, 1024), relu, linear(1024, 5)], np.random.default_rng(4)
+    model = build_normal(layers, rng)
+    assert [call.items for call in model.plan((32,), 4).calls.backward if call.apart] == [4]
+    x = decided(rng, layers, model, (64, 32))
+    found = differences(model, twin(layers, model), x, rng.normal(size=(64, 5)).astype(np.float32))
+    assert max(found.values()) < PARITY, found
+
+
 @pytest.mark.parametrize("layers, shape", (
     pytest.param([conv(1, 6, 5, padding=2), relu, pool(2), conv(6, 16, 5), relu, pool(2), flatten,
                   linear(64, 24), relu, linear(24, 10)], (1, 16, 16), id="lenet"),

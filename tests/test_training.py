@@ -27,6 +27,7 @@ from cnn_numba.kernels.driver import max_threads
 
 
 # ---- the same bits in every way to run ------------------------------------------------------------------------
+@pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
 @pytest.mark.parametrize("mode", (
     ("parallel", 1),
     pytest.param(("parallel", 2), marks=pytest.mark.skipif(max_threads() < 2, reason="one processor only")),
