@@ -21,10 +21,12 @@ from .lanes import (
     load,
     outer,
     rectify,
+    scalars,
     splat,
     spread,
     store,
     store_pack,
+    store_row,
     store_tile,
     store_totals,
     vectors,
@@ -36,15 +38,18 @@ from .toom import by_points, transform
 
 
 @njit(**KERNEL)
-def toom_weights(f, u, weight, G):
-    """u[f, c, p, xi] = sum of G[xi, q] weight[f, c, p, q] over q; u (F, C, KH, n) is overwritten."""
-    for c in range(weight.shape[1]):
-        for p in range(weight.shape[2]):
-            for xi in range(G.shape[0]):
-                acc = ZERO
-                for q in range(G.shape[1]):
-                    acc += G[xi, q] * weight[f, c, p, q]
-                u[f, c, p, xi] = acc
+def toom_weights(f, u, weight, taps, T):
+    """u[f, c, p, xi] = sum of G[xi, q] weight[f, c, p, q] over q; here the lanes of a vector are points xi.
+
+    u (F, C, KH, n) is overwritten; taps (KW, LANES): column q of G.  T: kernel rows x 1.
+    """
+    C, KH, KW = weight.shape[1:]
+    for c in range(C):
+        for p0 in range(0, KH, T.rows):
+            p, acc = min(p0, KH - T.rows), zeros(T.rows, T.cols)
+            for q in range(KW):
+                acc = outer(acc, scalars(weight, (f, c, p, q), T.rows, 2), vectors(taps, (q,), T.cols, 0, 1))
+            store_row(u, (f, c, p, 0), 2, acc)
 
 
 @njit(**KERNEL)

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numba import config, types
 
-from .lanes import LANES, fma, splat
+from .lanes import LANES, aligned, fma, splat
 
 # The n - 1 finite points with the smallest errors, found by a search over fractions with small denominators.
 POINTS = {
@@ -149,7 +149,7 @@ class Matrix:
 class Toom:
     """F(m, r) for kernels: m, r, n, and the matrices A, AT, B, BT, G, GT, all part of the Numba type.
 
-    taps : float32 (n, r), the numbers of G
+    taps : float32 (r, LANES), the numbers of G: a vector holds a column
     """
 
     def __init__(self, m, r):
@@ -157,7 +157,8 @@ class Toom:
         A, B, G = _matrices(m, r)
         self.A, self.B, self.G = Matrix(A), Matrix(B), Matrix(G)
         self.AT, self.BT, self.GT = (Matrix([list(c) for c in zip(*M, strict=True)]) for M in (A, B, G))
-        self.taps = np.array(G, np.float32)
+        self.taps = aligned((r, LANES))
+        self.taps[:, :self.n] = np.array(G, np.float32).T
 
     def __repr__(self):
         return f"Toom({self.m}, {self.r}): {self.m} outputs of {self.r} taps from {self.n} products"

@@ -64,12 +64,29 @@ def is_toom(layer, shape):
     return toom_axes(layer, shape) > 0
 
 
-def check(layer, shape, images):
+def by_model(model, x, dy):
+    """The output and the input gradient, as users get them; adds to the gradients of the parameters."""
+    return model(x), model.backward(dy)
+
+
+def by_plan(model, x, dy, **options):
+    """The same from one block of a plan, which has lanes for so many images only, as that of a Trainer."""
+    plan = model.plan(x.shape[1:], 1, lanes=len(x), batch=np.array([0, len(x)]), **options)
+    forward, backward = plan.programs()
+    plan.x.put(x)
+    forward()
+    plan.dz.put(dy)
+    backward()
+    assert not plan.dx.inner[..., len(x):].any(), "gradients in lanes without an image"
+    return plan.z.get(len(x)), plan.dx.get(len(x))
+
+
+def check(layer, shape, images, run=by_model):
     """Output, input gradient and parameter gradients of a single layer are those of the reference, exactly, or to TOOM
     of the largest sum of products."""
     model, network, x, dy = both([layer], shape, images)
     model.zero_grad()
-    y, dx = model(x), model.backward(dy)
+    y, dx = run(model, x, dy)
     wanted = {"output": network.forward(x)}
     wanted["input gradient"], gradients = network.backward(dy)
     assert network.largest < EXACT, "the numbers of this test are too large to be exact"
@@ -82,7 +99,8 @@ def check(layer, shape, images):
         same(got[what], want, what, is_toom(model.layers[0], shape) * TOOM * (sums | more)[what].max())
 
 
-def outputs_and_gradients(model, x, dy):
+def outputs_and_gradients(model, x, dy, run=by_model):
     """{what: array} of a forward and a backward pass."""
     model.zero_grad()
-    return {"output": model(x), "input gradient": model.backward(dy)} | {p.name: p.grad for p in model.parameters()}
+    y, dx = run(model, x, dy)
+    return {"output": y, "input gradient": dx} | {p.name: p.grad for p in model.parameters()}

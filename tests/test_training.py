@@ -24,6 +24,7 @@ from cnn_numba.callbacks import Callback
 from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.driver import max_threads
+from cnn_numba.kernels.lanes import LANES
 
 
 # ---- the same bits in every way to run ------------------------------------------------------------------------
@@ -65,8 +66,9 @@ def test_interpreted_trains_the_same_network(interpreted):
 # ---- the same training as the loop of the library, and as the textbook ----------------------------------------
 @pytest.mark.parametrize("images, batch_size", ((70, 64), (48, 16), (5, 64), (20, 3), (33, 1)))
 def test_epochs_are_the_loop_of_the_library(images, batch_size):
-    """To the bit; 70 images make batches of 64 and 6."""
-    data = dataset(train=images)
+    """To the bit; 70 images make batches of 64 and 6.  Only a Trainer with few images per step fills the lanes that
+    they leave, and adds in another order."""
+    data, start = dataset(train=images), network().values.copy()
     model, epochs = trained(data, batch_size=batch_size)
     other = network()
     optimizer = optimizer_of(other)
@@ -86,7 +88,9 @@ def test_epochs_are_the_loop_of_the_library(images, batch_size):
         assert result.images == images
         assert result.loss == pytest.approx(losses / images, rel=1e-6)
         assert result.accuracy == pytest.approx(100 * right / images)
-    assert np.array_equal(model.values, other.values)
+    change = np.abs(other.values - start).max()
+    tolerance = 1e-5 * change if min(batch_size, images) <= LANES // 2 else 0
+    assert np.abs(model.values - other.values).max() <= tolerance < change
 
 
 def reference_epochs(data, batches, epochs=2):

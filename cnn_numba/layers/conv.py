@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import as_strided
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.init import init_name
-from cnn_numba.kernels import conv, conv_toom, conv_toom2d, resize
+from cnn_numba.kernels import conv, conv_toom, conv_toom2d, resize, strips
 from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call, PerWorker
@@ -137,6 +137,50 @@ class Conv2d(Biased, Layer):
         return (0, 0), (margin, margin)
 
     def calls(self, wires: Wires) -> None:
+        most = LANES // wires.setup.lanes
+        if most > 1 and wires.y.shape[1] > 1:
+            self._calls_in_strips(wires, most)
+        else:
+            self._calls(wires)
+
+    def _calls_in_strips(self, wires, most):
+        """The calls for so few images that the lanes hold up to `most` strips of rows of each; see `kernels.strips`."""
+        (_, rows, cols), images = wires.y.shape, wires.setup.lanes
+        high = math.ceil(rows / most)
+        cut = dict(count=math.ceil(rows / high), images=images)
+        top, bottom, left, right = sides = self.added_sides()
+        inner = Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, 0, self.dilation,
+                       self.groups, self.has_bias)
+        step = high * self.stride[0]
+        shape = (self.in_channels, step + self.dilation[0] * (self.kernel_size[0] - 1) - self.stride[0] + 1,
+                 wires.x.shape[2] + left + right)
+        of_dx, of_dy = inner.gradient_sides(shape, wires.setup)
+        x, y = Buffer(1, shape, inner.padding_sides()), Buffer(1, (self.out_channels, high, cols))
+        dx = wires.dx and Buffer(1, shape, (0, 0, *of_dx))
+        dy = wires.dy and Buffer(1, y.shape, (0, 0, *of_dy))
+        of_strips = Wires(x=x, y=y, dx=dx, dy=dy, parameters=wires.parameters, setup=wires.setup, index=wires.index,
+                          relu_after=wires.relu_after, relu_before=wires.relu_before)
+        inner._calls(of_strips)
+        of_channels, of_filters = wires.pieces(self.in_channels), wires.pieces(self.out_channels)
+        wires.prepare += of_strips.prepare
+        wires.gradients += of_strips.gradients
+        wires.forward += [
+            Call(strips.split_rows, of_channels, strips=x.inner, whole=wires.x.padded(*sides), step=step,
+                 pieces=of_channels.each, **cut),
+            *of_strips.forward,
+            Call(strips.join_rows, of_filters, whole=wires.y.inner, strips=y.inner, top=0, step=high,
+                 pieces=of_filters.each, **cut)]
+        if dy is not None:
+            wires.backward += [
+                Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.inner, step=high,
+                     pieces=of_filters.each, **cut),
+                *of_strips.backward]
+        if dx is not None:
+            wires.backward.append(Call(
+                strips.join_rows, of_channels, whole=wires.dx.inner, top=top, step=step, pieces=of_channels.each,
+                strips=dx.inner[:, :, :, left:left + wires.x.shape[2]], **cut))
+
+    def _calls(self, wires):
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
             wires.backward.append(_bias_gradient(wires))
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
@@ -179,7 +223,8 @@ class Conv2d(Biased, Layer):
         v = wires.reusable(planes(x.blocks, channels, x.shape[1] + top + bottom, tiles, toom.n))
         tile, of_channels = Tile(fit(filters, most), toom.n), wires.pieces(channels)
         of_filters = wires.pieces(filters, tile.rows, whole=True)
-        wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, G=toom.taps))
+        wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, taps=toom.taps,
+                                  T=Tile(fit(kernel_rows, 8), 1)))
         wires.forward += [
             Call(conv_toom.toom_input, of_channels, v=v, x=x.padded(top, bottom, left, right), pieces=of_channels.each,
                  toom=toom),

@@ -1,8 +1,10 @@
 """Vectors of LANES float32 numbers, one per image, and register tiles of them: what kernels compute with.
 
     load, store                     one vector            x[index]          (index: all axes but the lanes)
+    lanes_from                      some lanes of a vector, moved
     vectors, scalars                a pack of n of them   x[..., i:i + n*spacing:spacing, ...] along one axis
     scalars_apart                   the same for numbers a constant distance apart in memory
+    row_vectors                     a pack of LANES neighbours each in rows of a matrix
     four_columns                    a pack of columns of a matrix: lanes are LANES of its rows
     block                           a pack of the vectors of a window, along two axes
     repeat, added                   a pack of one vector n times; the sum of the vectors of a pack

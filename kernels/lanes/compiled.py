@@ -23,9 +23,10 @@ from .shapes import LANES, ROUND, Tile
 
 __all__ = [
     "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
-    "integers", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile", "scalars",
-    "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row", "store_sums", "store_tile",
-    "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors", "where", "zeros",
+    "integers", "lanes_from", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
+    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
+    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors",
+    "where", "zeros",
 ]
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -122,6 +123,14 @@ def _read(builder, pointer):
 
 def _write(builder, value, pointer):
     builder.store(value, pointer).align = 4
+
+
+def _read_masked(builder, pointer, mask):
+    """The vector at a pointer, with 0 in the lanes outside the mask, which are not read."""
+    read = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(VECTOR, [VECTOR.as_pointer(), I32, MASK, VECTOR]),
+        f"llvm.masked.load.v{LANES}f32.p0")
+    return builder.call(read, [pointer, I32(4), mask, ir.Constant(VECTOR, None)])
 
 
 def _splat(builder, s):
@@ -223,6 +232,18 @@ def load(typing, x, index):
 
 
 @intrinsic
+def lanes_from(typing, x, index, source, target, count):
+    """The vector whose lanes target, target + 1, ... are `count` lanes of x[index], from `source` on; the others are 0.
+    """
+    def code(context, builder, sig, args):
+        first, to, n = (context.cast(builder, arg, kind, types.intp)
+                        for arg, kind in zip(args[2:], sig.args[2:], strict=True))
+        inside = builder.and_(_first(builder, builder.add(to, n)), builder.not_(_first(builder, to)))
+        return _read_masked(builder, _address(context, builder, sig, args).at({-1: builder.sub(first, to)}), inside)
+    return V(x, index, source, target, count), code
+
+
+@intrinsic
 def store(typing, x, index, v):
     """x[index] = v"""
     def code(context, builder, sig, args):
@@ -304,6 +325,24 @@ def vectors(typing, x, index, n, axis, spacing):
         pace = context.cast(builder, args[4], sig.args[4], types.intp)
         return _pack(builder, [_read(builder, address.at({along: builder.mul(I64(k), pace)})) for k in range(count)])
     return Lanes("f", (count,))(x, index, n, axis, spacing), code
+
+
+@intrinsic(prefer_literal=True)
+def row_vectors(typing, x, index, n, axis):
+    """n vectors of neighbouring numbers of rows: LANES from x[index] on, from x[index + 1] on, ... along an axis, or
+    side by side along the last one; 0 past the end of a row."""
+    count, along = _literals(n, axis)
+
+    def code(context, builder, sig, args):
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        begin = context.cast(builder, cgutils.unpack_tuple(builder, args[1])[-1], sig.args[1][-1], types.intp)
+        left = builder.sub(cgutils.unpack_tuple(builder, array.shape)[-1], begin)
+        address, last = _address(context, builder, sig, args), along == sig.args[0].ndim - 1
+        shifts = [I64(k * LANES if last else k) for k in range(count)]
+        return _pack(builder, [
+            _read_masked(builder, address.at({along: shift}),
+                         _first(builder, builder.sub(left, shift) if last else left)) for shift in shifts])
+    return Lanes("f", (count,))(x, index, n, axis), code
 
 
 @intrinsic(prefer_literal=True)

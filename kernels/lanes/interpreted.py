@@ -6,9 +6,10 @@ from .shapes import LANES, ROUND, ZERO
 
 __all__ = [
     "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
-    "integers", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile", "scalars",
-    "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row", "store_sums", "store_tile",
-    "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors", "where", "zeros",
+    "integers", "lanes_from", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
+    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
+    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors",
+    "where", "zeros",
 ]
 
 
@@ -18,6 +19,12 @@ def _pack(x, index, n, axis, spacing):
 
 def load(x, index):
     return x[index].copy()
+
+
+def lanes_from(x, index, source, target, count):
+    v = np.zeros(LANES, np.float32)
+    v[target:target + count] = x[index][source:source + count]
+    return v
 
 
 def store(x, index, v):
@@ -65,6 +72,15 @@ def counters(first):
 
 def unit(v):
     return (v >> 8).astype(np.float32) * np.float32(2**-24)
+
+
+def row_vectors(x, index, n, axis):
+    pack = np.zeros((n, LANES), np.float32)
+    for k in range(n):
+        *lead, first = _shift(index, axis, k * LANES if axis == x.ndim - 1 else k, axis, 0)
+        row = x[tuple(lead)][first:first + LANES]
+        pack[k, :len(row)] = row
+    return pack
 
 
 def repeat(v, n):
