@@ -169,12 +169,14 @@ def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
 
 @pytest.mark.parametrize("batch_size", (1, 16, 17))
 def test_the_batch_size_does_not_decide_what_is_dropped(batch_size):
-    """Without updates, every image of an epoch has the same loss in batches of any size, short last ones too."""
+    """Without updates, every image of an epoch has the same loss in batches of any size, short last ones too; to the
+    bit where a batch has more than the few images whose layers add in another order."""
     data = dataset(train=19)
     _, want = trained(data, lr=0.0)
     _, got = trained(data, batch_size=batch_size, lr=0.0)
-    assert got == want
-    assert want[0] != want[1] != trained(data, seed=4, lr=0.0)[1][1]
+    other = trained(data, seed=4, lr=0.0)[1][1]
+    assert got == (want if batch_size > 8 else pytest.approx(want, rel=1e-6))
+    assert min(abs(want[0] - want[1]), abs(want[1] - other)) > 1e-4 * want[1]
 
 
 def test_the_library_drops_the_same_in_any_batch():
