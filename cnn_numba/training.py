@@ -18,6 +18,7 @@ from cnn_numba.feed import REPLAYS, Feed
 from cnn_numba.history import EpochResult, History
 from cnn_numba.init import ORDER, stream
 from cnn_numba.kernels import driver
+from cnn_numba.kernels.compiled import compile_requested
 from cnn_numba.kernels.lanes import LANES
 from cnn_numba.kernels.program import Call, Program, at_once, in_order
 from cnn_numba.layers import BatchNorm1d, BatchNorm2d, below, infer_shapes
@@ -165,9 +166,9 @@ class Trainer:
                                             bf16=bf16(self.precision), pieces=pieces_for(blocks))
         self._validation = None if data.validation_images is None else self._evaluation_program(
             data.validation_images, data.validation_labels)
-        test = self._evaluation_program(data.test_images, data.test_labels)     # compiles the kernels that it needs
+        test = self._evaluation_program(data.test_images, data.test_labels)
         self._test = test if measure_test else None
-        Program([])()                                               # compiles the driver
+        compile_requested()
 
     def _make_step(self):
         """Make the program of a step, unless it is there and the same parameters are frozen."""

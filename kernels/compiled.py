@@ -6,17 +6,18 @@ f(int, pointer), and the driver calls it by its address.  The pointer's Numba ty
 kernel is compiled once for each combination of them.  `UnpackRecord` changes Numba's intermediate code, so nothing is
 compiled twice.
 """
+import gc
 import hashlib
 import pickle
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numba
 import numpy as np
 from numba import config, types
 
-from . import cache
+from . import assistants, cache
 from .lock import locked
 
 JIT = not config.DISABLE_JIT
@@ -24,8 +25,9 @@ FOLDER = cache.kernel_cache() if JIT else None
 PATIENCE = 60               # seconds to wait for another process that compiles or loads a kernel
 
 # A kernel called by address cannot raise, so error_model turns ZeroDivisionError off.  Only the driver calls kernels,
-# so they need no wrappers, which take a third of the compile time.
-HELPER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)     # functions that kernels call
+# so they need no wrappers, which take a third of the compile time.  They allocate nothing, so they count no references
+# (_nrt), which takes a sixth.
+HELPER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)  # functions they call
 INLINE = dict(inline="always", **HELPER)                                                # whose call would cost time
 KERNEL = dict(HELPER)
 
@@ -88,31 +90,87 @@ if JIT:
         ty = numba.typeof(value)
         return types.Array(ty.dtype, ty.ndim, "A") if isinstance(ty, types.Array) else ty
 
-    _compiled = {}
+    _compiled, _requested = {}, {}          # by (function, signature); requests are the keys of a dict, in order
 
-    def address(kernel, args):
-        """The native address of a kernel for arguments of these types; KernelError when it cannot be compiled."""
-        result = compiled(kernel, (types.intp, types.CPointer(types.Tuple([_typeof(value) for value in args]))))
+    def signature(args):
+        """The types of a kernel's parameters, item and record, for arguments of these types."""
+        return types.intp, types.CPointer(types.Tuple([_typeof(value) for value in args]))
+
+    def address(kernel, signature):
+        """The native address of a kernel for a signature; KernelError when it cannot be compiled."""
+        result = compiled(kernel, signature)
         return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+    def request(function, signature):
+        """Announce what `compiled` will be asked for: all that is missing then is compiled together."""
+        if (function, signature) not in _compiled:
+            _requested[function, signature] = None
 
     def compiled(function, signature):
         """Numba's compile result for a function, which owns the machine code; loaded from the cache if it is there."""
         if (function, signature) not in _compiled:
-            _compiled[function, signature] = _load_or_compile(function, signature)
+            request(function, signature)
+            compile_requested()
         return _compiled[function, signature]
 
-    def _load_or_compile(function, signature):
+    def compile_requested():
+        """Load or compile all that is requested, together with assistants if much is missing.
+
+        What another process compiles is left for the end.  Raises KernelError for a function that cannot be compiled.
+        """
+        with global_compiler_lock:
+            missing = [key for key in _requested if (path := _path(*key)) and not path.exists()]
+            try:
+                if len(missing) >= assistants.WORTH:
+                    assistants.start()
+                    assistants.ask(missing)
+                for seconds in 0, PATIENCE:
+                    for key in [*_requested]:
+                        if result := _load_or_compile(*key, seconds):
+                            _compiled[key] = result
+                            del _requested[key]
+            except KernelError:
+                del _requested[key]
+                raise
+            finally:
+                assistants.stop()
+
+    def prepare(function, signature):
+        """See to it that the cache has a function, unless another process is compiling it."""
+        path = _path(function, signature)
+        if path and not path.exists():
+            _load_or_compile(function, signature, 0)
+
+    def _load_or_compile(function, signature, seconds):
+        """The compile result; after so many seconds in which another process compiles it, None if they are 0."""
         global FOLDER
-        with global_compiler_lock, locked(FOLDER / "lock", PATIENCE) if FOLDER else nullcontext() as held:
-            if not held:                    # another process hangs: continue without the cache
-                FOLDER = None
-            path = _path(function, signature)
-            result = _rebuilt(cache.read(path), function) if path else None
-            if result is None:
-                result = _compile(function, signature)
-                if path and not result.library.has_dynamic_globals:
-                    cache.write(path, serialize.dumps(result._reduce()))
+        path = _path(function, signature)
+        result = _rebuilt(cache.read(path), function) if path else None
+        if result is None:
+            with _locked(path, seconds) as held:
+                if not held and not seconds:
+                    return None
+                if not held:                # another process hangs: continue without the cache
+                    FOLDER = path = None
+                result = _rebuilt(cache.read(path), function) if path else None
+                if result is None:
+                    result = _compile(function, signature)
+                    if path and not result.library.has_dynamic_globals:
+                        cache.write(path, serialize.dumps(result._reduce()))
         return result
+
+    @contextmanager
+    def _locked(path, seconds):
+        """Lock a cache file, which need not exist; yields whether it is locked."""
+        if path is None:
+            yield True
+            return
+        lock = path.with_suffix(".lock")
+        with locked(lock, seconds) as held:
+            yield held
+        if held:                            # who waits for a deleted lock then finds the cache file
+            with suppress(OSError):
+                lock.unlink()
 
     def _rebuilt(content, function):
         """The compile result from the bytes of a cache file; None when they cannot be used."""
@@ -144,6 +202,8 @@ if JIT:
         return hashlib.sha256(content).hexdigest()[:32]
 
     def _compile(function, signature):
+        collects = gc.isenabled()
+        gc.disable()                        # a search for garbage in Numba's many objects takes a tenth of the time
         try:
             return function._compiler.compile(signature, None)
         except (errors.NumbaError, errors.UnsupportedBytecodeError) as error:
@@ -154,3 +214,9 @@ if JIT:
                 f"{' '.join(reason.split())}; "
                 "breakpoint() and other things that only Python can do need interpreted kernels (--no-jit, or "
                 "NUMBA_DISABLE_JIT=1)") from error
+        finally:
+            if collects:
+                gc.enable()
+else:
+    def compile_requested():
+        """Do nothing: interpreted, nothing is compiled."""

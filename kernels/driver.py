@@ -63,7 +63,7 @@ if JIT:
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-    from .compiled import compiled
+    from .compiled import compiled, request
 
     I64 = ir.IntType(64)
 
@@ -120,7 +120,8 @@ if JIT:
         copy.__qualname__ = name
         return njit(**options)(copy)
 
-    _variants = {"serial": _variant("replay_serial"), "parallel": _variant("replay_parallel", parallel=True)}
+    replay_serial, replay_parallel = _variant("replay_serial"), _variant("replay_parallel", parallel=True)
+    _variants = {"serial": replay_serial, "parallel": replay_parallel}
     _signature = types.int64[:, ::1], types.int64[::1], types.int64[::1], types.intp, types.int64[:, ::1], types.intp
 
     def _ready(mode):
@@ -129,6 +130,11 @@ if JIT:
         if not driver.overloads:
             driver.add_overload(compiled(driver, _signature))
         return driver
+
+    def request_drivers(chains):
+        """Announce the drivers for tables of so many chains, for `compiled.request`."""
+        for mode in _modes(chains):
+            request(_variants[mode], _signature)
 else:
     def invoke(kernel, item, args, offset):
         kernel(item, *args)
@@ -146,6 +152,9 @@ else:
     def _ready(mode):
         return _driver
 
+    def request_drivers(chains):
+        """Do nothing: interpreted, nothing is compiled."""
+
 
 # ---- execution ------------------------------------------------------------------------------------------------------
 _mode, _threads = ("parallel", config.NUMBA_NUM_THREADS) if JIT else ("serial", 1)
@@ -155,18 +164,23 @@ _orphaned = False           # whether one ran before this process was forked: a 
 exclusive = threading.RLock()       # held while buffers are filled, a program runs, and results are read
 
 
+def _modes(chains):
+    """The drivers that replay a table of so many chains; where there are two, `replay` chooses."""
+    if chains == 1:                         # nothing to share
+        return ["serial"]
+    return ["parallel", "serial"] if _threads > 1 else [_mode]
+
+
 def replay(tasks, chains, phases, repeats, counters, pace):
     """Run the chosen driver, or the serial one where `pace` finds one worker faster; other Python threads wait."""
     global _started
     with exclusive:
-        if len(chains) == 2:                # one chain: nothing to share
-            _ready("serial")(tasks, chains, phases, repeats, counters, 1)
+        modes = _modes(len(chains) - 1)
+        drivers = {mode: _ready(mode) for mode in modes}
+        _started = _started or "parallel" in modes
+        if len(modes) == 1:
+            drivers[modes[0]](tasks, chains, phases, repeats, counters, 1)
             return
-        _started = _started or _mode == "parallel"
-        if _threads == 1:
-            _ready(_mode)(tasks, chains, phases, repeats, counters, _threads)
-            return
-        drivers = {name: _ready(name) for name in ("parallel", "serial")}
         while repeats:
             alone, count = pace.alone, pace.room(repeats)
             start = time.perf_counter()

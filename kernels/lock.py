@@ -21,9 +21,15 @@ POLL = 0.02             # seconds between two attempts
 def locked(path, seconds):
     """Lock a file and wait at most `seconds` for that; yields whether the lock is held.
 
-    On a file system without locks this yields True: processes that run at the same time may then disturb each other.
+    On a file system without locks, or where the file cannot be made, this yields True: processes that run at the same
+    time may then do the same work.
     """
-    with open(path, "ab") as file:
+    try:
+        file = open(path, "ab")
+    except OSError:
+        yield True
+        return
+    with file:
         yield _acquired(file, time.monotonic() + seconds)
 
 
@@ -33,7 +39,7 @@ def _acquired(file, deadline):
             _lock(file)
             return True
         except (BlockingIOError, PermissionError):
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL)
         except OSError:

@@ -1,18 +1,19 @@
 """A network as data: a table of (kernel, item, arguments) that one driver replays, serially or in parallel."""
 import copy
 import inspect
+from functools import cached_property
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from .compiled import JIT
-from .driver import LINE, execution, max_threads, replay
+from .driver import LINE, max_threads, replay, request_drivers
 from .lanes import aligned
 from .pace import Pace
 
 if JIT:
-    from .compiled import address, words
+    from .compiled import address, request, signature, words
 
 
 class Pieces(NamedTuple):
@@ -85,7 +86,8 @@ class Call:
             workers = max_threads() if any(isinstance(value, PerWorker) for value in args.values()) else 1
             self._records = np.array([[word for value in self._args(worker) for word in words(value)]
                                       for worker in range(workers)], np.int64)
-            self._address = address(kernel, self._args(0))
+            self._signature = signature(self._args(0))
+            request(kernel, self._signature)
 
     def _args(self, worker):
         """The arguments of a worker."""
@@ -95,12 +97,17 @@ class Call:
         """The row of the table that runs the kernel for an item: address, item, record, bytes between the records of
         two workers."""
         if JIT:
-            return self._address, item, self._records.ctypes.data, self._records.strides[0] * (len(self._records) > 1)
+            stride = self._records.strides[0] * (len(self._records) > 1)
+            return self._address, item, self._records.ctypes.data, stride
         return self.kernel, item, tuple(self._args(0)), 0
 
     def with_args(self, **args):
         """The same call with other values of some arguments."""
         return Call(self.kernel, self.pieces, after_all=self.after_all, apart=self.apart, **self.args | args)
+
+    @cached_property
+    def _address(self):
+        return address(self.kernel, self._signature)
 
     def __reduce__(self):
         raise TypeError("a Call cannot be copied or pickled: it holds the addresses of its arrays")
@@ -110,7 +117,8 @@ class Call:
 
 
 class Program:
-    """Calls in an order that can be replayed.
+    """Calls in an order that can be replayed.  What its calls need is compiled by `compile_requested`, or
+    by the first replay of any program.
 
     Parameters
     ----------
@@ -128,16 +136,22 @@ class Program:
 
     def __init__(self, phases, most=1):
         chains = [chain for phase in phases for chain in phase]
-        tasks = [call.task(item) for chain in chains for call, item in chain]
         self.calls = [call for chain in chains for call, _ in chain]
-        self._tasks = np.empty((len(tasks), 4), np.int64 if JIT else object)
-        for k, task in enumerate(tasks):
-            for column, value in enumerate(task):
-                self._tasks[k, column] = value
+        self._items = [item for chain in chains for _, item in chain]
         self._chains = np.cumsum([0] + [len(chain) for chain in chains])
         self._phases = np.cumsum([0] + [len(phase) for phase in phases])
         self._counters = aligned((len(phases) * most * max_threads(), LINE), np.int64)
         self._pace = Pace()
+        request_drivers(len(chains))
+
+    @cached_property
+    def _tasks(self):
+        """The table of tasks."""
+        tasks = np.empty((len(self.calls), 4), np.int64 if JIT else object)
+        for k, (call, item) in enumerate(zip(self.calls, self._items, strict=True)):
+            for column, value in enumerate(call.task(item)):
+                tasks[k, column] = value
+        return tasks
 
     def __reduce__(self):
         raise TypeError("a Program cannot be copied or pickled: it holds the addresses of the arrays of its calls")
@@ -177,6 +191,6 @@ def by_one(calls):
 
 
 def threading_layer():
-    """The name of Numba's threading layer: "omp", "tbb" or "workqueue".  The first parallel region loads it."""
-    Program([[[]] * execution()[1]])()
+    """The name of Numba's threading layer: "omp", "tbb" or "workqueue"."""
+    numba.get_num_threads()             # loads it
     return numba.threading_layer()

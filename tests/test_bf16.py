@@ -417,6 +417,7 @@ from cnn_numba.kernels.matrix import Bf16
 
 compiled.FOLDER = None
 Sequential(Conv2d(16, 16, 3), Flatten(), Linear(64, 64)).plan((16, 4, 4), 2, bf16=Bf16(sys.argv[1], 1))
+compiled.compile_requested()
 for (kernel, _), result in compiled._compiled.items():
     text = result.library.get_asm_str()
     used = re.findall(r"\\b((?:tile|ldtile|tdp|vdpbf)\\w+)[ \\t]*(.*)", text)

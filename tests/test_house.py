@@ -34,7 +34,7 @@ HOUSE = {
 }
 EXCEPTIONS = {("layers.base", "model")}         # a layer that is called is a network of one layer
 ENGINE = {"kernels.lanes", "kernels.matrix", "kernels.program", "kernels.driver", "kernels.compiled", "kernels.cache",
-          "kernels.lock", "kernels.pace"}
+          "kernels.lock", "kernels.pace", "kernels.assistants"}
 OPTIONAL = {"PIL", "matplotlib", "requests", "progress", "torch", "jax", "sklearn", "pandas", "onnx", "onnxruntime",
             "google", "safetensors", "tqdm", "mpi4py"}
 BRIDGES = {"sklearn", "mpi"}        # need an optional package; no other module of the library imports them

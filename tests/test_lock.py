@@ -62,3 +62,8 @@ def test_a_file_system_without_locks_is_not_an_obstacle(monkeypatch, tmp_path):
     monkeypatch.setattr(lock, "_lock", refuse)
     with locked(tmp_path / "lock", 10) as held:
         assert held
+
+
+def test_nor_is_a_folder_in_which_no_lock_can_be_made(tmp_path):
+    with locked(tmp_path / "missing" / "lock", 10) as held:
+        assert held

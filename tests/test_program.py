@@ -224,7 +224,7 @@ def test_an_empty_program_does_nothing():
 @pytest.mark.parametrize("kernel", (stops, traces, uses_an_unknown_name, stores_text))
 def test_a_kernel_that_cannot_be_compiled_says_why_in_a_sentence(kernel):
     with pytest.raises(KernelError) as error:
-        Call(kernel, 3, x=np.zeros(3))
+        Program(in_order([Call(kernel, 3, x=np.zeros(3))]))()
     text, line = str(error.value), kernel.py_func.__code__.co_firstlineno
     assert text.startswith(f"{kernel.__name__} ({__file__}, line {line}) cannot be compiled: ")
     assert "breakpoint()" in text and "NUMBA_DISABLE_JIT=1" in text

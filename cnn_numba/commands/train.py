@@ -94,6 +94,7 @@ def train(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 
 def run_train(args: argparse.Namespace, started: float) -> int:
     from cnn_numba.files.checkpoints import newest_checkpoint
+    from cnn_numba.kernels.assistants import start_if_cold
 
     team = team_of(args)
     # Then nobody has to read the output.
@@ -108,6 +109,8 @@ def run_train(args: argparse.Namespace, started: float) -> int:
         given.setdefault("model", given["weights"])
     recipe = resumed_recipe(saved, given, args) if saved else new_recipe(given, args)
     team.once(lambda: check_early(args, recipe))
+    if args.jit is not False and not args.mpi:      # the processes of a team compile for each other
+        start_if_cold()
     choose_execution(args, team)
     from cnn_numba.commands.kept import Kept
     from cnn_numba.data.survey import survey, suspicions
