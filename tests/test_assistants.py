@@ -23,6 +23,7 @@ from cnn_numba.kernels import assistants, compiled
 
 ask, start, compile_one, mine, pids = assistants.ask, assistants.start, compiled._compile, [], []
 assistants._processors = lambda: 3                  # two assistants, on any machine
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell may have started the tests without it
 
 def watched(function, signature):
     mine.append(function)
