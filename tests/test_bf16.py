@@ -385,7 +385,7 @@ def test_the_cache_keeps_units_apart():
     assert len(paths) == len(matrix.UNITS) and None not in paths
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def amx():
     """The emulated unit: one for all tests, because machine code keeps the addresses of its functions."""
     if not JIT:
