@@ -498,7 +498,7 @@ def _input_gradient(layer, blocks, dx, dy, weight, x, top, left, margin, relu, t
 def _weight_gradient(layer, wires, weight, dy, padded):
     dweight, (rows, cols) = _per_block(wires, weight), layer.kernel_size
     filters = weight.value.shape[0] // layer.groups
-    most = (27 if rows * cols == 9 else 20) if WIDE else 5      # registers for sums
+    most = 20 if WIDE else 5            # registers for sums
     operands = dict(dy=dy, x=padded, stride_h=layer.stride[0], stride_w=layer.stride[1], dilation_h=layer.dilation[0],
                     groups=layer.groups)
     if 1 < rows * cols <= 9 and cols > 1 and WIDE:
