@@ -6,6 +6,7 @@ f(int, pointer), and the driver calls it by its address.  The pointer's Numba ty
 kernel is compiled once for each combination of them.  `UnpackRecord` changes Numba's intermediate code, so nothing is
 compiled twice.
 """
+import functools
 import gc
 import hashlib
 import pickle
@@ -183,20 +184,26 @@ if JIT:
             return None
 
     def _path(function, signature):
-        """The cache file of a function; None if its code cannot be kept, for example when it was typed at a prompt.
+        """The cache file of a function; None if its code cannot be kept, for example when it was typed at a prompt."""
+        name = _name(function, signature) if FOLDER else None
+        return FOLDER / name if name else None
 
-        The name is a hash of all that the machine code depends on, except the kernel sources, which name the folder.
+    @functools.cache
+    def _name(function, signature):
+        """The name of the cache file, or None.
+
+        It is a hash of all that the machine code depends on, except the kernel sources, which name the folder.
         """
         python = function.py_func
         try:
             source = Path(python.__code__.co_filename).read_bytes()
         except OSError:
             return None
-        if FOLDER is None or python.__closure__:
+        if python.__closure__:
             return None
         key = (python.__module__, python.__qualname__, str(signature), python.__code__.co_code, hash_of(source),
                function.targetctx.codegen().magic_tuple(), numba.__version__, llvmlite.__version__, sys.version)
-        return FOLDER / f"{python.__name__}-{hash_of(repr(key).encode())}.nbc"
+        return f"{python.__name__}-{hash_of(repr(key).encode())}.nbc"
 
     def hash_of(content):
         return hashlib.sha256(content).hexdigest()[:32]
