@@ -13,7 +13,7 @@ which share the weights that are loaded.
 """
 from numba import njit
 
-from .compiled import KERNEL
+from .compiled import INLINE, KERNEL
 from .conv import taps_to
 from .lanes import ZERO, load, maximum, splat, store, where
 from .matrix import (
@@ -189,6 +189,19 @@ def bf16_backward_input(item, dx, u, d, x, stride_h, stride_w, dilation_h, dilat
     release(sums)
 
 
+@njit(**INLINE)
+def add_features(sums, u, row, down, v, n, other, pairs, parts):
+    """Add sum of u[row, k] v[n, k] over k to the tiles of a block of rows and the columns n and `other`.
+
+    u uint32 (rows, parts * U), v uint32 (N, parts * P), with pairs of features.
+    """
+    U, P = u.shape[1] // parts, v.shape[1] // parts
+    for product in range(2 * parts - 1):
+        a, b = product // 2 * U, product % 2 * P
+        for k in range(0, U, pairs):
+            multiply(sums, u, (row, a + k), 0, down, v, (n, b + k), (other, b + k))
+
+
 @njit(**KERNEL)
 def bf16_linear_forward(item, y, u, v, start, rows, down, pairs, parts, relu, T):
     """y[n, o] = start[o] + sum of u[o, k] v[n, k] over k; `relu` applies max(0, .).
@@ -197,17 +210,13 @@ def bf16_linear_forward(item, y, u, v, start, rows, down, pairs, parts, relu, T)
     features; y (N, O) is overwritten.  T: units x blocks of images, in tiles.
     """
     N, O, _ = y.shape
-    U, P = u.shape[1] // parts, v.shape[1] // parts
     o = min(item * T.rows * rows, O - rows - (T.rows - 1) * down)
     sums = configure(T, rows, pairs)
     for n0 in range(0, N, T.cols):
         n = min(n0, N - T.cols)
         other = n + T.cols - 1
         begin(sums, start, o, down)
-        for product in range(2 * parts - 1):
-            a, b = product // 2 * U, product % 2 * P
-            for k in range(0, U, pairs):
-                multiply(sums, u, (o, a + k), 0, down, v, (n, b + k), (other, b + k))
+        add_features(sums, u, o, down, v, n, other, pairs, parts)
         store_products(sums, y, (n, o), (other, o), 1, down)
         if relu:
             for block in range(n, other + 1):
@@ -224,7 +233,6 @@ def bf16_linear_backward_input(item, dx, u, d, x, rows, down, pairs, parts, relu
     units; dx (N, K) is overwritten.  T: features x blocks of images, in tiles.
     """
     N, K, _ = dx.shape
-    U, P = u.shape[1] // parts, d.shape[1] // parts
     k = min(item * T.rows * rows, K - rows - (T.rows - 1) * down)
     none = splat(ZERO)
     sums = configure(T, rows, pairs)
@@ -232,10 +240,7 @@ def bf16_linear_backward_input(item, dx, u, d, x, rows, down, pairs, parts, relu
         n = min(n0, N - T.cols)
         other = n + T.cols - 1
         clear(sums)
-        for product in range(2 * parts - 1):
-            a, b = product // 2 * U, product % 2 * P
-            for o in range(0, U, pairs):
-                multiply(sums, u, (k, a + o), 0, down, d, (n, b + o), (other, b + o))
+        add_features(sums, u, k, down, d, n, other, pairs, parts)
         store_products(sums, dx, (n, k), (other, k), 1, down)
         if relu:
             for block in range(n, other + 1):
