@@ -23,6 +23,16 @@ def per_call(f: Callable[[], object], seconds: float) -> float:
 def median_call(f: Callable[[], object], seconds: float) -> float:
     """Seconds of a call of f: the median of those that take `seconds` together, after two that wake the threads up."""
     f()
+    return statistics.median(_times(f, seconds))
+
+
+def fastest_call(f: Callable[[], object], seconds: float) -> float:
+    """Seconds of the fastest call of f, of those that take `seconds` together, after one that wakes the threads up."""
+    return min(_times(f, seconds))
+
+
+def _times(f: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call of f, of those that take `seconds` together; one before them does not count."""
     f()
     times, begin = [], time.perf_counter()
     end = begin + seconds
@@ -31,19 +41,7 @@ def median_call(f: Callable[[], object], seconds: float) -> float:
         now = time.perf_counter()
         times.append(now - begin)
         begin = now
-    return statistics.median(times)
-
-
-def fastest_call(f: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest call of f, of those that take `seconds` together, after one that wakes the threads up."""
-    f()
-    fastest, begin = float("inf"), time.perf_counter()
-    end = begin + seconds
-    while begin < end:
-        f()
-        now = time.perf_counter()
-        fastest, begin = min(fastest, now - begin), now
-    return fastest
+    return times
 
 
 class LoadMeter:
