@@ -12,7 +12,7 @@ The tolerances are float32's.  With u = 2**-24:
 import numpy as np
 import pytest
 import reference
-from networks import build, whole
+from networks import build, build_normal, decided, whole
 
 from cnn_numba.execution import textbook
 from cnn_numba.layers import Conv2d, Setup
@@ -104,3 +104,20 @@ def outputs_and_gradients(model, x, dy, run=by_model):
     model.zero_grad()
     y, dx = run(model, x, dy)
     return {"output": y, "input gradient": dx} | {p.name: p.grad for p in model.parameters()}
+
+
+def check_network(layers, shape, images, run=by_model):
+    """Output and gradients of a network on normal numbers are those of the reference, to NETWORK of the largest; 0.1 %
+    more is rejected."""
+    rng = np.random.default_rng(0)
+    model = build_normal(layers, rng)
+    network = reference.Network(layers, model.state_dict())
+    x = decided(rng, layers, model, (images, *shape))
+    dy = rng.normal(size=(images, *model.output_shape(shape))).astype(np.float32)
+    got = outputs_and_gradients(model, x, dy, run)
+    wanted = {"output": network.forward(x)}
+    wanted["input gradient"], gradients = network.backward(dy)
+    for what, want in (wanted | gradients).items():
+        tolerance = NETWORK * np.abs(want).max()
+        same(got[what], want, what, tolerance)
+        rejected(got[what], 1.001 * want, tolerance)

@@ -1,9 +1,8 @@
 """Training steps with so few images that other lanes hold strips of them, or features."""
 import numpy as np
 import pytest
-import reference
-from comparing import NETWORK, by_plan, check, named, outputs_and_gradients, rejected, same
-from networks import build_normal, conv, decided, flatten, linear, pool, relu, whole
+from comparing import by_plan, check, check_network, named, outputs_and_gradients, rejected, same
+from networks import build_normal, conv, flatten, linear, pool, relu, whole
 
 from cnn_numba.kernels import strips
 from cnn_numba.kernels.lanes import LANES, aligned
@@ -50,18 +49,7 @@ def test_dense_layer_by_rows(layer, images):
 @pytest.mark.parametrize("images", (1, 3, 8))
 def test_network(images):
     """ReLUs at their neighbours, and buffers between layers."""
-    rng = np.random.default_rng(0)
-    model = build_normal(LENET, rng)
-    network = reference.Network(LENET, model.state_dict())
-    x = decided(rng, LENET, model, (images, 1, 12, 12))
-    dy = rng.normal(size=(images, 8)).astype(np.float32)
-    got = outputs_and_gradients(model, x, dy, by_plan)
-    wanted = {"output": network.forward(x)}
-    wanted["input gradient"], gradients = network.backward(dy)
-    for what, want in (wanted | gradients).items():
-        tolerance = NETWORK * np.abs(want).max()
-        same(got[what], want, what, tolerance)
-        rejected(got[what], 1.001 * want, tolerance)
+    check_network(LENET, (1, 12, 12), images, by_plan)
 
 
 def test_pieces_do_not_change_the_bits():

@@ -11,6 +11,7 @@ from comparing import (
     TOOM,
     both,
     check,
+    check_network,
     is_toom,
     named,
     outputs_and_gradients,
@@ -306,18 +307,7 @@ def test_linear_negative_controls():
 ))
 @pytest.mark.parametrize("images", (3, 17))
 def test_network(layers, shape, images):
-    rng = np.random.default_rng(0)
-    model = build_normal(layers, rng)
-    network = reference.Network(layers, model.state_dict())
-    x = decided(rng, layers, model, (images, *shape))
-    dy = rng.normal(size=(images, *model.output_shape(shape))).astype(np.float32)
-    got = outputs_and_gradients(model, x, dy)
-    wanted = {"output": network.forward(x)}
-    wanted["input gradient"], gradients = network.backward(dy)
-    for what, want in (wanted | gradients).items():
-        tolerance = NETWORK * np.abs(want).max()
-        same(got[what], want, what, tolerance)
-        rejected(got[what], 1.001 * want, tolerance)
+    check_network(layers, shape, images)
 
 
 def test_a_large_dense_layer_with_as_many_items_as_blocks(monkeypatch, any_execution):

@@ -8,14 +8,12 @@ import zlib
 import numpy as np
 import pytest
 import reference
-from comparing import NETWORK, ROUNDING, TOOM, check, named, outputs_and_gradients, rejected, same
+from comparing import ROUNDING, TOOM, check, check_network, named, rejected, same
 from networks import (
     adaptive,
     avg,
     build,
-    build_normal,
     conv,
-    decided,
     flatten,
     leaky,
     linear,
@@ -278,19 +276,7 @@ def test_nan_stays_visible(layer):
     ("reshape after relu", [conv(2, 4, 3), relu, reshape((2, 5, 12)), conv(2, 3, 3)]),
 ))
 def test_among_others(layers):
-    rng = np.random.default_rng(0)
-    shape = 2, 7, 8
-    model = build_normal(layers, rng)
-    network = reference.Network(layers, model.state_dict())
-    x = decided(rng, layers, model, (17, *shape))
-    dy = rng.normal(size=(17, *model.output_shape(shape))).astype(np.float32)
-    got = outputs_and_gradients(model, x, dy)
-    wanted = {"output": network.forward(x)}
-    wanted["input gradient"], gradients = network.backward(dy)
-    for what, want in (wanted | gradients).items():
-        tolerance = NETWORK * np.abs(want).max()
-        same(got[what], want, what, tolerance)
-        rejected(got[what], 1.001 * want, tolerance)
+    check_network(layers, (2, 7, 8), 17)
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
