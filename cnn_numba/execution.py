@@ -90,9 +90,9 @@ def set_float32_matmul_precision(precision: str) -> None:
         gradients and the optimizer stay in float32.
 
     Bf16 products run on the CPU's AMX unit; on AMD's Zen 4 "medium" runs by `vdpbf16ps` in dense layers and in
-    convolutions without Cook-Toom products or with a stride.  Elsewhere, and in layers that would not be faster (fewer
-    than 16 channels or filters, groups), all precisions are "highest"; `describe()` says which unit runs.  The choice
-    affects trainers made, and models called, from now on.
+    convolutions without Cook-Toom products.  Elsewhere, and in layers that would not be faster (fewer than 16 channels
+    or filters, groups), all precisions are "highest"; `describe()` says which unit runs.  The choice affects trainers
+    made, and models called, from now on.
 
     Raises InputError (a ValueError) for another word.
     """

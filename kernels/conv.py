@@ -3,19 +3,25 @@ from numba import njit
 
 from .compiled import HELPER, KERNEL
 from .lanes import (
+    LANES,
     ZERO,
     block,
     load,
+    load_tile,
     mask_tile,
     outer,
     rectify,
+    row_tile,
     scalars,
     splat,
     spread,
     store,
+    store_pack,
+    store_row,
     store_sums,
     store_tile,
     total,
+    transposed,
     vectors,
     zeros,
 )
@@ -194,6 +200,46 @@ def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilatio
                             acc = outer(acc, vectors(dy, (n, f, i, j), T.rows, 1, 1),
                                         vectors(x, (n, g * C + c, row, col), T.cols, 1, 1))
                     store_sums(dweight, (n, f, c, p, 0), 1, 2, acc)
+
+
+@njit(**KERNEL)
+def conv2d_backward_weight_by_filters(n, dweight, dy, x, lines, sums, kernel_rows, kernel_cols, stride_h, stride_w,
+                                      dilation_h, dilation_w, groups, T):
+    """As `conv2d_backward_weight`, with LANES filters of one image in a vector: no lanes are to be added up.
+
+    dweight (N, F, C * KH * KW), the filters of a group a multiple of LANES and its channels one of T.cols.  Scratch:
+    lines, dy of some rows with filters and images exchanged (their pixels * LANES), and sums (1, C * KH * KW or more).
+    T: 1 x channels.
+    """
+    _, F, K = dweight.shape
+    OH, OW, taps = dy.shape[2], dy.shape[3], kernel_rows * kernel_cols
+    F //= groups
+    C, rows = K // taps, lines.shape[0] // (OW * LANES)
+    for g in range(groups):
+        for f in range(g * F, g * F + F, LANES):
+            for k in range(K):
+                store(sums, (0, k), splat(ZERO))
+            for first in range(0, OH, rows):                        # so few that they stay in the first cache
+                end, k = min(first + rows, OH), 0
+                for i in range(first, end):
+                    for j in range(OW):
+                        store_pack(lines, (k,), 0, transposed(vectors(dy, (n, f, i, j), LANES, 1, 1)))
+                        k += LANES
+                for c in range(0, C, T.cols):
+                    for p in range(kernel_rows):
+                        for q in range(kernel_cols):
+                            acc, k = zeros(1, T.cols), 0
+                            for i in range(first, end):
+                                row, col = i * stride_h + p * dilation_h, q * dilation_w
+                                for _ in range(OW):
+                                    for l in range(LANES):
+                                        acc = outer(acc, vectors(lines, (k + l,), 1, 0, 1),
+                                                    scalars(x, (n, g * C + c, row, col, l), T.cols, 1))
+                                    k, col = k + LANES, col + stride_w
+                            here = (0, (c * kernel_rows + p) * kernel_cols + q)
+                            store_tile(sums, here, 0, 1, taps, acc + load_tile(sums, here, 0, 1, 1, taps, 1, T.cols))
+            for k in range(0, K, LANES):
+                store_row(dweight, (n, f, k), 1, row_tile(transposed(vectors(sums, (0, k), LANES, 1, 1)), 1))
 
 
 @njit(**KERNEL)

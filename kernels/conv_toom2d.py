@@ -1,4 +1,4 @@
-"""Convolution by Cook-Toom products along both axes (see `toom`): a quarter of the multiplications.
+"""Convolution with stride 1 by Cook-Toom products along both axes (see `toom`): a quarter of the multiplications.
 
 An image is cut into tiles of rows.m x cols.m outputs, which depend on windows of rows.n x cols.n inputs.
 
@@ -12,9 +12,6 @@ An image is cut into tiles of rows.m x cols.m outputs, which depend on windows o
 The products of a point are those of matrices, which a register tile computes with few loads.  The last tile of a row or
 column is shifted back to fit; the outputs that it shares with the tile before are 0 in d, so that they count once.
 rows, cols: Toom(m, r) of the two directions.
-
-With a stride, the pixels of rows a, a + stride_h, ... and columns b, b + stride_w, ... are a channel of their own, one
-of stride_h * stride_w phases, and every stride-th tap is its kernel: the convolution of these channels has stride 1.
 
 Winograd, "Arithmetic complexity of computations" (1980); Lavin and Gray (2016), as F(4x4, 3x3).
 """
@@ -46,23 +43,19 @@ from .toom import transform_tile
 
 
 @njit(**KERNEL)
-def toom2d_weights(k, u, weight, scratch, of_filters, stride_h, stride_w, rows, cols):
+def toom2d_weights(k, u, weight, scratch, of_filters, rows, cols):
     """u[g, xi, k, r] = (G w G^T)[xi] for the weights w between summand k and output g * R + r, overwritten for k.
 
     Summands are channels and outputs filters, or the reverse with `of_filters`; weight (F, C, KH, KW); u (groups of R
     outputs, points, summands, R); scratch (summands, rows.n, cols.n).
     """
-    _, C, KH, KW = weight.shape
-    phases, R = stride_h * stride_w, u.shape[3]
-    outputs = C * phases if of_filters else weight.shape[0]
+    R, outputs = u.shape[3], weight.shape[1] if of_filters else weight.shape[0]
     for first in range(0, outputs, LANES):                          # a vector holds the weights of LANES outputs
         for l in range(min(LANES, outputs - first)):
-            f, channel = (k, first + l) if of_filters else (first + l, k)
-            c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
+            f, c = (k, first + l) if of_filters else (first + l, k)
             for p in range(rows.r):
                 for q in range(cols.r):
-                    row, col = p * stride_h + a, q * stride_w + b
-                    scratch[k, p, q, l] = weight[f, c, row, col] if row < KH and col < KW else ZERO
+                    scratch[k, p, q, l] = weight[f, c, p, q]
         taps = load_tile(scratch, (k, 0, 0), 1, 2, 1, 1, rows.r, cols.r)
         store_tile(scratch, (k, 0, 0), 1, 2, 1, transform_tile(rows.G, cols.G, taps))
         for l in range(min(LANES, outputs - first)):
@@ -73,21 +66,18 @@ def toom2d_weights(k, u, weight, scratch, of_filters, stride_h, stride_w, rows, 
 
 
 @njit(**HELPER)
-def input_panel(n, q, v, x, high, wide, last_i, last_j, stride_h, stride_w, rows, cols):
+def input_panel(n, q, v, x, high, wide, last_i, last_j, rows, cols):
     """v of panel q of block n, for all tiles and channels.
 
-    x (N, channels before phases, H, W) includes its padding; v (N, panels, points, C, tiles of a panel); the last tiles
-    begin at output last_i, last_j.
+    x (N, C, H, W) includes its padding; v (N, panels, points, C, tiles of a panel); the last tiles begin at output
+    last_i, last_j.
     """
     first = q * v.shape[4]
-    phases = stride_h * stride_w
-    for channel in range(v.shape[3]):
-        c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
+    for c in range(v.shape[3]):
         for k in range(first, min(first + v.shape[4], high * wide)):
             i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
-            here = (n, c, i * stride_h + a, j * stride_w + b)
-            window = load_tile(x, here, 2, 3, stride_h, stride_w, rows.n, cols.n)
-            store_pack(v, (n, q, 0, channel, k - first), 2, transform_tile(rows.B, cols.B, window))
+            window = load_tile(x, (n, c, i, j), 2, 3, 1, 1, rows.n, cols.n)
+            store_pack(v, (n, q, 0, c, k - first), 2, transform_tile(rows.B, cols.B, window))
 
 
 @njit(**HELPER)
@@ -126,7 +116,7 @@ def point_products(n, products, u, g, v, at, s, rows, cols, T):
 
 
 @njit(**KERNEL)
-def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w, relu, rows, cols, T):
+def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, T):
     """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).
 
     u, v and products, which is scratch, as in `point_products`.  T: filters x tiles.
@@ -135,7 +125,7 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w
     for k0 in range(0, high * wide, T.cols):
         at, s = k0 // panel, k0 % panel
         if s == 0:
-            input_panel(n, at, v, x, high, wide, last_i, last_j, stride_h, stride_w, rows, cols)
+            input_panel(n, at, v, x, high, wide, last_i, last_j, rows, cols)
         for g in range(u.shape[0]):
             point_products(n, products, u, g, v, at, s, rows, cols, T)
             for f in range(g * T.rows, min(g * T.rows + T.rows, F)):
@@ -149,14 +139,14 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, stride_h, stride_w
 
 
 @njit(**KERNEL)
-def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, stride_h, stride_w, relu, rows, cols, T):
+def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, relu, rows, cols, T):
     """dx of block n, overwritten; `relu`: 0 where x is not positive.
 
     dx, x (N, C, H, W); u, d and products, which is scratch, as in `point_products`, summing over filters.
     T: channels x tiles.
     """
     C, H, W, none, panel = dx.shape[1], dx.shape[2], dx.shape[3], splat(ZERO), d.shape[4]
-    last_i, last_j, phases = dy.shape[2] - rows.m, dy.shape[3] - cols.m, stride_h * stride_w
+    last_i, last_j = dy.shape[2] - rows.m, dy.shape[3] - cols.m
     for c in range(C):
         for i in range(H):
             for j in range(W):
@@ -167,22 +157,16 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, s
             gradient_panel(n, at, d, dy, high, wide, last_i, last_j, rows, cols)
         for g in range(u.shape[0]):
             point_products(n, products, u, g, d, at, s, rows, cols, T)
-            for channel in range(g * T.rows, min(g * T.rows + T.rows, C * phases)):
-                c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
+            for c in range(g * T.rows, min(g * T.rows + T.rows, C)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
-                    r, t = channel - g * T.rows, k - k0
+                    r, t = c - g * T.rows, k - k0
                     sums = load_tile(products, (n, r, t, 0, 0), 3, 4, 1, 1, rows.n, cols.n)
                     store_tile(products, (n, r, t, 0, 0), 3, 4, 1, transform_tile(rows.BT, cols.BT, sums))
-                    i = min(k // wide * rows.m, last_i) * stride_h + a - top
-                    j = min(k % wide * cols.m, last_j) * stride_w + b - left
-                    for p in range(rows.n):
-                        row = i + p * stride_h
-                        if row < 0 or row >= H:
-                            continue
-                        for q in range(cols.n):
-                            here = (n, c, row, j + q * stride_w)
-                            if 0 <= here[3] < W:
-                                store(dx, here, load(dx, here) + load(products, (n, r, t, p, q)))
+                    i, j = min(k // wide * rows.m, last_i) - top, min(k % wide * cols.m, last_j) - left
+                    for p in range(max(0, -i), min(rows.n, H - i)):
+                        for q in range(max(0, -j), min(cols.n, W - j)):
+                            here = (n, c, i + p, j + q)
+                            store(dx, here, load(dx, here) + load(products, (n, r, t, p, q)))
     if relu:
         for c in range(C):
             for i in range(H):
@@ -246,23 +230,19 @@ def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
 
 
 @njit(**KERNEL)
-def toom2d_weight_gradient(channel, dweight, sums, scratch, stride_h, stride_w, rows, cols):
-    """dweight[f, c] = G^T (the sum of `sums` over its blocks, always in the same order) G, overwritten for a channel.
+def toom2d_weight_gradient(c, dweight, sums, scratch, rows, cols):
+    """dweight[f, c] = G^T (the sum of `sums` over its blocks, always in the same order) G, overwritten for channel c.
 
     dweight (F, C, KH, KW); sums as in `toom2d_backward_weight`; scratch (channels, rows.r, cols.r).
     """
-    phases = stride_h * stride_w
-    c, a, b = channel // phases, channel % phases // stride_w, channel % stride_w
     F = dweight.shape[0]
     for f0 in range(0, F, LANES):
         first = max(0, min(f0, F - LANES))
-        acc = load_tile(sums, (0, 0, 0, channel, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
+        acc = load_tile(sums, (0, 0, 0, c, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
         for n in range(1, sums.shape[0]):
-            acc = acc + load_tile(sums, (n, 0, 0, channel, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
-        store_tile(scratch, (channel, 0, 0), 1, 2, 1, transform_tile(rows.GT, cols.GT, acc))
+            acc = acc + load_tile(sums, (n, 0, 0, c, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
+        store_tile(scratch, (c, 0, 0), 1, 2, 1, transform_tile(rows.GT, cols.GT, acc))
         for f in range(first, min(first + LANES, F)):
             for p in range(rows.r):
                 for q in range(cols.r):
-                    row, col = p * stride_h + a, q * stride_w + b
-                    if row < dweight.shape[2] and col < dweight.shape[3]:
-                        dweight[f, c, row, col] = scratch[channel, p, q, f - first]
+                    dweight[f, c, p, q] = scratch[c, p, q, f - first]

@@ -82,12 +82,13 @@ CONVOLUTIONS = named(
     ("both axes, two rows and three columns", conv(3, 4, 3), (3, 4, 5), 3),
     ("both axes, one pixel", conv(3, 4, 3, padding=1), (3, 1, 1), 3),
     ("both axes, more padding than image", conv(3, 4, 3, padding=4), (3, 2, 3), 3),
-    ("both axes, two taps", conv(3, 4, 2, padding=1), (3, 5, 8), 3),
-    ("both axes, stride", conv(3, 5, 3, stride=2, padding=1), (3, 8, 9), 17),
-    ("both axes, stride and as many taps", conv(4, 3, 4, stride=2, padding=1), (4, 8, 7), 3),
-    ("both axes, stride and five taps", conv(3, 4, 5, stride=2, padding=2), (3, 9, 12), 3),
+    ("two taps, padding", conv(3, 4, 2, padding=1), (3, 5, 8), 3),
+    ("stride and as many taps", conv(4, 3, 4, stride=2, padding=1), (4, 8, 7), 3),
+    ("stride and five taps", conv(3, 4, 5, stride=2, padding=2), (3, 9, 12), 3),
+    ("as many filters as lanes", conv(8, 16, 3, stride=2, padding=1), (8, 8, 9), 17),
+    ("as many filters as lanes, large image", conv(64, 16, 1), (64, 9, 7), 3),
+    ("as many filters as lanes in a group", conv(24, 32, 3, dilation=2, groups=2), (24, 6, 5), 3),
     ("both axes, five taps", conv(16, 17, 5, padding=2), (16, 5, 6), 3),
-    ("both axes, stride by rows only", conv(3, 4, 3, stride=(2, 1)), (3, 7, 8), 3),
     ("both axes, no bias", conv(6, 4, 3, bias=False), (6, 7, 7), 17),
     ("even rows, odd taps, same", conv(2, 5, (2, 3), padding="same"), (2, 5, 7), 3),
 )
@@ -105,6 +106,7 @@ def test_convolutions_of_all_kinds_are_tested():
 
 @pytest.mark.parametrize("layer, shape, images", named(
     ("direct", conv(3, 5, 3, stride=2, padding=1), (3, 9, 7), 17),
+    ("direct, many filters", conv(8, 32, 3, stride=2, padding=1), (8, 16, 16), 17),
     ("pointwise", conv(7, 5, 1), (7, 3, 4), 17),
     ("product of 3 taps", conv(2, 5, 3, padding=1), (2, 7, 9), 17),
     ("product of 3 x 3 taps", conv(3, 5, 3, padding=1), (3, 7, 9), 17),

@@ -20,7 +20,7 @@ Gradients = tuple[Array, list[Array]]       # of the input, and of the parameter
 # ---- backward passes: x, y and dy are the input, the output and its gradient, with axis 0 for the images ------------
 def conv2d_backward(layer: Conv2d, parameters: Parameters, x: Array, y: Array, dy: Array) -> Gradients:
     """Products with the unfolded windows (im2col), one for each image and group."""
-    weight, groups, sides = parameters["weight"], layer.groups, layer.added_sides()
+    weight, groups, sides = parameters["weight"], layer.groups, layer.padding_sides()
     (N, C), (F, OH, OW), (KH, KW) = x.shape[:2], y.shape[1:], layer.kernel_size
     seen = windows(x, layer, sides, OH, OW).transpose(0, 1, 4, 5, 2, 3).reshape(N, groups, -1, OH * OW)
     rows = dy.reshape(N, groups, F // groups, OH * OW)

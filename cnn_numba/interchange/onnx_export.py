@@ -156,7 +156,7 @@ def add_layers(graph: Graph, layers: Sequence[Layer], prefix: str, tensors: dict
 @exporter("Conv2d")
 def _conv2d(here, x):
     layer = here.layer
-    top, bottom, left, right = layer.added_sides()
+    top, bottom, left, right = layer.padding_sides()
     return here.node("Conv", x, *map(here.tensor, here.tensors), kernel_shape=layer.kernel_size, strides=layer.stride,
                      pads=(top, left, bottom, right), dilations=layer.dilation, group=layer.groups)
 

@@ -354,7 +354,7 @@ def _conv(reader, node):
     layer = nn.Conv2d(*arguments, padding=pads[:2], **options)
     if pads[:2] != pads[2:]:
         layer = nn.Conv2d(*arguments, padding="same", **options) if strides == (1, 1) else layer
-        top, bottom, left, right = layer.added_sides()
+        top, bottom, left, right = layer.padding_sides()
         if (top, left, bottom, right) != pads:
             raise InputError(f"its padding is {pads} (top, left, bottom, right), expected as much on both sides")
     return reader.layer(node, source, layer, weight=weight, bias=bias)

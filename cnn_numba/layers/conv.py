@@ -20,10 +20,12 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 
 # Outputs m of the Cook-Toom products F(m, taps) in use; larger m round more (F(8,3): 1.4e-5 with 128 channels)
 TOOM = {3: (4,), 5: (4, 5)}
-DOWN = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2)}          # along the columns of pixels, of products along both axes
-ALONG = {2: (1, 2, 4), 3: (1, 2, 4), 5: (1, 2, 4)}      # along the rows, of the same
-LEAST_CHANNELS = {2: 3, 3: 3, 5: 16}        # for which products along both axes gain, by taps
+DOWN = {3: (1, 2, 4), 5: (1, 2)}            # along the columns of pixels, of products along both axes
+ALONG = {3: (1, 2, 4), 5: (1, 2, 4)}        # along the rows, of the same
+LEAST_CHANNELS = {3: 3, 5: 16}              # for which products along both axes gain, by taps
 BY_FILTERS = 32         # filters and channels from which on their gradients are summed with filters in the lanes
+LEAST_WINDOW = 64       # weights of a filter from which on the direct kernel does so, where registers are few ...
+LINES = 32              # ... for so many pixels at a time
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
 CHUNK = 1 << 22         # numbers in the windows that the textbook convolution multiplies at a time: 32 MB
 
@@ -74,13 +76,6 @@ class Conv2d(Biased, Layer):
             raise InputError(f"Conv2d: padding='same' needs stride 1, got {stride!r}")
 
     def padding_sides(self) -> Sides:
-        top, bottom, left, right = self.added_sides()
-        # a phase of a strided convolution may have a tap less than the others; its product reads one pixel more
-        more_rows, more_cols = (-size % stride for size, stride in zip(self.kernel_size, self.stride, strict=True))
-        return top, bottom + more_rows, left, right + more_cols
-
-    def added_sides(self) -> Sides:
-        """Rows and columns of zeros that the convolution is defined with: (top, bottom, left, right)."""
         if self.padding == "valid":
             return 0, 0, 0, 0
         if self.padding == "same":
@@ -93,7 +88,7 @@ class Conv2d(Biased, Layer):
         channels, *size = image_shape("Conv2d", shape)
         if channels != self.in_channels:
             raise InputError(f"Conv2d expects {self.in_channels} channels, got {channels} ({shape_text(shape)})")
-        top, bottom, left, right = self.added_sides()
+        top, bottom, left, right = self.padding_sides()
         padded = size[0] + top + bottom, size[1] + left + right
         extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         if padded[0] < extent[0] or padded[1] < extent[1]:
@@ -108,25 +103,20 @@ class Conv2d(Biased, Layer):
     def toom(self, shape: Shape, setup: Setup) -> tuple[Toom | None, Toom] | None:
         """(along the columns, along the rows): the Cook-Toom products with the fewest multiplications for an input
         shape; the first is None where only rows gain.  None: a direct convolution."""
-        if setup.textbook or self.dilation != (1, 1) or self.groups != 1:
+        if setup.textbook or self.stride != (1, 1) or self.dilation != (1, 1) or self.groups != 1:
             return None
         outputs = self.output_shape(shape)[1:]
-        taps = [math.ceil(taps / stride) for taps, stride in zip(self.kernel_size, self.stride, strict=True)]
-        if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS.get(count, 1) for count in taps):
-            high, wide = map(_fewest, (DOWN, ALONG), taps, outputs)
+        if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS.get(taps, 1) for taps in self.kernel_size):
+            high, wide = map(_fewest, (DOWN, ALONG), self.kernel_size, outputs)
             if high and wide:
                 return high, wide
-        if self.stride != (1, 1):
-            return None
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
     def _on_unit(self, shape, setup):
-        # with a stride, Cook-Toom products save less, and have to transform every phase of it
-        direct = self.stride != (1, 1) or self.toom(shape, setup) is None
         weights = self.in_channels * self.out_channels * math.prod(self.kernel_size)
         return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups,
-                          gains=direct and weights >= bf16.GAIN_CONV)
+                          gains=self.toom(shape, setup) is None and weights >= bf16.GAIN_CONV)
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
         if self._on_unit(shape, setup):
@@ -148,7 +138,7 @@ class Conv2d(Biased, Layer):
         (_, rows, cols), images = wires.y.shape, wires.setup.lanes
         high = math.ceil(rows / most)
         cut = dict(count=math.ceil(rows / high), images=images)
-        top, bottom, left, right = sides = self.added_sides()
+        top, bottom, left, right = sides = self.padding_sides()
         inner = Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, 0, self.dilation,
                        self.groups, self.has_bias)
         step = high * self.stride[0]
@@ -253,9 +243,8 @@ class Conv2d(Biased, Layer):
     def _toom2d_calls(self, wires, rows, cols):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         top, bottom, left, right = self.padding_sides()
-        filters, channels = self.out_channels, self.in_channels * math.prod(self.stride)
+        filters, channels = self.out_channels, self.in_channels
         both = dict(rows=rows, cols=cols)
-        phases = dict(stride_h=self.stride[0], stride_w=self.stride[1], **both)
         tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m))
         panels = math.ceil(tiled["high"] * tiled["wide"] / PANEL)
         tile, input_tile = _product_tile(filters), _product_tile(channels)
@@ -266,9 +255,9 @@ class Conv2d(Biased, Layer):
             x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad))
         wires.forward.append(Call(
             conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
-            u=_toom2d_weights(wires, channels, filters, tile.rows, 0, phases), v=v,
+            u=_toom2d_weights(wires, channels, filters, tile.rows, 0, both), v=v,
             x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
-            relu=int(wires.relu_after), T=tile, **tiled, **phases))
+            relu=int(wires.relu_after), T=tile, **tiled, **both))
         if not gradients:
             return
         d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad))
@@ -277,9 +266,9 @@ class Conv2d(Biased, Layer):
         else:
             wires.backward.append(Call(
                 conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
-                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, phases), d=d, dy=dy.inner,
+                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, both), d=d, dy=dy.inner,
                 x=_masked(wires), products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile,
-                **tiled, **phases))
+                **tiled, **both))
         if not weight.requires_grad:
             return
         vectors = math.ceil(filters / LANES)
@@ -297,7 +286,7 @@ class Conv2d(Biased, Layer):
                 products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES)))))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
-            scratch=aligned((channels, rows.r, cols.r, LANES)), **phases))
+            scratch=aligned((channels, rows.r, cols.r, LANES)), **both))
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -306,7 +295,7 @@ class Conv2d(Biased, Layer):
         y = np.empty((len(x), filters, rows, cols), x.dtype)
         count = max(1, CHUNK // (rows * cols * weight[0].size * groups))
         for first in range(0, len(x), count):
-            seen = windows(x[first:first + count], self, self.added_sides(), rows, cols)
+            seen = windows(x[first:first + count], self, self.padding_sides(), rows, cols)
             n = len(seen)
             columns = seen.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, rows * cols)
             y[first:first + n] = (matrix @ columns).reshape(n, filters, rows, cols)
@@ -463,14 +452,14 @@ def _panels(blocks, panels, points, channels, kept):
     return as_strided(array, (blocks, panels, *array.shape[2:]), (array.strides[0], 0, *array.strides[2:]))
 
 
-def _toom2d_weights(wires, sums, outputs, group, of_filters, phases):
+def _toom2d_weights(wires, sums, outputs, group, of_filters, both):
     """The transformed weights for sums over channels or filters, in groups of outputs, and the call that computes
     them."""
-    rows, cols = phases["rows"], phases["cols"]
+    rows, cols = both["rows"], both["cols"]
     u = aligned((math.ceil(outputs / group), rows.n * cols.n, sums, group))
     wires.prepare.append(Call(
         conv_toom2d.toom2d_weights, sums, u=u, weight=wires.parameters["weight"].value,
-        scratch=aligned((sums, rows.n, cols.n, LANES)), of_filters=of_filters, **phases))
+        scratch=aligned((sums, rows.n, cols.n, LANES)), of_filters=of_filters, **both))
     return u
 
 
@@ -506,12 +495,21 @@ def _weight_gradient(layer, wires, weight, dy, padded):
             conv.conv2d_backward_weight_window, wires.blocks,
             dweight=dweight.reshape(*dweight.shape[:3], rows * cols), **operands,
             T=Tile(fit(filters, most // (rows * cols)), rows * cols), window=Tile(rows, cols, layer.dilation[1]))
+    channels = weight.value.shape[1]
+    shared = max(count for count in range(1, 7) if channels % count == 0)
+    if not WIDE and filters % LANES == 0 and channels * rows * cols >= LEAST_WINDOW and shared > 2:
+        wide = dy.shape[3]
+        return Call(
+            conv.conv2d_backward_weight_by_filters, wires.blocks, dweight=dweight.reshape(*dweight.shape[:2], -1),
+            **operands, dilation_w=layer.dilation[1], kernel_rows=rows, kernel_cols=cols,
+            lines=PerWorker((max(1, LINES // wide) * wide * LANES, LANES)),
+            sums=PerWorker((1, math.ceil(channels * rows * cols / LANES) * LANES, LANES)), T=Tile(1, shared))
     if cols > 1:
         kernel, spacing = conv.conv2d_backward_weight, layer.dilation[1]
         cols = fit(cols, 7 if WIDE else 5)
     else:
         kernel, spacing = conv.conv2d_backward_weight_narrow, 1
-        cols = fit(weight.value.shape[1], 4 if WIDE else 2)
+        cols = fit(channels, 4 if WIDE else 2)
     return Call(kernel, wires.blocks, dweight=dweight, **operands,
                 T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
 
