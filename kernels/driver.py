@@ -133,8 +133,7 @@ if JIT:
 
     def request_drivers(chains):
         """Announce the drivers for tables of so many chains, for `compiled.request`."""
-        for mode in _modes(chains):
-            request(_variants[mode], _signature)
+        request(_variants[_mode_for(chains)], _signature)
 else:
     def invoke(kernel, item, args, offset):
         kernel(item, *args)
@@ -164,29 +163,31 @@ _orphaned = False           # whether one ran before this process was forked: a 
 exclusive = threading.RLock()       # held while buffers are filled, a program runs, and results are read
 
 
-def _modes(chains):
-    """The drivers that replay a table of so many chains; where there are two, `replay` chooses."""
-    if chains == 1:                         # nothing to share
-        return ["serial"]
-    return ["parallel", "serial"] if _threads > 1 else [_mode]
+def _mode_for(chains):
+    """The driver that replays a table of so many chains: a single one has nothing to share."""
+    return _mode if chains > 1 else "serial"
 
 
 def replay(tasks, chains, phases, repeats, counters, pace):
-    """Run the chosen driver, or the serial one where `pace` finds one worker faster; other Python threads wait."""
+    """Run the chosen driver, with one worker where `pace` finds that faster; other Python threads wait."""
     global _started
     with exclusive:
-        modes = _modes(len(chains) - 1)
-        drivers = {mode: _ready(mode) for mode in modes}
-        _started = _started or "parallel" in modes
-        if len(modes) == 1:
-            drivers[modes[0]](tasks, chains, phases, repeats, counters, 1)
+        mode = _mode_for(len(chains) - 1)
+        driver = _ready(mode)
+        if mode == "serial":
+            driver(tasks, chains, phases, repeats, counters, 1)
             return
-        while repeats:
-            alone, count = pace.alone, pace.room(repeats)
-            start = time.perf_counter()
-            drivers["serial" if alone else "parallel"](tasks, chains, phases, count, counters, 1 if alone else _threads)
-            pace.note(time.perf_counter() - start, count)
-            repeats -= count
+        _started = True
+        try:
+            while repeats:
+                workers, count = 1 if pace.alone else _threads, pace.room(repeats)
+                numba.set_num_threads(workers)
+                start = time.perf_counter()
+                driver(tasks, chains, phases, count, counters, workers)
+                pace.note(time.perf_counter() - start, count)
+                repeats -= count
+        finally:
+            numba.set_num_threads(_threads)
 
 
 def _after_fork():
