@@ -9,6 +9,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.kernels import few_images as kernels
 from cnn_numba.kernels import residual
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit
+from cnn_numba.kernels.matrix import Bf16
 from cnn_numba.kernels.program import Call, Program, at_once, by_one, in_order
 from cnn_numba.layers import (
     AdaptiveAvgPool2d,
@@ -28,6 +29,7 @@ from cnn_numba.layers import (
     Residual,
     Setup,
     Wires,
+    any_on_unit,
     below,
     every_layer,
     infer_shapes,
@@ -50,18 +52,24 @@ def rounded(images: int) -> int:
     return 1 << (images - 1).bit_length()
 
 
-def suits(layers: Sequence[Layer], images: int, training: Callable[[Layer], bool]) -> bool:
-    """Whether a number of images is small enough, and every layer has kernels for this.
+def suits(layers: Sequence[Layer], shape: tuple[int, ...], images: int, training: Callable[[Layer], bool],
+          textbook: bool, bf16: Bf16 | None) -> bool:
+    """Whether a number of images is small enough, and every layer has kernels for this, which compute in float32.
 
+    shape : of one image
     training : whether a layer is in training mode
+    textbook, bf16 : see `layers.Setup`
     """
+    setup = Setup(LANES, False, textbook, np.array([0, images]), np.zeros(2, np.int64), bf16=bf16)
+
     def fits(layer: Layer) -> bool:
         if isinstance(layer, (BatchNorm1d, BatchNorm2d)) and not layer.track_running_stats:
             return False
         return type(layer) in KNOWN and not layer.gives_indices and getattr(layer, "groups", 1) == 1 and not (
             isinstance(layer, (BatchNorm1d, BatchNorm2d, Dropout)) and training(layer))
 
-    return images <= MOST and isinstance(layers[0], (Conv2d, Linear, Flatten)) and all(map(fits, every_layer(layers)))
+    return images <= MOST and isinstance(layers[0], (Conv2d, Linear, Flatten)) and all(
+        map(fits, every_layer(layers))) and not any_on_unit(layers, shape, setup)
 
 
 class FewImages:

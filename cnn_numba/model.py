@@ -318,7 +318,7 @@ class Sequential(Module):
 
     def _few_images_plan(self, layers, shape, images, training):
         """A layout for a few images, or None, also for 0; training : whether a layer is in training mode."""
-        if not images or algorithms()["bf16"] or not few_images.suits(layers, images, training):
+        if not images or not few_images.suits(layers, shape, images, training, **algorithms()):
             return None
         tensors = [{name: p.wired(False) for name, p in of_layer.items()} for of_layer in self.bind()[:len(layers)]]
         return FewImages(layers, tensors, infer_shapes(layers, shape), few_images.rounded(images))

@@ -15,11 +15,12 @@ import pytest
 import reference
 from both_ways import rounded_training
 from comparing import ROUNDING, check, named, rejected, same
-from networks import build_normal, conv, linear
+from networks import build_normal, conv, flatten, linear, make, relu, residual
 
 import cnn_numba
 from cnn_numba import InputError, execution, get_float32_matmul_precision, set_execution, set_float32_matmul_precision
 from cnn_numba.commands.main import main
+from cnn_numba.few_images import FewImages
 from cnn_numba.kernels import compiled, conv_bf16, driver, matrix
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.lanes import LANES, aligned
@@ -351,6 +352,28 @@ def test_layers_that_gain_from_vdpbf16ps(layer, shape, gains):
         plan = build_normal([layer], np.random.default_rng(0)).plan(shape, 1, bf16=Bf16(UNITS[-1], 1, everywhere))
         modules = {call.kernel.__module__.rpartition(".")[2] for call in plan.calls.forward}
         assert ("conv_bf16" in modules) == (gains or everywhere)
+
+
+@pytest.mark.parametrize("layers, shape, all_layers, gaining", named(
+    ("small", [conv(1, 6, 5), relu, flatten, linear(96, 15)], (1, 8, 8), True, True),
+    ("Cook-Toom", [conv(16, 16, 3, padding=1), flatten, linear(256, 15)], (16, 4, 4), False, True),
+    ("dense", [flatten, linear(64, 16)], (1, 8, 8), False, True),
+    ("inside a block", [conv(1, 64, 1), residual(body=[conv(64, 64, 1)])], (1, 4, 4), False, False)))
+def test_only_a_layer_on_the_unit_takes_a_few_images_from_channels_in_the_lanes(
+        layers, shape, all_layers, gaining, monkeypatch):
+    """all_layers, gaining : whether a few images have channels in the lanes, with a unit for all layers that fill its
+    tiles, and with one for those that gain"""
+    model = cnn_numba.Sequential(*make(layers)).eval()
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    with cnn_numba.no_grad():
+        expected = model(images)
+        for everywhere, few in (True, all_layers), (False, gaining):
+            chosen = Bf16(UNITS[-1], 1, everywhere)
+            monkeypatch.setattr(execution, "bf16", lambda chosen=chosen: chosen)
+            laid = model.few_images_plan(shape, 2)
+            assert (laid is not None) == few
+            assert np.array_equal(model(images), expected) == few
+            assert (type(next(reversed(model._plans.values())).plan) is FewImages) == few
 
 
 def test_cpus_and_their_units(monkeypatch):

@@ -9,6 +9,7 @@ from cnn_numba.layers.base import (
     Layer,
     Setup,
     Wires,
+    any_on_unit,
     below,
     container_text,
     every_layer,
@@ -25,7 +26,8 @@ from cnn_numba.layers.residual import *
 from cnn_numba.layers.shape import *
 from cnn_numba.layers.smooth import *
 
-__all__ = ["Calls", "Layer", "Setup", "Wires", "below", "container_text", "every_layer", "infer_shapes", "shape_text"]
+__all__ = ["Calls", "Layer", "Setup", "Wires", "any_on_unit", "below", "container_text", "every_layer", "infer_shapes"]
+__all__ += ["shape_text"]
 __all__ += activation.__all__
 __all__ += conv.__all__
 __all__ += dropout.__all__

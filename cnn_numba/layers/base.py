@@ -207,6 +207,10 @@ class Layer(Module):
         """
         return (0, 0), (0, 0)
 
+    def on_unit(self, shape: Shape, setup: Setup) -> bool:
+        """Whether the layer, or one inside it, multiplies on the matrix unit of `setup.bf16`, for an input shape."""
+        return any(any_on_unit(layers, shape, setup) for layers in self.branches.values())
+
     def calls(self, wires: Wires) -> None:
         """Append the layer's kernel calls to the lists of the wires."""
         raise NotImplementedError(f"{type(self).__name__}.calls")
@@ -333,6 +337,11 @@ def infer_shapes(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
         with naming(f"layer {k}"):
             shapes.append(tuple(layer.output_shape(shapes[-1])))
     return shapes
+
+
+def any_on_unit(layers: Sequence[Layer], shape: Shape, setup: Setup) -> bool:
+    """`Layer.on_unit` of layers that run one after the other."""
+    return any(layer.on_unit(before, setup) for layer, before in zip(layers, infer_shapes(layers, shape), strict=False))
 
 
 def every_layer(layers: Sequence[Layer]) -> Iterator[Layer]:

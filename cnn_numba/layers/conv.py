@@ -113,13 +113,13 @@ class Conv2d(Biased, Layer):
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
-    def _on_unit(self, shape, setup):
+    def on_unit(self, shape: Shape, setup: Setup) -> bool:
         weights = self.in_channels * self.out_channels * math.prod(self.kernel_size)
         return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups,
                           gains=self.toom(shape, setup) is None and weights >= bf16.GAIN_CONV)
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        if self._on_unit(shape, setup):
+        if self.on_unit(shape, setup):
             return (0, 0), (0, 0)
         if toom := self.toom(shape, setup):
             return (0, 0) if toom[0] else self.padding_sides()[2:], (0, 0)
@@ -174,7 +174,7 @@ class Conv2d(Biased, Layer):
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
             wires.backward.append(_bias_gradient(wires))
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
-        if self._on_unit(wires.x.shape, wires.setup):
+        if self.on_unit(wires.x.shape, wires.setup):
             bf16.conv_calls(self, wires, lambda parameter: _per_block(wires, parameter))
         elif rows:
             self._toom2d_calls(wires, rows, cols)

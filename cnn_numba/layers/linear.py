@@ -7,7 +7,7 @@ from cnn_numba.kernels import dense, dense_few
 from cnn_numba.kernels.lanes import LANES, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call, PerWorker
 from cnn_numba.layers import bf16
-from cnn_numba.layers.base import WIDE, Biased, Layer, Shape, Wires, shape_text
+from cnn_numba.layers.base import WIDE, Biased, Layer, Setup, Shape, Wires, shape_text
 
 __all__ = ["Linear"]
 
@@ -53,9 +53,12 @@ class Linear(Biased, Layer):
         shapes = {"weight": (self.out_features, self.in_features)}
         return shapes | ({"bias": (self.out_features,)} if self.has_bias else {})
 
+    def on_unit(self, shape: Shape, setup: Setup) -> bool:
+        return bf16.suits(setup.bf16, self.in_features, self.out_features,
+                          gains=self.in_features * self.out_features >= bf16.GAIN_DENSE)
+
     def calls(self, wires: Wires) -> None:
-        if bf16.suits(wires.setup.bf16, self.in_features, self.out_features,
-                      gains=self.in_features * self.out_features >= bf16.GAIN_DENSE):
+        if self.on_unit(wires.x.shape, wires.setup):
             bf16.linear_calls(wires)
             return
         if wires.setup.lanes <= FEW:
