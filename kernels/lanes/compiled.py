@@ -51,36 +51,33 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(manager, ty, ir.ArrayType(one, int(np.prod(ty.shape))) if ty.shape else one)
 
 
-class TileType(types.Type):
-    def __init__(self, rows, cols, spacing):
-        self.rows, self.cols, self.spacing = rows, cols, spacing
-        super().__init__(name=f"Tile({rows}x{cols}/{spacing})")
+class ShapeType(types.Type):
+    """The type of a compile-time shape, of which it has the attributes; kernels see those that are numbers."""
+
+    def __init__(self, shape):
+        vars(self).update(vars(shape))
+        super().__init__(name=repr(shape))
 
 V, M, I = Lanes("f"), Lanes("m"), Lanes("i")
 
 
-register_model(TileType)(models.OpaqueModel)
-typeof_impl.register(Tile)(lambda value, context: TileType(value.rows, value.cols, value.spacing))
-lower_constant(TileType)(lambda context, builder, ty, value: context.get_dummy_value())
-unbox(TileType)(lambda ty, value, context: NativeValue(context.context.get_dummy_value()))
+register_model(ShapeType)(models.OpaqueModel)
+typeof_impl.register(Tile)(lambda value, context: ShapeType(value))
+lower_constant(ShapeType)(lambda context, builder, ty, value: context.get_dummy_value())
+unbox(ShapeType)(lambda ty, value, context: NativeValue(context.context.get_dummy_value()))
 
 
 @infer_getattr
-class TileAttributes(AttributeTemplate):
-    key = TileType
+class ShapeAttributes(AttributeTemplate):
+    key = ShapeType
 
-    def resolve_rows(self, ty):
-        return types.literal(ty.rows)
-
-    def resolve_cols(self, ty):
-        return types.literal(ty.cols)
-
-    def resolve_spacing(self, ty):
-        return types.literal(ty.spacing)
+    def generic_resolve(self, ty, name):
+        value = vars(ty).get(name)
+        return types.literal(value) if isinstance(value, int) else None
 
 
-@lower_getattr_generic(TileType)
-def tile_attribute(context, builder, ty, value, name):
+@lower_getattr_generic(ShapeType)
+def shape_attribute(context, builder, ty, value, name):
     return context.get_constant(types.intp, getattr(ty, name))
 
 

@@ -5,19 +5,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.core.imputils import lower_constant
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import (
-    NativeValue,
-    infer_getattr,
-    intrinsic,
-    lower_getattr_generic,
-    register_model,
-    typeof_impl,
-    unbox,
-)
+from numba.extending import intrinsic, register_model, typeof_impl
 
-from ..lanes.compiled import F32, I8, I32, I64, VECTOR, WHOLE, Address, Lanes, _fma, _read, _splat, _write
+from ..lanes.compiled import F32, I8, I32, I64, VECTOR, WHOLE, Address, Lanes, ShapeType, _fma, _read, _splat, _write
 from .units import AMX, DOT, PLAIN, Tiles
 
 __all__ = [
@@ -34,40 +24,15 @@ INSTRUCTIONS = {AMX: "llvm.x86."}              # units with instructions on tile
 
 
 # ---- types ------------------------------------------------------------------------------------------------------
-class TilesType(types.Type):
-    def __init__(self, rows, cols, unit):
-        self.rows, self.cols, self.unit = rows, cols, unit
-        super().__init__(name=f"Tiles({rows}x{cols},{unit})")
-
-
 class SumsType(types.Type):
-    """Tiles of sums; `T`: the TilesType."""
+    """Tiles of sums; `T`: their ShapeType."""
 
     def __init__(self, T):
         self.T = T
         super().__init__(name=f"Sums({T.name})")
 
 
-register_model(TilesType)(models.OpaqueModel)
-typeof_impl.register(Tiles)(lambda value, context: TilesType(value.rows, value.cols, value.unit))
-lower_constant(TilesType)(lambda context, builder, ty, value: context.get_dummy_value())
-unbox(TilesType)(lambda ty, value, context: NativeValue(context.context.get_dummy_value()))
-
-
-@infer_getattr
-class TilesAttributes(AttributeTemplate):
-    key = TilesType
-
-    def resolve_rows(self, ty):
-        return types.literal(ty.rows)
-
-    def resolve_cols(self, ty):
-        return types.literal(ty.cols)
-
-
-@lower_getattr_generic(TilesType)
-def tiles_attribute(context, builder, ty, value, name):
-    return context.get_constant(types.intp, getattr(ty, name))
+typeof_impl.register(Tiles)(lambda value, context: ShapeType(value))
 
 
 @register_model(SumsType)
