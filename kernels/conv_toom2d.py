@@ -11,7 +11,9 @@ An image is cut into tiles of rows.m x cols.m outputs, which depend on windows o
 
 The products of a point are those of matrices, which a register tile computes with few loads.  The last tile of a row or
 column is shifted back to fit; the outputs that it shares with the tile before are 0 in d, so that they count once.
-rows, cols: Toom(m, r) of the two directions.
+rows, cols: Toom(m, r) of the two directions.  Point xi = b * rows.n + a is point a of the rows and b of the columns.
+
+Each matrix is applied to the rows of a tile and then to its columns, by way of memory: registers do not hold a tile.
 
 Winograd, "Arithmetic complexity of computations" (1980); Lavin and Gray (2016), as F(4x4, 3x3).
 """
@@ -21,11 +23,13 @@ from .compiled import HELPER, KERNEL
 from .lanes import (
     LANES,
     ZERO,
-    clear_margins,
+    clear_first,
     load,
     load_tile,
+    local_tile,
     outer,
     rectify,
+    repeat,
     scalars,
     scalars_apart,
     splat,
@@ -34,12 +38,11 @@ from .lanes import (
     store_tile,
     store_totals,
     transposed,
-    uniform,
     vectors,
     where,
     zeros,
 )
-from .toom import transform_tile
+from .toom import transform, transform_tile
 
 
 @njit(**KERNEL)
@@ -62,7 +65,7 @@ def toom2d_weights(k, u, weight, scratch, of_filters, rows, cols):
             g, r = (first + l) // R, (first + l) % R
             for a in range(rows.n):
                 for b in range(cols.n):
-                    u[g, a * cols.n + b, k, r] = scratch[k, a, b, l]
+                    u[g, b * rows.n + a, k, r] = scratch[k, a, b, l]
 
 
 @njit(**HELPER)
@@ -72,25 +75,32 @@ def input_panel(n, q, v, x, high, wide, last_i, last_j, rows, cols):
     x (N, C, H, W) includes its padding; v (N, panels, points, C, tiles of a panel); the last tiles begin at output
     last_i, last_j.
     """
-    first = q * v.shape[4]
+    first, by_row = q * v.shape[4], local_tile(rows.n, cols.n)
     for c in range(v.shape[3]):
         for k in range(first, min(first + v.shape[4], high * wide)):
             i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
-            window = load_tile(x, (n, c, i, j), 2, 3, 1, 1, rows.n, cols.n)
-            store_pack(v, (n, q, 0, c, k - first), 2, transform_tile(rows.B, cols.B, window))
+            for a in range(rows.n):
+                store_pack(by_row, (a, 0), 1, transform(cols.B, vectors(x, (n, c, i + a, j), cols.n, 3, 1)))
+            for b in range(cols.n):
+                column = transform(rows.B, vectors(by_row, (0, b), rows.n, 0, 1))
+                store_pack(v, (n, q, b * rows.n, c, k - first), 2, column)
 
 
 @njit(**HELPER)
 def gradient_panel(n, q, d, dy, high, wide, last_i, last_j, rows, cols):
     """d of panel q of block n, for all tiles and filters; dy (N, F, OH, OW); d (N, panels, points, F, tiles of a
     panel)."""
-    first = q * d.shape[4]
+    first, by_row = q * d.shape[4], local_tile(rows.m, cols.n)
     for f in range(dy.shape[1]):
         for k in range(first, min(first + d.shape[4], high * wide)):
-            i, j = k // wide * rows.m, k % wide * cols.m
-            tile = load_tile(dy, (n, f, min(i, last_i), min(j, last_j)), 2, 3, 1, 1, rows.m, cols.m)
-            tile = clear_margins(tile, i - min(i, last_i), j - min(j, last_j))
-            store_pack(d, (n, q, 0, f, k - first), 2, transform_tile(rows.A, cols.A, tile))
+            i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
+            again_i, again_j = k // wide * rows.m - i, k % wide * cols.m - j            # outputs of the tile before
+            for a in range(rows.m):
+                row = clear_first(vectors(dy, (n, f, i + a, j), cols.m, 3, 1), cols.m if a < again_i else again_j)
+                store_pack(by_row, (a, 0), 1, transform(cols.A, row))
+            for b in range(cols.n):
+                column = transform(rows.A, vectors(by_row, (0, b), rows.m, 0, 1))
+                store_pack(d, (n, q, b * rows.n, f, k - first), 2, column)
 
 
 @njit(**KERNEL)
@@ -109,7 +119,7 @@ def point_products(n, products, u, g, v, at, s, rows, cols, T):
     """
     for a in range(rows.n):
         for b in range(cols.n):
-            xi, acc = a * cols.n + b, zeros(T.rows, T.cols)
+            xi, acc = b * rows.n + a, zeros(T.rows, T.cols)
             for c in range(v.shape[3]):
                 acc = outer(acc, scalars(u, (g, xi, c, 0), T.rows, 3), vectors(v, (n, at, xi, c, s), T.cols, 4, 1))
             store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
@@ -130,12 +140,17 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, 
             point_products(n, products, u, g, v, at, s, rows, cols, T)
             for f in range(g * T.rows, min(g * T.rows + T.rows, F)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
-                    sums = load_tile(products, (n, f - g * T.rows, k - k0, 0, 0), 3, 4, 1, 1, rows.n, cols.n)
-                    out = transform_tile(rows.AT, cols.AT, sums) + uniform(splat(bias[f]), rows.m, cols.m)
-                    if relu:
-                        out = rectify(out)
                     i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
-                    store_tile(y, (n, f, i, j), 2, 3, 1, out)
+                    r, t = f - g * T.rows, k - k0
+                    for a in range(rows.n):
+                        row = transform(cols.AT, vectors(products, (n, r, t, a, 0), cols.n, 4, 1))
+                        store_pack(products, (n, r, t, a, 0), 4, row)
+                    for b in range(cols.m):
+                        column = transform(rows.AT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
+                        column = column + repeat(splat(bias[f]), rows.m)
+                        if relu:
+                            column = rectify(column)
+                        store_pack(y, (n, f, i, j + b), 2, column)
 
 
 @njit(**KERNEL)
@@ -160,8 +175,12 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, r
             for c in range(g * T.rows, min(g * T.rows + T.rows, C)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
                     r, t = c - g * T.rows, k - k0
-                    sums = load_tile(products, (n, r, t, 0, 0), 3, 4, 1, 1, rows.n, cols.n)
-                    store_tile(products, (n, r, t, 0, 0), 3, 4, 1, transform_tile(rows.BT, cols.BT, sums))
+                    for a in range(rows.n):
+                        row = transform(cols.BT, vectors(products, (n, r, t, a, 0), cols.n, 4, 1))
+                        store_pack(products, (n, r, t, a, 0), 4, row)
+                    for b in range(cols.n):
+                        column = transform(rows.BT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
+                        store_pack(products, (n, r, t, 0, b), 3, column)
                     i, j = min(k // wide * rows.m, last_i) - top, min(k % wide * cols.m, last_j) - left
                     for p in range(max(0, -i), min(rows.n, H - i)):
                         for q in range(max(0, -j), min(cols.n, W - j)):
@@ -185,7 +204,7 @@ def toom2d_backward_weight(n, sums, d, v, products, rows, cols, S, T):
     F, C = d.shape[3], v.shape[3]
     for a in range(rows.n):
         for b in range(cols.n):
-            xi = a * cols.n + b
+            xi = b * rows.n + a
             for c0 in range(0, C, T.cols):
                 c = min(c0, C - T.cols)
                 for f0 in range(0, F, T.rows):
@@ -211,7 +230,7 @@ def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
     F, C = d.shape[3], v.shape[3]
     for a in range(rows.n):
         for b in range(cols.n):
-            xi = a * cols.n + b
+            xi = b * rows.n + a
             for k in range(d.shape[1]):
                 for s in range(S.cols):
                     for f0 in range(0, F, LANES):

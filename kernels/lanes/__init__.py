@@ -13,12 +13,11 @@
     integers, counters, unit        vectors of integers from 0 to 2**32 - 1, for random numbers (see `random`)
     zeros, spread, outer, rectify   register tiles of rows x cols vectors, held in registers
     row_tile                        a tile with a vector of a pack in each row
-    uniform, load_tile              a tile of one vector; a tile from memory
+    load_tile, local_tile           a tile from memory; memory for a tile while a function runs
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
     store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
     store_pack, clear_first         a pack to memory; a pack whose first vectors are set to 0
-    clear_margins                   a tile whose first rows and columns are set to 0
 
 Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are NumPy functions (see `interpreted`), so
 that a kernel has one source, and a debugger can step through it.  An index without the last axis addresses a vector:

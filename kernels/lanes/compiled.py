@@ -18,15 +18,16 @@ from numba.extending import (
     typeof_impl,
     unbox,
 )
+from numba.np.arrayobj import populate_array
 
 from .shapes import LANES, ROUND, Tile
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
-    "integers", "lanes_from", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
+    "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
+    "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
     "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
-    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors",
-    "where", "zeros",
+    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
+    "zeros",
 ]
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -462,6 +463,22 @@ def zeros(typing, rows, cols):
 
 
 @intrinsic(prefer_literal=True)
+def local_tile(typing, rows, cols):
+    """Memory for a tile while the function runs, with any numbers in it: float32 (rows, cols, LANES)."""
+    shape = (*_literals(rows, cols), LANES)
+    tile = types.Array(types.float32, 3, "C")
+
+    def code(context, builder, sig, args):
+        array = context.make_array(tile)(context, builder)
+        memory = cgutils.alloca_once(builder, ir.ArrayType(VECTOR, shape[0] * shape[1]))
+        strides = [4 * shape[1] * LANES, 4 * LANES, 4]
+        populate_array(array, data=builder.bitcast(memory, array.data.type), shape=[I64(n) for n in shape],
+                       strides=[I64(n) for n in strides], itemsize=I64(4), meminfo=None)
+        return array._getvalue()
+    return tile(rows, cols), code
+
+
+@intrinsic(prefer_literal=True)
 def spread(typing, b, index, rows, cols):
     """A tile with the number b[index + r] in all of row r."""
     shape = _literals(rows, cols)
@@ -481,16 +498,6 @@ def row_tile(typing, pack, cols):
     def code(context, builder, sig, args):
         return _pack(builder, [v for v in _unpack(builder, args[0]) for _ in range(count)])
     return Lanes("f", (*pack.shape, count))(pack, cols), code
-
-
-@intrinsic(prefer_literal=True)
-def uniform(typing, v, rows, cols):
-    """A tile of the vector v."""
-    shape = _literals(rows, cols)
-
-    def code(context, builder, sig, args):
-        return _pack(builder, [args[0]] * (shape[0] * shape[1]))
-    return Lanes("f", shape)(v, rows, cols), code
 
 
 @intrinsic(prefer_literal=True)
@@ -652,17 +659,3 @@ def clear_first(typing, pack, count):
         return _pack(builder, [builder.select(builder.icmp_signed("<", I64(k), n), zero, v)
                                for k, v in enumerate(_unpack(builder, args[0]))])
     return pack(pack, count), code
-
-
-@intrinsic
-def clear_margins(typing, tile, rows, cols):
-    """The tile with its first `rows` rows and first `cols` columns 0."""
-    def code(context, builder, sig, args):
-        zero = ir.Constant(VECTOR, None)
-        least = [context.cast(builder, arg, kind, types.intp)
-                 for arg, kind in zip(args[1:], sig.args[1:], strict=True)]
-        inside = [[builder.icmp_signed(">=", I64(k), count) for k in range(size)]
-                  for count, size in zip(least, tile.shape, strict=True)]
-        return _pack(builder, [builder.select(builder.and_(inside[0][k // tile.shape[1]], inside[1][k % tile.shape[1]]),
-                                              v, zero) for k, v in enumerate(_unpack(builder, args[0]))])
-    return tile(tile, rows, cols), code

@@ -5,11 +5,11 @@ from numpy.lib.stride_tricks import as_strided
 from .shapes import LANES, ROUND, ZERO
 
 __all__ = [
-    "add_tile", "added", "block", "clear_first", "clear_margins", "counters", "first_lanes", "fma", "four_columns",
-    "integers", "lanes_from", "load", "load_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
+    "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
+    "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
     "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
-    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "uniform", "unit", "vectors",
-    "where", "zeros",
+    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
+    "zeros",
 ]
 
 
@@ -138,16 +138,16 @@ def zeros(rows, cols):
     return np.zeros((rows, cols, LANES), np.float32)
 
 
+def local_tile(rows, cols):
+    return np.empty((rows, cols, LANES), np.float32)
+
+
 def spread(b, index, rows, cols):
     return np.broadcast_to(b[index:index + rows, None, None], (rows, cols, LANES)).copy()
 
 
 def row_tile(pack, cols):
     return np.repeat(pack[:, None], cols, 1)
-
-
-def uniform(v, rows, cols):
-    return np.broadcast_to(v, (rows, cols, LANES)).copy()
 
 
 def load_tile(x, index, row_axis, col_axis, row_spacing, col_spacing, rows, cols):
@@ -210,9 +210,3 @@ def clear_first(pack, count):
     pack = pack.copy()
     pack[:count] = 0
     return pack
-
-
-def clear_margins(tile, rows, cols):
-    tile = tile.copy()
-    tile[:max(0, rows)] = tile[:, :max(0, cols)] = 0
-    return tile
