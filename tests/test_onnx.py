@@ -261,6 +261,7 @@ def read(tmp_path, content):
      "too large"),
     (lambda: graph_of([node("Reshape", "x n")], {"n": np.array([4, -1])}), "does not keep the images apart"),
     (lambda: graph_of([node("If", then_branch=onnx.helper.make_graph([], "t", [], []))]), "attribute 'then_branch'"),
+    (lambda: graph_of([node("Relu")]).replace(b"Relu", b"\xffelu"), "not an ONNX file"),
     (lambda: graph_of([]), "not an ONNX file"), (lambda: b"\x08\x08" + b"\xff" * 40, "not an ONNX file"),
     (lambda: graph_of([node("Relu", f"v{k}", f"v{k + 1}") for k in range(10_001)]), "expected at most 10,000"),
 ])

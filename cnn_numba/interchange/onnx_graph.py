@@ -112,7 +112,7 @@ def read_graph(path: str | os.PathLike, content: bytes) -> Graph:
     except (DecodeError, RecursionError):
         raise InputError("this is not an ONNX file, or it is damaged") from None
     graph = model.graph
-    if not graph.node or not graph.output:
+    if not graph.node or not graph.output or not _is_text(model):
         raise InputError("this is not an ONNX file, or it is damaged")
     if len(graph.node) > MOST_NODES:
         raise InputError(f"the graph has {len(graph.node):,} nodes, expected at most {MOST_NODES:,}")
@@ -131,6 +131,16 @@ def read_graph(path: str | os.PathLike, content: bytes) -> Graph:
     opset = max((each.version for each in model.opset_import if each.domain in OF_ONNX), default=1)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     return Graph(inputs[0].name, _shape(onnx, inputs[0]), graph.output[0].name, (), nodes, constants, metadata, opset)
+
+
+def _is_text(value):
+    """Whether the texts of a message, of several, or one text are UTF-8: protobuf gives the bytes of others."""
+    if isinstance(value, (str, bytes)):
+        return isinstance(value, str)
+    if hasattr(value, "ListFields"):
+        return all(_is_text(inside) for field, inside in value.ListFields()
+                   if field.type in (field.TYPE_STRING, field.TYPE_MESSAGE))
+    return all(map(_is_text, value))
 
 
 def _needed(graph):
