@@ -1,6 +1,7 @@
 """The scripts: they run, print every number that they promise, and notice a version that computes something else."""
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def rows(text, begin):
     return list(iter(lambda: next(lines, ""), ""))
 
 
+def name_of(line):
+    """The first column of a line, without its numbers: tiles have other sizes with AVX-512."""
+    return re.sub("[0-9]+", "", line.split("  ")[0])
+
+
 @compiled
 def test_kernel_steps_go_from_the_plain_loops_to_the_kernel_in_use():
     done = run("kernel_steps.py", "--quick")
@@ -39,6 +45,8 @@ def test_kernel_steps_go_from_the_plain_loops_to_the_kernel_in_use():
     _, *versions = rows(done.stdout, "version ")
     assert len(versions) == 8
     assert versions[0].startswith("plain loops, interpreted") and "Conv2d runs" in versions[-1]
+    _, *page = rows((SCRIPTS.parent / "docs" / "performance.md").read_text("utf-8").replace("```", ""), "version ")
+    assert [*map(name_of, page)] == [*map(name_of, versions)]
     for version in versions:
         assert all(float(number.replace(",", "")) > 0 for number in version.split()[-5:])
     assert "GF/s of multiply-adds" in done.stdout
