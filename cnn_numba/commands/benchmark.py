@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, _started: float) -> int:
 
 
 def modes(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
-    """Show in half a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
+    """Show in a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
     group = parser.group("modes")
     group.add_argument("--threads", type=COUNT, metavar="N", help="number of threads (default: one per CPU)")
     group.add_argument("--plot", metavar="FILE",

@@ -46,7 +46,7 @@ def benchmark(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
 
 
 def modes(parser: Parser) -> Callable[[argparse.Namespace, float], int]:
-    """Show in half a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
+    """Show in a minute what the JIT and parallel=True buy on this machine, as a table and a picture."""
     from cnn_numba.commands import benchmark as command
 
     return command.modes(parser)
@@ -66,7 +66,7 @@ COMMANDS = {
     "summary": (summary, "list the layers of a network, with shapes and costs"),
     "check-gradients": (check_gradients, "compare gradients with finite differences"),
     "profile": (profile, "measure the time of each layer"),
-    "modes": (modes, "show in half a minute what the JIT and parallel=True buy"),
+    "modes": (modes, "show in a minute what the JIT and parallel=True buy"),
     "benchmark": (benchmark, "compare with NumPy, PyTorch, JAX and the machine"),
 }
 
