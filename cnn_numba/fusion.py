@@ -34,9 +34,9 @@ class Stage:
 def fuse(layers: Sequence[Layer], shared_gradient: bool = False, shapes: Sequence[Shape] = ()) -> list[Stage]:
     """The stages of layers that run one after the other: every layer except those that a neighbour applies.
 
-    A ReLU is fused into the layer before it if that layer can apply one.  The next layer that runs applies its gradient
-    if it can; a layer that only reshapes is skipped.  A max pooling whose windows tile the image is fused into a layer
-    before it, and before the ReLU between them, that can apply both and their gradients.
+    A ReLU is fused into the layer before it if that layer can apply one.  If it does not apply the gradient, too, the
+    next layer that runs does so if it can; a layer that only reshapes is skipped.  A max pooling whose windows tile the
+    image is fused into a layer before it, and before the ReLU between them, that can apply both and their gradients.
 
     shared_gradient : the gradient of the output has other readers, so the last layer must not change it
     shapes : the input shape of each layer; without them, no pooling is fused
@@ -46,8 +46,8 @@ def fuse(layers: Sequence[Layer], shared_gradient: bool = False, shapes: Sequenc
     for k, layer in enumerate(layers):
         kept = shared_gradient and k == len(layers) - 1
         if layer.is_relu and k > 0 and layers[k - 1].applies_relu and not kept:
-            relu = stages[-1]
-            relu.relu_after, relu.applied = True, 1
+            stages[-1].relu_after, stages[-1].applied = True, 1
+            relu = None if layers[k - 1].masks_own_relu else stages[-1]
             continue
         before = stages[-1] if stages else None
         if shapes and before and before.layer.applies_pool and before.end == k and not before.pool_after \

@@ -96,10 +96,12 @@ class Plan:
 
     def _lay_out(self, prefix: str, layers: Sequence[Layer], tensors: Sequence[dict[str, Any]],
                  shapes: Sequence[tuple[int, ...]], x: Buffer, dx: Buffer | None,
-                 end: tuple[Buffer, Buffer | None] | None = None) -> tuple[Calls, Buffer, Buffer | None]:
+                 end: tuple[Buffer, Buffer | None] | None = None, shortcut: Buffer | None = None,
+                 relu: bool = False) -> tuple[Calls, Buffer, Buffer | None]:
         """Lay out layers that run one after the other; returns their calls, their output and its gradient.
 
         end : output and gradient, if they exist already and the gradient has other readers
+        shortcut, relu : what the last layer adds to its output, and whether it then applies a ReLU
         """
         calls, stages = Calls(), fuse(layers, end is not None, shapes)
         for stage, reader in zip(stages, [*stages[1:], None], strict=True):
@@ -110,8 +112,10 @@ class Plan:
                 pool_after=stage.pool_after, plan=self, name=f"{prefix}{k}")
             gradient = self.backward and (
                 reader is None or dx is not None or any(p.requires_grad for p in tensors[k].values()))
+            wires.adds = end is not None and stage is stages[0] and dx is not None and dx is end[1]
             if end and reader is None:
                 wires.y, wires.dy = end
+                wires.shortcut, wires.relu_after = shortcut, wires.relu_after or relu
             else:
                 needs = Needs() if reader is None else self._needs(reader.layer, shapes[reader.position])
                 own = layer.gradient_sides(shapes[k], self.setup)[1]
@@ -139,18 +143,23 @@ class Plan:
                 wires.buffers += [] if plain else [wires.dy]
             return
         wires.y = Buffer(self.blocks, shape, needs.border, needs.dense)
-        if gradient:
-            wires.dy = Buffer(self.blocks, shape, (0, 0, *map(max, own, needs.beside)), needs.dense)
-        wires.buffers += [wires.y, wires.dy] if gradient else [wires.y]
+        wires.buffers.append(wires.y)
+        sides = (0, 0, *map(max, own, needs.beside))
+        if gradient and wires.dx and not needs.dense and not wires.relu_before and wires.dx.border == sides \
+                and layer.shares_gradient(wires.x.shape, self.setup):
+            wires.dy = wires.dx
+        elif gradient:
+            wires.dy = Buffer(self.blocks, shape, sides, needs.dense)
+            wires.buffers.append(wires.dy)
 
     def lay_out_branch(self, wires: Wires, name: str, layers: Sequence[Layer], dx: Buffer | None,
-                       end: tuple[Buffer, Buffer | None] | None) -> Buffer:
+                       end: tuple[Buffer, Buffer | None] | None, shortcut: Buffer | None) -> Buffer:
         """See `layers.Wires.branch`."""
         tensors = [below(f"{name}.{k}.", wires.parameters) for k in range(len(layers))]
         z, dz = end or (Buffer(self.blocks, wires.y.shape), wires.dy)
         wires.buffers += [] if end else [z]
         calls, *_ = self._lay_out(f"{wires.name}.{name}.", layers, tensors, infer_shapes(layers, wires.x.shape),
-                                  wires.x, dx, (z, dz))
+                                  wires.x, dx, (z, dz), shortcut, shortcut is not None and wires.relu_after)
         wires.append(calls)
         return z
 

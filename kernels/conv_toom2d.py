@@ -154,18 +154,19 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, 
 
 
 @njit(**KERNEL)
-def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, relu, rows, cols, T):
-    """dx of block n, overwritten; `relu`: 0 where x is not positive.
+def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, adds, relu, rows, cols, T):
+    """dx of block n, overwritten, or added to what is there with `adds`; `relu`: 0 where x is not positive.
 
     dx, x (N, C, H, W); u, d and products, which is scratch, as in `point_products`, summing over filters.
     T: channels x tiles.
     """
     C, H, W, none, panel = dx.shape[1], dx.shape[2], dx.shape[3], splat(ZERO), d.shape[4]
     last_i, last_j = dy.shape[2] - rows.m, dy.shape[3] - cols.m
-    for c in range(C):
-        for i in range(H):
-            for j in range(W):
-                store(dx, (n, c, i, j), none)
+    if not adds:
+        for c in range(C):
+            for i in range(H):
+                for j in range(W):
+                    store(dx, (n, c, i, j), none)
     for k0 in range(0, high * wide, T.cols):
         at, s = k0 // panel, k0 % panel
         if s == 0:

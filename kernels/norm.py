@@ -87,32 +87,36 @@ def batch_norm_forward(n, y, x, scales, weight, bias, relu):
 
 
 @njit(**KERNEL)
-def batch_norm_backward_sums(n, sums, dy, x, scales, T):
-    """sums[n, c] = (sum of dy, sum of dy * normalised x) of a channel.
+def batch_norm_backward_sums(n, sums, dy, x, scales, weight, bias, relu, T):
+    """sums[n, c] = (sum of d, sum of d * normalised x) of a channel, where d is dy or, with `relu`, 0 where y was not
+    positive.
 
-    Block n; dy, x (N, C, H, W), dy 0 in lanes without an image; scales (N, C, 2); sums float64 (N, C, 2) is
-    overwritten.  T: 1 x columns; T.cols divides W.
+    Block n; dy, x (N, C, H, W), dy 0 in lanes without an image; other arguments as in the forward pass; sums float64
+    (N, C, 2) is overwritten.  T: 1 x columns; T.cols divides W.
     """
     _, C, H, W = x.shape[:4]
     for c in range(C):
-        middle = repeat(splat(scales[n, c, 0]), T.cols)
-        plain, weighted = repeat(splat(ZERO), T.cols), repeat(splat(ZERO), T.cols)
+        middle, none = repeat(splat(scales[n, c, 0]), T.cols), repeat(splat(ZERO), T.cols)
+        scale, offset = repeat(splat(scales[n, c, 1] * weight[c]), T.cols), repeat(splat(bias[c]), T.cols)
+        plain, weighted = none, none
         for i in range(H):
             for j in range(0, W, T.cols):
-                d = vectors(dy, (n, c, i, j), T.cols, 3, 1)
+                d, away = vectors(dy, (n, c, i, j), T.cols, 3, 1), vectors(x, (n, c, i, j), T.cols, 3, 1) - middle
+                if relu:
+                    d = where(fma(away, scale, offset) > none, d, none)
                 plain = plain + d
-                weighted = weighted + d * (vectors(x, (n, c, i, j), T.cols, 3, 1) - middle)
+                weighted = weighted + d * away
         sums[n, c, 0] = total(added(plain))
         sums[n, c, 1] = np.float64(total(added(weighted))) * scales[n, c, 1]
 
 
 @njit(**KERNEL)
-def batch_norm_backward_input(n, dx, dy, x, weight, scales, sums, batch, of_batch, relu):
-    """dx = weight / sqrt(variance + eps) * (dy - mean of dy - normalised x * mean of (dy * normalised x)).
+def batch_norm_backward_input(n, dx, dy, x, weight, bias, scales, sums, batch, of_batch, relu_after, relu):
+    """dx = weight / sqrt(variance + eps) * (d - mean of d - normalised x * mean of (d * normalised x)).
 
-    Without `of_batch`, x was normalised by running statistics and the means are 0.  dx is 0 in lanes without an image
-    and, with `relu`, where x is not positive.  Block n; dx, dy, x (N, C, H, W); sums of all blocks; scales (N, C, 2);
-    dx is overwritten.
+    d is dy or, with `relu_after`, 0 where y was not positive.  Without `of_batch`, x was normalised by running
+    statistics and the means are 0.  dx is 0 in lanes without an image and, with `relu`, where x is not positive.  Block
+    n; dx, dy, x (N, C, H, W); sums of all blocks; scales (N, C, 2); dx is overwritten.
     """
     N, C, H, W = x.shape[:4]
     valid, none = first_lanes(batch[1] - n * LANES), splat(ZERO)
@@ -123,14 +127,17 @@ def batch_norm_backward_input(n, dx, dy, x, weight, scales, sums, batch, of_batc
                 plain += sums[m, c, 0]
                 weighted += sums[m, c, 1]
         scale, per_value = scales[n, c, 1] * weight[c], 1 / (batch[1] * H * W)
-        mean, factor = splat(scales[n, c, 0]), splat(scale)
+        mean, factor, offset = splat(scales[n, c, 0]), splat(scale), splat(bias[c])
         shift = splat(np.float32(-scale * plain * per_value))
         slope = splat(np.float32(-scale * scales[n, c, 1] * weighted * per_value))
         for i in range(H):
             for j in range(W):
                 index = (n, c, i, j)
-                value = load(x, index)
-                d = where(valid, fma(load(dy, index), factor, fma(value - mean, slope, shift)), none)
+                value, d = load(x, index), load(dy, index)
+                away = value - mean
+                if relu_after:
+                    d = where(fma(away, factor, offset) > none, d, none)
+                d = where(valid, fma(d, factor, fma(away, slope, shift)), none)
                 store(dx, index, where(value > none, d, none) if relu else d)
 
 

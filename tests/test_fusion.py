@@ -44,7 +44,7 @@ def fused(words, shared_gradient=False):
     # nothing to do
     ("conv", "conv"), ("conv pool conv", "conv pool conv"), ("conv leaky tanh linear", "conv leaky tanh linear"),
     # a ReLU disappears into the layer before it where that can apply one
-    ("conv relu", "conv+relu!"), ("linear relu", "linear+relu!"), ("norm relu", "norm+relu!"),
+    ("conv relu", "conv+relu!"), ("linear relu", "linear+relu!"), ("norm relu", "norm+relu"),
     ("residual relu", "residual+relu!"),
     # and stays where that cannot, or there is none
     ("relu", "relu"), ("relu conv", "relu conv"), ("pool relu", "pool relu"), ("avg relu conv", "avg relu conv"),
@@ -56,7 +56,7 @@ def fused(words, shared_gradient=False):
     ("linear relu linear", "linear+relu mask+linear"),
     # else by the layer that has applied it
     ("conv relu leaky", "conv+relu! leaky"), ("conv relu tanh conv", "conv+relu! tanh conv"),
-    ("norm relu tanh", "norm+relu! tanh"),
+    ("norm relu tanh", "norm+relu tanh"),
     # a layer that only reshapes passes it on
     ("conv relu flatten", "conv+relu! flatten"), ("conv relu flatten linear", "conv+relu flatten mask+linear"),
     ("conv relu flatten flatten linear", "conv+relu flatten flatten mask+linear"),
@@ -67,7 +67,7 @@ def fused(words, shared_gradient=False):
     # several
     ("conv relu conv relu pool relu flatten linear relu linear",
      "conv+relu mask+conv+relu mask+pool relu flatten linear+relu mask+linear"),
-    ("norm relu conv norm relu dropout conv", "norm+relu mask+conv norm+relu mask+dropout conv"),
+    ("norm relu conv norm relu dropout conv", "norm+relu conv norm+relu dropout conv"),
 ))
 def test_rules(layers, stages):
     assert fused(layers) == stages

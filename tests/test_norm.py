@@ -159,6 +159,45 @@ def test_pooling_at_once_is_pooling_after_normalisation(monkeypatch, before, aft
         same(run(37, AvgPool2d)[1], run(37)[1], "gradient")
 
 
+@pytest.mark.parametrize("images", (37, 5))
+@pytest.mark.parametrize("training", (True, False))
+@pytest.mark.parametrize("shortcut", (None, [Conv2d(4, 4, 1), BatchNorm2d(4)]))
+@pytest.mark.parametrize("before, after", (([], []), ([], [ReLU()]), ([Conv2d(4, 4, 1), ReLU()], [ReLU()])))
+def test_normalisation_that_adds_the_shortcut_gives_the_same(monkeypatch, before, after, shortcut, training, images):
+    def run(end=after):
+        body = Conv2d(4, 4, 3, padding=1), BatchNorm2d(4), ReLU(), Conv2d(4, 4, 3, padding=1), BatchNorm2d(4)
+        model = Sequential(*copy.deepcopy([*before, Residual(body, shortcut), *end]), Tanh(), seed=2)
+        rng = np.random.default_rng(4)
+        for parameter in model.parameters():
+            if parameter.value.ndim == 1:
+                parameter.value[:] = rng.normal(size=parameter.value.shape)
+        model.train(training)
+        y = model(rng.normal(size=(images, 4, 6, 7)).astype(np.float32))
+        return model.state_dict(), y, model.backward(rng.normal(size=y.shape)), *(p.grad for p in model.parameters())
+
+    statistics, y, *gradients = run()
+    with monkeypatch.context() as apart:
+        apart.setattr(BatchNorm2d, "adds_shortcut", False)
+        expected, right, *wanted = run()
+    assert (y == right).all() and all((value == expected[name]).all() for name, value in statistics.items())
+    for got, want in zip(gradients, wanted, strict=True):
+        same(got, want, "gradient")
+    with pytest.raises(AssertionError, match="gradient"):
+        same(run([] if after else [ReLU()])[2], gradients[0], "gradient")
+
+
+@pytest.mark.parametrize("body, before, shares", (
+    ([Conv2d(4, 4, 3, padding=1), BatchNorm2d(4)], [], True),
+    ([Conv2d(4, 4, 3, padding=1), BatchNorm2d(4)], [Conv2d(4, 4, 1), ReLU()], False),       # which x has to mask
+    ([Conv2d(4, 4, 3, padding=1), ReLU()], [], False),                                      # which reads dy to the end
+    ([Conv2d(4, 4, 1), BatchNorm2d(4)], [], False),                                         # which cannot add
+))
+def test_the_gradient_of_a_shortcut_stays_in_its_memory(body, before, shares):
+    model = Sequential(BatchNorm2d(4), *before, Residual(body), Tanh())
+    wires = next(wires for _, layer, wires in model.plan((4, 6, 7), 1).stages if isinstance(layer, Residual))
+    assert (wires.dx is wires.dy) == shares
+
+
 def test_a_residual_is_the_sum_of_its_branches():
     body, shortcut = [Conv2d(2, 4, 3, padding=1), ReLU(), Conv2d(4, 3, 1)], [Conv2d(2, 3, 1)]
     both = Sequential(Residual(body, shortcut), seed=3)

@@ -88,6 +88,9 @@ class Wires(Calls):
     relu_after : the layer applies the ReLU that follows to its y
     relu_before : x comes from such a ReLU, and the layer applies its gradient to dx
     pool_after : the MaxPool2d that follows (after that ReLU), if the layer applies it; y is then its output
+    shortcut : Buffer that the layer adds to its y, before the ReLU; dy, the gradient of both, is then set to 0 where
+        that ReLU gave 0
+    adds : dx holds a gradient already, to which the layer adds its own
     indices : Buffer for a second output, the position of each maximum; None if nothing reads it
     """
 
@@ -101,6 +104,8 @@ class Wires(Calls):
     relu_after: bool = False
     relu_before: bool = False
     pool_after: Any = None
+    shortcut: Any = None
+    adds: bool = False
     indices: Any = None
     plan: Any = None
     name: str = ""
@@ -108,6 +113,11 @@ class Wires(Calls):
     @property
     def blocks(self) -> int:
         return self.x.blocks
+
+    @property
+    def masked(self) -> Any:
+        """The Buffer that decides where dx is 0; dx itself where none does, as nothing needs to keep x for that."""
+        return self.x if self.relu_before else self.dx
 
     def pieces(self, channels: int, least: int = 1, whole: bool = False) -> Pieces:
         """Items that are ranges of at least so many channels, for a kernel that calls `piece`.
@@ -121,13 +131,14 @@ class Wires(Calls):
         self.buffers.append(Buffer(self.blocks, array.shape[1:-1], array=array))
         return array
 
-    def branch(self, name: str, layers: Sequence["Layer"], dx: Any, end: Any = None) -> Any:
+    def branch(self, name: str, layers: Sequence["Layer"], dx: Any, end: Any = None, shortcut: Any = None) -> Any:
         """Lay out the layers of a container's branch from x to a new buffer of y's shape; returns that buffer.
 
         The branch's calls are added to these wires.  The gradient of its output is dy; that of its input goes to dx.
         end : (output, its gradient), Buffers to use instead of a new one and dy
+        shortcut : Buffer that the branch's last layer adds to its output, before the ReLU that follows the container
         """
-        return self.plan.lay_out_branch(self, name, layers, dx, end)
+        return self.plan.lay_out_branch(self, name, layers, dx, end, shortcut)
 
 
 class Layer(Module):
@@ -142,11 +153,13 @@ class Layer(Module):
     """
 
     applies_relu = False            # can apply a ReLU that follows to its output (`Wires.relu_after`)
+    masks_own_relu = False          # applies the gradient of that ReLU itself, so that no later layer has to
     masks_relu = False              # can apply the gradient of a ReLU before it to its dx (`Wires.relu_before`)
     applies_pool = False            # can apply a MaxPool2d that follows to its output (`Wires.pool_after`)
     is_relu = False                 # max(0, x), which a neighbour may apply
     reshapes = False                # its output is its input in another shape, in the same memory
     takes_logits = False            # turns logits into probabilities or their logarithms
+    adds_shortcut = False           # can add another image to its output, before that ReLU (`Wires.shortcut`)
     gives_indices = False           # has a second output, the position of each maximum
     init: str | None = None         # the initialisation of its weights; None: the model's
     branch_names: ClassVar[tuple[str, ...]] = ()    # the arguments of a container that are lists of layers
@@ -210,6 +223,14 @@ class Layer(Module):
     def on_unit(self, shape: Shape, setup: Setup) -> bool:
         """Whether the layer, or one inside it, multiplies on the matrix unit of `setup.bf16`, for an input shape."""
         return any(any_on_unit(layers, shape, setup) for layers in self.branches.values())
+
+    def adds_to_dx(self, shape: Shape, setup: Setup) -> bool:
+        """Whether the layer can add its gradient to what dx holds (`Wires.adds`), for an input shape."""
+        return False
+
+    def shares_gradient(self, shape: Shape, setup: Setup) -> bool:
+        """Whether dx may lie in the memory of dy, for an input shape: the gradient of x begins as that of y."""
+        return False
 
     def calls(self, wires: Wires) -> None:
         """Append the layer's kernel calls to the lists of the wires."""

@@ -126,6 +126,11 @@ class Conv2d(Biased, Layer):
         margin = _input_tile(self, shape, self.in_channels).cols - 1
         return (0, 0), (margin, margin)
 
+    def adds_to_dx(self, shape: Shape, setup: Setup) -> bool:
+        if setup.lanes < LANES or self.on_unit(shape, setup):
+            return False
+        return (self.toom(shape, setup) or (None, None))[0] is not None
+
     def calls(self, wires: Wires) -> None:
         most = LANES // wires.setup.lanes
         if most > 1 and wires.y.shape[1] > 1:
@@ -198,7 +203,7 @@ class Conv2d(Biased, Layer):
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
             wires.backward.append(_input_gradient(
-                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, _masked(wires), top, left,
+                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, wires.masked.inner, top, left,
                 margin, wires.relu_before, tile))
         if weight.requires_grad:
             wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
@@ -237,8 +242,9 @@ class Conv2d(Biased, Layer):
             tile = Tile(fit(channels, most), toom.n)
             of_channels = wires.pieces(channels, tile.rows, whole=True)
             wires.backward.append(Call(
-                conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d, x=_masked(wires),
-                top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each, toom=toom, T=tile))
+                conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d,
+                x=wires.masked.inner, top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each,
+                toom=toom, T=tile))
 
     def _toom2d_calls(self, wires, rows, cols):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -267,8 +273,8 @@ class Conv2d(Biased, Layer):
             wires.backward.append(Call(
                 conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
                 u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, both), d=d, dy=dy.inner,
-                x=_masked(wires), products=products, top=top, left=left, relu=int(wires.relu_before), T=input_tile,
-                **tiled, **both))
+                x=wires.masked.inner, products=products, top=top, left=left, adds=int(wires.adds),
+                relu=int(wires.relu_before), T=input_tile, **tiled, **both))
         if not weight.requires_grad:
             return
         vectors = math.ceil(filters / LANES)
@@ -512,11 +518,6 @@ def _weight_gradient(layer, wires, weight, dy, padded):
         cols = fit(channels, 4 if WIDE else 2)
     return Call(kernel, wires.blocks, dweight=dweight, **operands,
                 T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
-
-
-def _masked(wires):
-    """The images that decide where dx is 0; dx itself where none do, as nothing needs to keep x for that."""
-    return (wires.x if wires.relu_before else wires.dx).inner
 
 
 def _bias_gradient(wires):

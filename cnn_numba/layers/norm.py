@@ -4,10 +4,10 @@ import math
 import numpy as np
 
 from cnn_numba.errors import InputError, truth_value, whole_number
-from cnn_numba.kernels import norm, norm_pool
+from cnn_numba.kernels import norm, norm_add, norm_pool
 from cnn_numba.kernels.lanes import Tile, aligned
 from cnn_numba.kernels.program import Call
-from cnn_numba.layers.base import Layer, Shape, Wires, both, shape_text
+from cnn_numba.layers.base import WIDE, Layer, Shape, Wires, both, shape_text
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
@@ -37,7 +37,7 @@ class _BatchNorm(Layer):
     Raises InputError (a ValueError) when an argument is out of range.
     """
 
-    applies_relu = masks_relu = applies_pool = True
+    applies_relu = masks_own_relu = masks_relu = applies_pool = adds_shortcut = True
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
         name = type(self).__name__
@@ -66,7 +66,8 @@ class _BatchNorm(Layer):
     def calls(self, wires: Wires) -> None:
         x, y, tensors, blocks, C = wires.x.image(), wires.y.image(), wires.parameters, wires.blocks, self.num_features
         H, W = x.shape[2:4]
-        tile = Tile(1, max(k for k in range(1, 9) if W % k == 0))       # enough sums to hide the latency
+        most = 8 if WIDE else 2         # enough sums to hide the latency; with AVX2, more would not fit the registers
+        tile = Tile(1, max(k for k in range(1, most + 1) if W % k == 0))
         ones = aligned(C)
         ones[:] = 1
         weight = tensors["weight"].value if self.affine else ones
@@ -91,24 +92,31 @@ class _BatchNorm(Layer):
         window = wires.pool_after and dict(T=Tile(*both(wires.pool_after.kernel_size)))
         if window:
             wires.forward.append(Call(norm_pool.batch_norm_pool_forward, blocks, y=y, relu=relu, **affine, **window))
+        elif wires.shortcut:
+            wires.forward.append(Call(
+                norm_add.batch_norm_add_forward, blocks, y=y, shortcut=wires.shortcut.image(), relu=relu, **affine))
         else:
             wires.forward.append(Call(norm.batch_norm_forward, blocks, y=y, relu=relu, **affine))
         if wires.dy is None:
             return
         dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
         trained = self.affine and (tensors["weight"].requires_grad or tensors["bias"].requires_grad)
-        if trained or of_batch:
+        if wires.shortcut and relu:
+            relu = 0                    # for what follows, because dy is already masked
+            wires.backward.append(Call(
+                norm_add.batch_norm_add_backward_sums, blocks, sums=backward_sums, dy=dy, y=y, x=x, scales=scales,
+                T=tile))
+        elif trained or of_batch:
             wires.backward.append(
                 Call(norm_pool.batch_norm_pool_backward_sums, blocks, sums=backward_sums, dy=dy, y=y, relu=relu,
                      **affine, **window) if window else
-                Call(norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, x=x, scales=scales, T=tile))
+                Call(norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, relu=relu, T=tile, **affine))
         if wires.dx is not None:
-            common = dict(dx=wires.dx.image(), dy=dy, x=x, weight=weight, scales=scales, sums=backward_sums,
-                          batch=batch, of_batch=int(of_batch), relu=int(wires.relu_before),
-                          after_all="sums" if of_batch else False)
+            common = dict(dx=wires.dx.image(), dy=dy, sums=backward_sums, batch=batch, of_batch=int(of_batch),
+                          relu_after=relu, relu=int(wires.relu_before), after_all="sums" if of_batch else False,
+                          **affine)
             wires.backward.append(
-                Call(norm_pool.batch_norm_pool_backward_input, blocks, y=y, bias=bias, relu_after=relu, **common,
-                     **window) if window else
+                Call(norm_pool.batch_norm_pool_backward_input, blocks, y=y, **common, **window) if window else
                 Call(norm.batch_norm_backward_input, blocks, **common))
         if trained:
             wires.gradients.append(Call(

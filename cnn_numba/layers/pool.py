@@ -244,5 +244,5 @@ def _average_calls(wires, spans, scale, tile):
         tiled = all(span[0, 0] == 0 and span[-1, 1] == size and np.array_equal(span[1:, 0], span[:-1, 1])
                     for span, size in zip(spans, wires.x.shape[1:], strict=True))
         wires.backward.append(Call(
-            pool.avg_pool2d_backward, wires.blocks, dx=wires.dx.inner, dy=wires.dy.inner, x=wires.x.inner, **windows,
-            tiled=int(tiled), relu=int(wires.relu_before)))
+            pool.avg_pool2d_backward, wires.blocks, dx=wires.dx.inner, dy=wires.dy.inner, x=wires.masked.inner,
+            **windows, tiled=int(tiled), relu=int(wires.relu_before)))

@@ -50,6 +50,10 @@ class Residual(Layer):
         self.shortcut = () if shortcut is None else _layers("Residual", "shortcut", shortcut)
         self.branches = {"body": self.body, "shortcut": self.shortcut}
 
+    @property
+    def masks_own_relu(self) -> bool:                   # type: ignore[override]
+        return self.body[-1].adds_shortcut
+
     def output_shape(self, shape: Shape) -> Shape:
         ends = {name: shapes[-1] for name, shapes in _shapes(self, shape).items()}
         if ends["body"] != ends["shortcut"]:
@@ -66,20 +70,27 @@ class Residual(Layer):
                  for name, layers in self.branches.items() if layers]
         return self.body[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
 
+    def shares_gradient(self, shape: Shape, setup: Setup) -> bool:
+        return self.masks_own_relu and not self.shortcut and self.body[0].adds_to_dx(shape, setup)
+
     def calls(self, wires: Wires) -> None:
-        """The body writes its gradient to dx; a last call adds that of the shortcut."""
-        body = wires.branch("body", self.body, wires.dx)
+        """The body's last layer adds the shortcut, if it can; a last call adds the gradient of the shortcut, unless the
+        body's first layer adds its own to it."""
         beside, dbeside = wires.x, wires.dy
         if self.shortcut:
             sides = self.shortcut[0].gradient_sides(wires.x.shape, wires.setup)[0]
             dbeside = None if wires.dx is None else Buffer(wires.blocks, wires.x.shape, (0, 0, *sides))
             wires.buffers += [] if dbeside is None else [dbeside]
             beside = wires.branch("shortcut", self.shortcut, dbeside)
-        wires.forward.append(Call(residual.add_forward, wires.blocks, y=wires.y.image(), a=body.image(),
-                                  b=beside.image(), relu=int(wires.relu_after)))
-        if wires.dx is not None:
+        if self.masks_own_relu:
+            wires.branch("body", self.body, wires.dx, (wires.y, wires.dy), beside)
+        else:
+            body = wires.branch("body", self.body, wires.dx)
+            wires.forward.append(Call(residual.add_forward, wires.blocks, y=wires.y.image(), a=body.image(),
+                                      b=beside.image(), relu=int(wires.relu_after)))
+        if wires.dx is not None and wires.dx is not wires.dy:
             wires.backward.append(Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=dbeside.image(),
-                                       x=wires.x.image(), relu=int(wires.relu_before)))
+                                       x=wires.masked.image(), relu=int(wires.relu_before)))
 
     def textbook(self, x, parameters, run):
         return sum(run.forward(layers, x, below(f"{name}.", parameters)) for name, layers in self.branches.items())
@@ -161,7 +172,7 @@ class Concat(Layer):
             wires.branch(name, layers, dx, end)
             begin += shapes[-1][0]
         wires.backward += [Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=other.image(),
-                                x=wires.x.image(), relu=0) for other in others]
+                                x=wires.dx.image(), relu=0) for other in others]
 
     def textbook(self, x, parameters, run):
         return np.concatenate([run.forward(layers, x, below(f"{name}.", parameters))

@@ -206,7 +206,7 @@ def _first(builder, count):
 
 
 def _pack(builder, values):
-    out = ir.Constant(ir.ArrayType(VECTOR, len(values)), ir.Undefined)
+    out = ir.Constant(ir.ArrayType(values[0].type, len(values)), ir.Undefined)
     for k, v in enumerate(values):
         out = builder.insert_value(out, v, k)
     return out
@@ -251,14 +251,18 @@ def store(typing, x, index, v):
 
 
 def _elementwise(sig, emit):
-    """The intrinsic of the given signature whose code is emit(builder, *arguments)."""
+    """The intrinsic of the given signature whose code is emit(builder, *arguments); one of three vectors also takes
+    three packs or tiles."""
     def code(context, builder, sig, args):
+        if getattr(sig.return_type, "shape", ()):
+            each = zip(*(_unpack(builder, arg) for arg in args), strict=True)
+            return _pack(builder, [emit(builder, *vectors) for vectors in each])
         return emit(builder, *args)
     if len(sig.args) == 1:
         return intrinsic(lambda typing, a: (sig, code))
     if len(sig.args) == 2:
         return intrinsic(lambda typing, a, b: (sig, code))
-    return intrinsic(lambda typing, a, b, c: (sig, code))
+    return intrinsic(lambda typing, a, b, c: (c(a, b, c), code))
 
 splat = _elementwise(V(types.float32), _splat)                  # all lanes s
 fma = _elementwise(V(V, V, V), _fma)                            # a * b + c
