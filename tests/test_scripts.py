@@ -116,3 +116,22 @@ def test_without_the_compiler_a_sentence_says_so(script):
     done = run(script, NUMBA_DISABLE_JIT="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1 and "NUMBA_DISABLE_JIT" in done.stderr
+
+
+def test_traffic_counts_what_the_calls_read_and_write():
+    """By hand: the images between the layers of bn-cnn are 32 x 26 x 26 before the pooling, 32 x 13 x 13 after it."""
+    tables = {name: module_of("traffic").table(name, by_layer=True) for name in ("bn-cnn", "resnet8")}
+    cells = {name: {row[0]: dict(zip(table.cells()[0], row, strict=True)) for row in table.cells()}
+             for name, table in tables.items()}
+    large, small = 4 * 32 * 26 * 26 / 1000, 4 * 32 * 13 * 13 / 1000
+    norm, relu, pool = (cells["bn-cnn"][layer] for layer in ("1 BatchNorm2d", "2 ReLU", "3 MaxPool2d"))
+    for cell, kb in (
+            (norm["forward, apart"], 3 * large), (norm["forward, now"], 2 * large + small),
+            (norm["backward, apart"], 5 * large), (norm["backward, now"], 3 * large + 4 * small),
+            (relu["forward, apart"], 2 * large), (relu["backward, apart"], 3 * large),
+            (pool["forward, apart"], large + small), (pool["backward, apart"], 3 * large + 2 * small)):
+        assert float(cell.replace(",", "")) == pytest.approx(kb, rel=0.01)
+    assert relu["both, now"] == pool["both, now"] == "0.00"
+    for name in tables:
+        both = [float(cells[name]["sum"][f"both, {when}"].replace(",", "")) for when in ("apart", "now")]
+        assert both[0] > 1.15 * both[1]
