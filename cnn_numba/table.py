@@ -1,4 +1,5 @@
 """Tables of results: text in aligned columns, and HTML for notebooks."""
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,15 +37,32 @@ class Table:
         return [[heading for heading, _ in self.columns], *body, *([list(self.total)] if self.total else [])]
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, width: int | None = None) -> list[str]:
+        """The lines of the text.  Columns that do not fit into a width follow below, beside those on the left again."""
         cells = self.cells()
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(f"{cell:{'<' if k < self.left else '>'}{widths[k]}}" for k, cell in enumerate(line)).rstrip()
+        beside: list[list[int]] = [[]]
+        for k in range(self.left, len(widths)):
+            shown = [*range(self.left), *beside[-1], k]
+            if width and beside[-1] and sum(widths[j] + 2 for j in shown) - 2 > width:
+                beside.append([])
+            beside[-1].append(k)
+        lines = textwrap.wrap(self.title, width, break_long_words=False) if width else [self.title] * bool(self.title)
+        for columns in beside:
+            lines += [""] * bool(lines) + self._block(cells, widths, [*range(self.left), *columns])
+        return lines
+
+    def _block(self, cells, widths, columns):
+        """The lines of some columns."""
+        lines = ["  ".join(f"{line[k]:{'<' if k < self.left else '>'}{widths[k]}}" for k in columns).rstrip()
                  for line in cells]
-        rule = "  ".join("-" * width for width in widths)
+        rule = "  ".join("-" * widths[k] for k in columns)
         lines[1:1] = [rule]
         if self.total:
             lines[-1:-1] = [rule]
-        return "\n".join([self.title, "", *lines] if self.title else lines)
+        return lines
 
     def _repr_html_(self) -> str:
         caption = f"<caption>{html_text(self.title)}</caption>" if self.title else ""

@@ -56,7 +56,7 @@ def network(name="plain", batch=4, seed=3):
 def check(model, shape, samples=10, tolerance=1e-4):
     """(report, {name: its line}, the last line) for a model."""
     report = gradients.check_gradients(model, shape, 4, 0, samples, tolerance)
-    lines = "\n".join(command.lines(report)).splitlines()
+    lines = "\n".join(map(str, command.lines(report))).splitlines()
     rows = [line.rsplit(maxsplit=5) for line in lines[2:lines.index("")]]
     return report, {row[0].strip(): row[-1] for row in rows}, lines[-1]
 

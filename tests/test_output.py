@@ -1,4 +1,5 @@
 """What cannot be printed loses no work, and what is printed controls no terminal, spreadsheet or page."""
+import contextlib
 import csv
 import json
 import os
@@ -245,3 +246,25 @@ def test_trainings_print_hostile_names_of_classes(tmp_path, capsys, any_executio
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     assert cli.main(["evaluate", "--load", str(tmp_path / "m.npz"), "--dataset", str(tmp_path / "in"), "--serial"]) == 0
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_tables_and_sentences_fit_into_a_narrow_terminal():
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+    process = subprocess.Popen([sys.executable, ROOT / "main.py", "summary"], stdout=theirs,
+                               env={name: value for name, value in os.environ.items() if name != "COLUMNS"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):              # Linux reports the end so
+        while content := os.read(ours, 1 << 16):
+            shown += content
+    os.close(ours)
+    lines = shown.decode().splitlines()
+    assert process.wait() == 0 and max(map(len, lines)) <= 40
+    assert sum(line.startswith("7      Linear") for line in lines) > 1 and "  training step" in lines

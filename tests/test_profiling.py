@@ -131,7 +131,7 @@ def test_shares_and_speeds_are_those_of_the_parts():
     assert [profile.share(part) for part in profile.parts] == [0.75, 0.25, None]
     assert [part.speed for part in profile.parts] == [4e9, 12e9, None]
     assert profile.total.seconds == 1 and profile.total.speed == 9e9
-    lines = "\n".join(lines_of(profile, 64)).splitlines()
+    lines = "\n".join(map(str, lines_of(profile, 64))).splitlines()
     assert lines[2].split() == ["part", "0", "3", "500.000", "250.000", "75.0", "%", "4.00", "100", "%"]
     assert lines[4].split() == ["part", "2", "3", "-", "-", "-", "-", "-"]
     assert lines[6].split() == ["sum", "750.000", "250.000", "100.0", "%", "9.00", "225", "%"]
@@ -143,7 +143,7 @@ def test_parts_too_short_to_be_measured_are_said_to_be():
     profile = profile_of((0.0, 0.0), (0.0, None), step=0.0)
     assert [profile.share(part) for part in profile.parts] == [None, None]
     assert [part.speed for part in profile.parts] == [None, None]
-    lines = "\n".join(lines_of(profile, 64)).splitlines()
+    lines = "\n".join(map(str, lines_of(profile, 64))).splitlines()
     assert lines[2].split() == ["part", "0", "3", "<0.001", "<0.001", "-", "-", "-"]
     assert lines[3].split() == ["part", "1", "3", "<0.001", "-", "-", "-", "-"]
     assert lines[-1] == "The parts take <0.001 ms, a whole training step <0.001 ms: - images/s"
@@ -152,7 +152,7 @@ def test_parts_too_short_to_be_measured_are_said_to_be():
 
 @pytest.mark.parametrize("load, told", [(0.1, False), (1.5, True)])
 def test_other_programs_are_told_of(load, told):
-    lines = "\n".join(lines_of(profile_of((0.5, 0.5), load=load), 64))
+    lines = "\n".join(map(str, lines_of(profile_of((0.5, 0.5), load=load), 64)))
     assert f"Other programs used {load} of" in lines
     assert ("times can be too long" in lines) == told
 

@@ -19,7 +19,7 @@ def summary(*flags):
 
 
 def lines_of(layers, shape):
-    return "\n".join(report(layers, shape)).splitlines()
+    return "\n".join(map(str, report(layers, shape))).splitlines()
 
 
 def cells(line):

@@ -27,6 +27,18 @@ def test_a_title_comes_first_and_a_total_last():
         " sum      5"]
 
 
+def test_columns_that_do_not_fit_follow_below_beside_those_on_the_left():
+    columns = [COLUMNS[0], *((f"column {k}", lambda row, k=k: f"{row[1]}.{k}") for k in range(3))]
+    table = Table(columns, [("a", 5), ("b", 60)], title="a long title", total=["all", "1", "2", "3"])
+    assert table.lines(25) == [
+        "a long title", "",
+        "name  column 0  column 1", "----  --------  --------", "a          5.0       5.1", "b         60.0      60.1",
+        "----  --------  --------", "all          1         2", "",
+        "name  column 2", "----  --------", "a          5.2", "b         60.2", "----  --------", "all          3"]
+    assert table.lines(34) == table.lines() == str(table).splitlines() != table.lines(33)
+    assert table.lines(3)[:4] == ["a", "long", "title", ""] and len(table.lines(3)) == 3 + 3 * 7
+
+
 def test_lines_do_not_end_in_spaces():
     lines = str(Table([*COLUMNS, ("note", lambda row: row[2])], [("a", 5, ""), ("b", 6, "x")], left=3)).splitlines()
     assert all(line == line.rstrip() for line in lines)

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -40,9 +40,13 @@ class Report:
     tables: list[Table]
     notes: list[str]
 
-    def __str__(self) -> str:
-        machine = [f"{name + ':':<10} {value}" for name, value in self.machine.items()]
-        return "\n\n".join(["\n".join(machine), *map(str, self.tables), "\n".join(self.notes)]).rstrip()
+    def parts(self) -> Iterator[str | table.Table]:
+        """The lines about the machine, the tables, and the sentences."""
+        yield from (f"{name + ':':<10} {value}" for name, value in self.machine.items())
+        for one in self.tables:
+            yield ""
+            yield one
+        yield from ["", *self.notes] if self.notes else []
 
     def json(self) -> str:
         tables = [{"title": one.title, "rows": one.rows} for one in self.tables]

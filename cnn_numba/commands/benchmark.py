@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Callable
 
 from cnn_numba.commands.flags import COUNT, COUNT_OR_NONE
-from cnn_numba.commands.output import printers, put_text
+from cnn_numba.commands.output import put, put_all
 from cnn_numba.commands.parser import Parser
 
 EXPERIMENTS = {
@@ -79,9 +79,7 @@ def run(args: argparse.Namespace, _started: float) -> int:
         write(args.json, f"{report.json()}\n".encode())
     if args.plot:
         plots.draw(report, args.plot)
-    say, _ = printers(quiet=False)
-    for line in str(report).splitlines():
-        say(line)
+    put_all(report.parts())
     return 0
 
 
@@ -104,5 +102,5 @@ def run_modes(args: argparse.Namespace, started: float) -> int:
         precision="highest", contenders=("numba", "numpy"), threads=args.threads, rounds=None, quick=True, warm=True,
         avx2=False, json=None, plot=plot), started)
     if plot:
-        put_text(f"Wrote {plot}")
+        put(f"Wrote {plot}")
     return code

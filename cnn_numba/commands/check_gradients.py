@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnn_numba.commands.flags import COUNT_OR_NONE, POSITIVE, add_execution_flags, add_precision_flag, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
-from cnn_numba.commands.output import count, put, put_text
+from cnn_numba.commands.output import count, put_all
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table
 
@@ -33,18 +33,16 @@ def run_check_gradients(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.inspection import gradients
 
     _, model, shape, _ = chosen_network(args, args.seed)
-    put(describe())
+    put_all([describe()])
     chosen = bf16()
     tolerance = args.tolerance or (0.3 if chosen and chosen.parts == 1 else 1e-3)
     result = gradients.check_gradients(model, shape, args.batch_size, args.seed, args.samples, tolerance)
-    put(f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
-          f"{count(args.batch_size, 'random image')}")
-    put()
-    put_text("\n".join(lines(result)))
+    put_all([f"Kernels in float32 against central differences of {gradients.DELTA:g} in float64, on "
+             f"{count(args.batch_size, 'random image')}", "", *lines(result)])
     return 1 if result.wrong else 0
 
 
-def lines(result: "GradientReport") -> Iterator[str]:
+def lines(result: "GradientReport") -> Iterator[str | Table]:
     """The table of a report, and the sentences below it."""
     from cnn_numba.inspection.gradients import DRAWS, MARGIN
 
@@ -53,7 +51,7 @@ def lines(result: "GradientReport") -> Iterator[str]:
         ("compared", lambda check: str(check.compared)), ("unclear", lambda check: str(check.unclear)),
         ("largest error", lambda check: f"{check.error:.1e}"),
         ("", lambda check: "ok" if check not in result.wrong else "WRONG" if check.compared else "unclear")]
-    yield str(Table(columns, result.checks))
+    yield Table(columns, result.checks)
     yield ""
     if unclear := sum(check.unclear for check in result.checks):
         yield (f"{count(unclear, 'unclear element')}: a ReLU or a maximum changes its decision right there, so the "

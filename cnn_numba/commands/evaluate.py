@@ -75,8 +75,8 @@ def run_evaluate(args: argparse.Namespace, _started: float) -> int:
         say(f"{heading[0]}{100 * (predictions == labels).mean():.2f} %{heading[1]}; tables of classes are left out "
             f"above {MOST_CLASSES:,} classes")
         return 0
-    for line in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes, *heading):
-        say(line)
+    for each in report(confusion_matrix(labels, predictions, len(classifier.classes)), classifier.classes, *heading):
+        say(each)
     return 0
 
 
@@ -97,8 +97,8 @@ def remembered(given: dict[str, Any], trained: dict[str, Any], model: str) -> Re
 
 
 def report(matrix: "np.ndarray", classes: Sequence[str], before: str = "Test accuracy: ",
-           after: str = "") -> Iterator[str]:
-    """Accuracy, precision and recall of each class, and the confusion matrix, as lines of text."""
+           after: str = "") -> Iterator[str | Table]:
+    """Accuracy, precision and recall of each class, and the confusion matrix."""
     right, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     names = [printable(name) for name in classes]
 
@@ -107,9 +107,9 @@ def report(matrix: "np.ndarray", classes: Sequence[str], before: str = "Test acc
 
     yield f"{before}{percent(right.sum(), matrix.sum())}{after}"
     yield ""
-    yield from str(Table([("class", names.__getitem__), ("precision", lambda k: percent(right[k], predicted[k])),
-                          ("recall", lambda k: percent(right[k], true[k])), ("images", lambda k: f"{true[k]:,}")],
-                         range(len(names)))).splitlines()
+    yield Table([("class", names.__getitem__), ("precision", lambda k: percent(right[k], predicted[k])),
+                 ("recall", lambda k: percent(right[k], true[k])), ("images", lambda k: f"{true[k]:,}")],
+                range(len(names)))
     yield ""
     yield "Confusion matrix: a row for each true class, a column for each predicted one, in the same order"
     width, cell = max(map(len, names)), len(str(matrix.max()))

@@ -49,8 +49,8 @@ def run_inspect(args: argparse.Namespace, _started: float) -> int:
     parts = survey(data)
     say(data_line(data))
     say(reading_line(data, parts))
-    for line in report(data, parts):
-        say(line)
+    for each in report(data, parts):
+        say(each)
     for sentence in dict.fromkeys([*reports, *suspicions(data, parts)]):
         warn(f"warning: {sentence}")
     if args.plot:
@@ -69,24 +69,24 @@ def reading_line(data: "Dataset", parts: "list[PartSurvey]") -> str:
             f"{number(train.std)}; {images} training image{'s' * bool(present.max() > 1)} of a class")
 
 
-def report(data: "Dataset", parts: "list[PartSurvey]") -> Iterator[str]:
+def report(data: "Dataset", parts: "list[PartSurvey]") -> Iterator[str | Table]:
     """Tables of the parts and the classes."""
     yield ""
-    yield from str(Table([
+    yield Table([
         ("part", lambda part: part.name), ("images", lambda part: f"{part.images:,}"),
         ("lowest", lambda part: f"{part.low:g}"), ("highest", lambda part: f"{part.high:g}"),
         ("mean", lambda part: number(part.mean)), ("std", lambda part: number(part.std)),
         ("one colour", lambda part: f"{part.flat:,}"), ("repeated", lambda part: f"{part.repeated:,}"),
-        ("in training", lambda part: f"{part.known:,}" if part is not parts[0] else "-")], parts)).splitlines()
+        ("in training", lambda part: f"{part.known:,}" if part is not parts[0] else "-")], parts)
     yield ""
     most = max(1, *(int(part.counts.max()) for part in parts))
 
     def length(k: int) -> str:
         return "#" * -(-WIDTH * int(parts[0].counts[k]) // most)
 
-    yield from str(Table([("class", lambda k: data.classes[k]), ("", length),
-                          *((part.name, lambda k, part=part: f"{part.counts[k]:,}") for part in parts)],
-                         range(data.num_classes), left=2)).splitlines()
+    yield Table([("class", lambda k: data.classes[k]), ("", length),
+                 *((part.name, lambda k, part=part: f"{part.counts[k]:,}") for part in parts)],
+                range(data.num_classes), left=2)
 
 
 def plot(data: "Dataset", path: str) -> None:

@@ -111,7 +111,7 @@ def run(argv: list[str], started: float) -> int:
     name = "train"
     try:
         if text := help_text(argv):
-            output.put_text(text)
+            output.put_all(text.splitlines())
             return 0
         name, words = split_command(argv)
         check_environment()

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from cnn_numba.escaping import printable
@@ -12,6 +12,7 @@ from cnn_numba.escaping import printable
 if TYPE_CHECKING:
     from cnn_numba.data import Dataset
     from cnn_numba.history import EpochResult
+    from cnn_numba.table import Table
 
 
 class OutputFailed(Exception):
@@ -65,10 +66,11 @@ def put(line: str = "") -> None:
         raise OutputFailed from error
 
 
-def put_text(text: str) -> None:
-    """Print the lines of a text, such as a table, whose names are printable."""
-    for line in text.splitlines():
-        put(line)
+def put_all(parts: "Iterable[str | Table]") -> None:
+    """Print lines and tables, broken where they are wider than the terminal."""
+    for part in parts:
+        for line in fitted(part):
+            put(line)
 
 
 def tell(line: str) -> None:
@@ -91,17 +93,16 @@ def _drop(stream: TextIO) -> None:
         os.close(sink)
 
 
-def printers(quiet: bool, go_on: bool = False) -> tuple[Callable[[str], None], Callable[[str], None]]:
-    """(say, warn): functions that print a line.
+def printers(quiet: bool, go_on: bool = False) -> tuple["Callable[[str | Table], None]", Callable[[str], None]]:
+    """(say, warn): functions that print a line; `say` prints tables, too.
 
     With `quiet`, say prints nothing, and warn prints on stderr instead of between the lines of say.  With `go_on`,
     lines that cannot be written are lost, and `end` remembers it.
     """
-    def say(line: str) -> None:
+    def say(part: "str | Table") -> None:
         if not quiet:
             with contextlib.suppress(OutputFailed) if go_on else contextlib.nullcontext():
-                for part in fitted(printable(line)):
-                    put(part)
+                put_all([part])
 
     def warn(line: str) -> None:
         if quiet:
@@ -111,10 +112,13 @@ def printers(quiet: bool, go_on: bool = False) -> tuple[Callable[[str], None], C
     return say, warn
 
 
-def fitted(line: str) -> list[str]:
-    """A line, broken between words where it is longer than the terminal is wide."""
-    columns = shutil.get_terminal_size().columns
-    if not sys.stdout.isatty() or len(line) <= columns:
+def fitted(part: "str | Table") -> list[str]:
+    """The lines of a table or of a line that is broken between words, where it is wider than the terminal."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not isinstance(part, str):
+        return part.lines(columns)
+    line = printable(part)
+    if columns is None or len(line) <= columns:
         return [line]
     return textwrap.wrap(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 

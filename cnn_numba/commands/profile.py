@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnn_numba.commands.flags import COUNT, add_execution_flags, add_precision_flag, choose_execution
 from cnn_numba.commands.network import add_batch_flags, chosen_network
-from cnn_numba.commands.output import count, put, put_text
+from cnn_numba.commands.output import count, put_all
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table, number
 
@@ -29,15 +29,14 @@ def run_profile(args: argparse.Namespace, _started: float) -> int:
     from cnn_numba.inspection.profile import Step, measure
 
     _, model, shape, classes = chosen_network(args, args.seed)
-    put(describe())
+    put_all([describe()])
     result = measure(Step(model, shape, classes, args.batch_size, args.seed), args.iterations)
-    put(f"A training step on {count(args.batch_size, 'random image')}, the fastest of {args.iterations}")
-    put()
-    put_text("\n".join(lines(result, args.batch_size)))
+    put_all([f"A training step on {count(args.batch_size, 'random image')}, the fastest of {args.iterations}", "",
+             *lines(result, args.batch_size)])
     return 0
 
 
-def lines(profile: "Profile", batch_size: int) -> Iterator[str]:
+def lines(profile: "Profile", batch_size: int) -> Iterator[str | Table]:
     """The table of a profile, and the sentences below it."""
     from cnn_numba.inspection.profile import LEAST, PartTime
     from cnn_numba.inspection.timing import load_note
@@ -58,7 +57,7 @@ def lines(profile: "Profile", batch_size: int) -> Iterator[str]:
     if profile.peak:
         columns.append(("of peak", lambda part: percent(part.speed)))
     total = profile.total
-    yield str(Table(columns, profile.parts, total=[text(total) for _, text in columns]))
+    yield Table(columns, profile.parts, total=[text(total) for _, text in columns])
     yield ""
     if not all(part.runs for part in profile.parts):
         yield ("-: nothing runs, or too briefly to be measured.  A ReLU is part of the layer before it where that can "

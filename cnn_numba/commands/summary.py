@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cnn_numba.commands.network import add_network_flags, chosen_network
-from cnn_numba.commands.output import put, put_text
+from cnn_numba.commands.output import put_all
 from cnn_numba.commands.parser import Parser
 from cnn_numba.table import Column, Table
 
@@ -25,13 +25,11 @@ def run_summary(args: argparse.Namespace, _started: float) -> int:
 
     name, model, shape, classes = chosen_network(args)
     lines = list(report(model.layers, shape))
-    put(f"{name} for images of {shape_text(shape)} and {classes} classes")
-    put()
-    put_text("\n".join(lines))
+    put_all([f"{name} for images of {shape_text(shape)} and {classes} classes", "", *lines])
     return 0
 
 
-def report(layers: "Sequence[Layer]", shape: tuple[int, ...]) -> Iterator[str]:
+def report(layers: "Sequence[Layer]", shape: tuple[int, ...]) -> Iterator[str | Table]:
     """The table of a network for images of a shape, and the lines below it.
 
     Raises InputError when the layers do not fit each other or the shape.
@@ -46,8 +44,8 @@ def report(layers: "Sequence[Layer]", shape: tuple[int, ...]) -> Iterator[str]:
         ("layer", lambda one: indented(one.name)), ("", lambda one: layer_text(one.layer)),
         ("output", lambda one: shape_text(one.after).removesuffix(" features"))]
     columns += [(heading, partial(count_text, name=name, size=size)) for heading, name, size in counts]
-    yield str(Table(columns, summaries, left=2, total=[
-        "", "total", "", *(f"{size * total[name]:,}" for _, name, size in counts)]))
+    yield Table(columns, summaries, left=2, total=[
+        "", "total", "", *(f"{size * total[name]:,}" for _, name, size in counts)])
     yield ""
     yield f"Parameters: {total['parameters']:,}, {bytes_text(4 * total['parameters'])} as float32"
     yield (f"Outputs of all layers: {total['outputs']:,} numbers for one image, {bytes_text(4 * total['outputs'])} as "
