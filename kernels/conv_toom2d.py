@@ -25,16 +25,18 @@ from .lanes import (
     ZERO,
     clear_first,
     load,
-    load_tile,
     local_tile,
     outer,
     rectify,
     repeat,
+    row_tile,
+    row_vectors,
     scalars,
     scalars_apart,
     splat,
     store,
     store_pack,
+    store_row,
     store_tile,
     store_totals,
     transposed,
@@ -42,30 +44,33 @@ from .lanes import (
     where,
     zeros,
 )
-from .toom import transform, transform_tile
+from .toom import transform
 
 
 @njit(**KERNEL)
-def toom2d_weights(k, u, weight, scratch, of_filters, rows, cols):
-    """u[g, xi, k, r] = (G w G^T)[xi] for the weights w between summand k and output g * R + r, overwritten for k.
+def toom2d_weights(item, u, weight, group, rows, cols):
+    """u[g, xi, k, r] = (G w G^T)[xi] for the weights w between output g * group + r and summand k, overwritten.
 
-    Summands are channels and outputs filters, or the reverse with `of_filters`; weight (F, C, KH, KW); u (groups of R
-    outputs, points, summands, R); scratch (summands, rows.n, cols.n).
+    An item is as many groups of outputs as fit into a vector.  weight (outputs, summands, KH, KW); u (groups, points,
+    summands): vectors `group` numbers apart, each written over the rest of the one before.
     """
-    R, outputs = u.shape[3], weight.shape[1] if of_filters else weight.shape[0]
-    for first in range(0, outputs, LANES):                          # a vector holds the weights of LANES outputs
-        for l in range(min(LANES, outputs - first)):
-            f, c = (k, first + l) if of_filters else (first + l, k)
+    each, outputs = LANES // group, weight.shape[0]
+    taps, by_row, points = local_tile(rows.r, cols.r), local_tile(rows.r, cols.n), local_tile(rows.n, cols.n)
+    first = max(0, min(item * each * group, outputs - LANES))
+    for k in range(weight.shape[1]):
+        for l in range(LANES):                                      # past the last output: that one again
             for p in range(rows.r):
                 for q in range(cols.r):
-                    scratch[k, p, q, l] = weight[f, c, p, q]
-        taps = load_tile(scratch, (k, 0, 0), 1, 2, 1, 1, rows.r, cols.r)
-        store_tile(scratch, (k, 0, 0), 1, 2, 1, transform_tile(rows.G, cols.G, taps))
-        for l in range(min(LANES, outputs - first)):
-            g, r = (first + l) // R, (first + l) % R
-            for a in range(rows.n):
-                for b in range(cols.n):
-                    u[g, b * rows.n + a, k, r] = scratch[k, a, b, l]
+                    taps[p, q, l] = weight[min(first + l, outputs - 1), k, p, q]
+        for p in range(rows.r):
+            store_pack(by_row, (p, 0), 1, transform(cols.G, vectors(taps, (p, 0), cols.r, 1, 1)))
+        for b in range(cols.n):
+            store_pack(points, (0, b), 0, transform(rows.G, vectors(by_row, (0, b), rows.r, 0, 1)))
+        for g in range(item * each, min(item * each + each, u.shape[0])):
+            for b in range(cols.n):
+                for a in range(rows.n):
+                    of_group = row_vectors(points, (a, b, g * group - first), 1, 2)
+                    store_row(u, (g, b * rows.n + a, k, 0), 2, row_tile(of_group, 1))
 
 
 @njit(**HELPER)
@@ -250,19 +255,26 @@ def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
 
 
 @njit(**KERNEL)
-def toom2d_weight_gradient(c, dweight, sums, scratch, rows, cols):
+def toom2d_weight_gradient(c, dweight, sums, rows, cols):
     """dweight[f, c] = G^T (the sum of `sums` over its blocks, always in the same order) G, overwritten for channel c.
 
-    dweight (F, C, KH, KW); sums as in `toom2d_backward_weight`; scratch (channels, rows.r, cols.r).
+    dweight (F, C, KH, KW); sums as in `toom2d_backward_weight`, block 0 is overwritten.
     """
-    F = dweight.shape[0]
-    for f0 in range(0, F, LANES):
-        first = max(0, min(f0, F - LANES))
-        acc = load_tile(sums, (0, 0, 0, c, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
-        for n in range(1, sums.shape[0]):
-            acc = acc + load_tile(sums, (n, 0, 0, c, f0 // LANES), 1, 2, 1, 1, rows.n, cols.n)
-        store_tile(scratch, (c, 0, 0), 1, 2, 1, transform_tile(rows.GT, cols.GT, acc))
+    F, by_row, taps = dweight.shape[0], local_tile(rows.n, cols.r), local_tile(rows.r, cols.r)
+    for a in range(rows.n):
+        for b in range(cols.n):
+            for v in range(sums.shape[4]):          # as they lie in memory: for all points at once, up to 3x slower
+                total = load(sums, (0, a, b, c, v))
+                for n in range(1, sums.shape[0]):
+                    total = total + load(sums, (n, a, b, c, v))
+                store(sums, (0, a, b, c, v), total)
+    for v in range(sums.shape[4]):
+        for a in range(rows.n):
+            store_pack(by_row, (a, 0), 1, transform(cols.GT, vectors(sums, (0, a, 0, c, v), cols.n, 2, 1)))
+        for q in range(cols.r):
+            store_pack(taps, (0, q), 0, transform(rows.GT, vectors(by_row, (0, q), rows.n, 0, 1)))
+        first = max(0, min(v * LANES, F - LANES))
         for f in range(first, min(first + LANES, F)):
             for p in range(rows.r):
                 for q in range(cols.r):
-                    dweight[f, c, p, q] = scratch[c, p, q, f - first]
+                    dweight[f, c, p, q] = taps[p, q, f - first]

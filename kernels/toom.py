@@ -178,9 +178,6 @@ if config.DISABLE_JIT:
                                        lambda c, a, b: fma(splat(np.float32(c)), a, b))) for row in rows])
         return out if x.ndim == 3 else out[0]
 
-    def transform_tile(R, C, x):
-        return transform(R, transform(C, x).swapaxes(0, 1)).swapaxes(0, 1)
-
     def by_points(acc, u, index, row_axis, v):
         factors = np.stack([u[tuple(i + r if k == row_axis else i for k, i in enumerate(index[:-1]))][:len(v)]
                             for r in range(len(acc))])
@@ -249,19 +246,6 @@ else:
             return _pack(builder, [out for row in range(0, len(values), cols)
                                    for out in _run(builder, matrix, values[row:row + cols])])
         return Lanes("f", (*x.shape[:-1], matrix.shape[0]))(M, x), code
-
-    @intrinsic
-    def transform_tile(typing, R, C, x):
-        """R x C^T for the constant matrices R and C and a tile x of vectors."""
-        rows, cols = R.value, C.value
-
-        def code(context, builder, sig, args):
-            values, wide, high = _unpack(builder, args[2]), cols.shape[0], rows.shape[0]
-            by_row = [row for k in range(0, len(values), cols.shape[1])
-                      for row in _run(builder, cols, values[k:k + cols.shape[1]])]
-            by_column = [_run(builder, rows, by_row[k::wide]) for k in range(wide)]
-            return _pack(builder, [by_column[k][i] for i in range(high) for k in range(wide)])
-        return Lanes("f", (rows.shape[0], cols.shape[0]))(R, C, x), code
 
     @intrinsic(prefer_literal=True)
     def by_points(typing, acc, u, index, row_axis, v):

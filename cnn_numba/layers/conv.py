@@ -261,7 +261,7 @@ class Conv2d(Biased, Layer):
             x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad))
         wires.forward.append(Call(
             conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
-            u=_toom2d_weights(wires, channels, filters, tile.rows, 0, both), v=v,
+            u=_toom2d_weights(wires, weight.value, tile.rows, **both), v=v,
             x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
             relu=int(wires.relu_after), T=tile, **tiled, **both))
         if not gradients:
@@ -272,13 +272,14 @@ class Conv2d(Biased, Layer):
         else:
             wires.backward.append(Call(
                 conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
-                u=_toom2d_weights(wires, filters, channels, input_tile.rows, 1, both), d=d, dy=dy.inner,
+                u=_toom2d_weights(wires, weight.value.swapaxes(0, 1), input_tile.rows, **both), d=d, dy=dy.inner,
                 x=wires.masked.inner, products=products, top=top, left=left, adds=int(wires.adds),
                 relu=int(wires.relu_before), T=input_tile, **tiled, **both))
         if not weight.requires_grad:
             return
         vectors = math.ceil(filters / LANES)
-        sums = aligned((x.blocks, rows.n, cols.n, channels, vectors, LANES))
+        sums = planes(x.blocks, rows.n * cols.n, channels, vectors)
+        sums = sums.reshape(x.blocks, rows.n, cols.n, channels, vectors, LANES)
         given = dict(sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES), **both)
         if min(filters, channels) >= BY_FILTERS:
             wires.backward.append(Call(
@@ -291,8 +292,7 @@ class Conv2d(Biased, Layer):
                 conv_toom2d.toom2d_backward_weight, x.blocks, **given, T=tile,
                 products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES)))))
         wires.gradients.append(Call(
-            conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums,
-            scratch=aligned((channels, rows.r, cols.r, LANES)), **both))
+            conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums, **both))
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -458,15 +458,16 @@ def _panels(blocks, panels, points, channels, kept):
     return as_strided(array, (blocks, panels, *array.shape[2:]), (array.strides[0], 0, *array.strides[2:]))
 
 
-def _toom2d_weights(wires, sums, outputs, group, of_filters, both):
-    """The transformed weights for sums over channels or filters, in groups of outputs, and the call that computes
-    them."""
-    rows, cols = both["rows"], both["cols"]
-    u = aligned((math.ceil(outputs / group), rows.n * cols.n, sums, group))
+def _toom2d_weights(wires, weight, group, rows, cols):
+    """The transformed weights (outputs, summands, KH, KW), in groups of outputs, and the call that computes them."""
+    outputs, summands, *_ = weight.shape
+    groups, more = math.ceil(outputs / group), math.ceil(LANES / group) - 1     # room for the rest of the last vector
+    u = aligned((groups, rows.n * cols.n, (summands + more) * group))
+    vectors = as_strided(u, (*u.shape[:2], summands, LANES), (*u.strides[:2], group * u.itemsize, u.itemsize))
+    items = math.ceil(groups / (LANES // group))
     wires.prepare.append(Call(
-        conv_toom2d.toom2d_weights, sums, u=u, weight=wires.parameters["weight"].value,
-        scratch=aligned((sums, rows.n, cols.n, LANES)), of_filters=of_filters, **both))
-    return u
+        conv_toom2d.toom2d_weights, items, u=vectors, weight=weight, group=group, rows=rows, cols=cols))
+    return vectors[..., :group]
 
 
 # ---- the direct kernels, for a layer with kernel_size, stride, dilation and groups ----------------------------------
