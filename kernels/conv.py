@@ -135,18 +135,19 @@ def conv2d_backward_input(n, dx, dy, weight, x, stride, dilation_h, dilation_w, 
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
+def conv2d_backward_weight(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T):
     """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
-    images of block n.  dweight[n] is overwritten; `add_blocks` adds up the blocks.
+    images of block n, overwritten for some filters of each group; `add_blocks` adds up the blocks.
 
     x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.spacing = dilation.
     """
     _, F, C, KH, KW = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
+    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(0, F, T.rows):
-            f = g * F + min(f0, F - T.rows)
+        for f0 in range(first_f, end_f, T.rows):
+            f = g * F + min(f0, end_f - T.rows)
             for c in range(C):
                 for p in range(KH):
                     for q0 in range(0, KW, T.cols):
@@ -161,7 +162,7 @@ def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, gr
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window):
+def conv2d_backward_weight_window(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T, window):
     """The same for windows whose taps all fit in one tile: dy is read once for all of them.
 
     dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.spacing = dilation.
@@ -169,9 +170,10 @@ def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilatio
     _, F, C, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
+    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(0, F, T.rows):
-            f = g * F + min(f0, F - T.rows)
+        for f0 in range(first_f, end_f, T.rows):
+            f = g * F + min(f0, end_f - T.rows)
             for c in range(C):
                 acc = zeros(T.rows, T.cols)
                 for i in range(OH):
@@ -182,14 +184,15 @@ def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilatio
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
+def conv2d_backward_weight_narrow(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T):
     """The same for windows of one column, whose taps do not fill a tile.  T: filters x channels."""
     _, F, C, KH, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
+    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(0, F, T.rows):
-            f = g * F + min(f0, F - T.rows)
+        for f0 in range(first_f, end_f, T.rows):
+            f = g * F + min(f0, end_f - T.rows)
             for c0 in range(0, C, T.cols):
                 c = min(c0, C - T.cols)
                 for p in range(KH):
@@ -203,8 +206,8 @@ def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilatio
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_by_filters(n, dweight, dy, x, lines, sums, kernel_rows, kernel_cols, stride_h, stride_w,
-                                      dilation_h, dilation_w, groups, T):
+def conv2d_backward_weight_by_filters(item, dweight, dy, x, lines, sums, kernel_rows, kernel_cols, stride_h, stride_w,
+                                      dilation_h, dilation_w, groups, pieces, T):
     """As `conv2d_backward_weight`, with LANES filters of one image in a vector: no lanes are to be added up.
 
     dweight (N, F, C * KH * KW), the filters of a group a multiple of LANES and its channels one of T.cols.  Scratch:
@@ -215,8 +218,9 @@ def conv2d_backward_weight_by_filters(n, dweight, dy, x, lines, sums, kernel_row
     OH, OW, taps = dy.shape[2], dy.shape[3], kernel_rows * kernel_cols
     F //= groups
     C, rows = K // taps, lines.shape[0] // (OW * LANES)
+    n, first_v, end_v = piece(item, pieces, F // LANES)
     for g in range(groups):
-        for f in range(g * F, g * F + F, LANES):
+        for f in range(g * F + first_v * LANES, g * F + end_v * LANES, LANES):
             for k in range(K):
                 store(sums, (0, k), splat(ZERO))
             for first in range(0, OH, rows):                        # so few that they stay in the first cache

@@ -38,7 +38,6 @@ from .lanes import (
     store_pack,
     store_row,
     store_tile,
-    store_totals,
     transposed,
     vectors,
     where,
@@ -200,45 +199,20 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, a
 
 
 @njit(**KERNEL)
-def toom2d_backward_weight(n, sums, d, v, products, rows, cols, S, T):
+def toom2d_backward_weight(n, sums, d, v, lines, high, wide, rows, cols, S, T):
     """sums[n, a, b, c, f] = sum of d[a, b, f] v[a, b, c] over the tiles and the images of block n, for every point.
 
     sums (N, rows.n, cols.n, C, F in vectors) is overwritten: vector k begins at filter 16k, the last one so far before
-    that its filters exist; v, d as in `input_panel` and `gradient_panel`; products (N, T.cols, room for F) is scratch.
-    S: 1 x tiles of a panel; T: filters x channels.
-    """
-    F, C = d.shape[3], v.shape[3]
-    for a in range(rows.n):
-        for b in range(cols.n):
-            xi = b * rows.n + a
-            for c0 in range(0, C, T.cols):
-                c = min(c0, C - T.cols)
-                for f0 in range(0, F, T.rows):
-                    f, acc = min(f0, F - T.rows), zeros(T.rows, T.cols)
-                    for k in range(v.shape[1]):
-                        for s in range(S.cols):
-                            acc = outer(acc, vectors(d, (n, k, xi, f, s), T.rows, 3, 1),
-                                        vectors(v, (n, k, xi, c, s), T.cols, 3, 1))
-                    store_tile(products, (n, 0, f), 2, 1, 1, acc)
-                for s in range(T.cols):
-                    for f0 in range(0, F, LANES):
-                        f = max(0, min(f0, F - LANES))
-                        store_totals(sums, (n, a, b, c + s, f0 // LANES), vectors(products, (n, s, f), LANES, 2, 1))
-
-
-@njit(**KERNEL)
-def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
-    """As `toom2d_backward_weight`, with LANES filters of one image in a vector, so that no lanes are to be added up.
-
-    F >= LANES; lines (N, tiles * LANES images, F in vectors) is scratch: d of a point, transposed, which gains where
-    many channels use it.  S: 1 x tiles of a panel, the spacing of the channels of v; T: channels x vectors of filters.
+    that its filters exist; F >= LANES; v, d as in `input_panel` and `gradient_panel`.  A vector holds LANES filters of
+    one image, so that no lanes are to be added up: lines (N, tiles * LANES images, F in vectors) is scratch for d of a
+    point, transposed.  S: 1 x tiles of a panel, the spacing of the channels of v; T: channels x vectors of filters.
     """
     F, C = d.shape[3], v.shape[3]
     for a in range(rows.n):
         for b in range(cols.n):
             xi = b * rows.n + a
             for k in range(d.shape[1]):
-                for s in range(S.cols):
+                for s in range(min(S.cols, high * wide - k * S.cols)):
                     for f0 in range(0, F, LANES):
                         by_filters = transposed(vectors(d, (n, k, xi, min(f0, F - LANES), s), LANES, 3, 1))
                         store_pack(lines, (n, (k * S.cols + s) * LANES, f0 // LANES), 1, by_filters)
@@ -247,7 +221,7 @@ def toom2d_backward_weight_by_filters(n, sums, d, v, lines, rows, cols, S, T):
                 for f0 in range(0, sums.shape[4], T.cols):
                     f, acc = min(f0, sums.shape[4] - T.cols), zeros(T.rows, T.cols)
                     for k in range(v.shape[1]):
-                        for s in range(S.cols):
+                        for s in range(min(S.cols, high * wide - k * S.cols)):
                             for l in range(LANES):
                                 acc = outer(acc, scalars_apart(v, (n, k, xi, c, s, l), T.rows, S.spacing),
                                             vectors(lines, (n, (k * S.cols + s) * LANES + l, f), T.cols, 2, 1))

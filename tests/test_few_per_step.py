@@ -53,8 +53,8 @@ def test_network(images):
 
 
 def test_pieces_do_not_change_the_bits():
-    layers = [conv(2, 6, 3, padding=1), relu, conv(6, 7, 5, padding=2), flatten, linear(7 * 6 * 12, 50), relu,
-              linear(50, 6)]
+    layers = [conv(2, 6, 3, padding=1), relu, conv(6, 7, 5, padding=2), conv(7, 32, 3, padding=1),
+              conv(32, 8, 2, groups=2, stride=2), flatten, linear(8 * 3 * 6, 50), relu, linear(50, 6)]
     rng, results = np.random.default_rng(0), []
     model = build_normal(layers, rng)
     x, dy = rng.normal(size=(3, 2, 6, 12)), rng.normal(size=(3, 6))

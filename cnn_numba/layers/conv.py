@@ -22,8 +22,8 @@ __all__ = ["Conv2d", "ConvTranspose2d"]
 TOOM = {3: (4,), 5: (4, 5)}
 DOWN = {3: (1, 2, 4), 5: (1, 2)}            # along the columns of pixels, of products along both axes
 ALONG = {3: (1, 2, 4), 5: (1, 2, 4)}        # along the rows, of the same
-LEAST_CHANNELS = {3: 3, 5: 16}              # for which products along both axes gain, by taps
-BY_FILTERS = 32         # filters and channels from which on their gradients are summed with filters in the lanes
+LEAST_CHANNELS = {3: 4, 5: 16}              # for which products along both axes gain, by taps
+LEAST_DEPTH, LEAST_WEIGHTS = 32, 2048       # channels, filters; their product: gradients of weights by such products
 LEAST_WINDOW = 64       # weights of a filter from which on the direct kernel does so, where registers are few ...
 LINES = 32              # ... for so many pixels at a time
 PANEL = 4 if WIDE else 2        # tiles whose transforms lie side by side
@@ -117,6 +117,17 @@ class Conv2d(Biased, Layer):
         weights = self.in_channels * self.out_channels * math.prod(self.kernel_size)
         return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups,
                           gains=self.toom(shape, setup) is None and weights >= bf16.GAIN_CONV)
+
+    def _weights_by_products(self, rows):
+        """Whether the gradient of the weights is of Cook-Toom products, too (along both axes with `rows`).
+
+        Each transform goes to memory and back, which pays when it serves many products; the direct loops read the
+        images and the gradient of y as they are.
+        """
+        if not rows:
+            return self.in_channels > 2 and self.kernel_size[1] > 3
+        least = min(self.in_channels, self.out_channels)
+        return least >= LEAST_DEPTH and self.in_channels * self.out_channels >= LEAST_WEIGHTS
 
     def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.on_unit(shape, setup):
@@ -225,13 +236,16 @@ class Conv2d(Biased, Layer):
                  toom=toom),
             Call(conv_toom.toom_forward, of_filters, y=y.inner, u=u, v=v, bias=self._bias(wires),
                  relu=int(wires.relu_after), pieces=of_filters.each, toom=toom, T=tile)]
-        if dy is None or (dx is None and not weight.requires_grad):
+        by_products = weight.requires_grad and self._weights_by_products(None)
+        if dy is not None and weight.requires_grad and not by_products:
+            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, x.padded(top, bottom, left, right)))
+        if dy is None or (dx is None and not by_products):
             return
         d = wires.reusable(planes(x.blocks, *y.shape[:2], tiles, toom.n))
         of_filters = wires.pieces(filters)
         wires.backward.append(Call(
             conv_toom.toom_gradient, of_filters, d=d, dy=dy.inner, pieces=of_filters.each, toom=toom))
-        if weight.requires_grad:
+        if by_products:
             tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
             sums = PerWorker((toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
             of_filters = wires.pieces(filters, tile.rows)
@@ -256,17 +270,18 @@ class Conv2d(Biased, Layer):
         tile, input_tile = _product_tile(filters), _product_tile(channels)
         products = wires.reusable(aligned(
             (x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES)))
-        gradients = dy is not None and (dx is not None or weight.requires_grad)
-        v = wires.reusable(_panels(
-            x.blocks, panels, rows.n * cols.n, channels, kept=gradients and weight.requires_grad))
+        padded = x.padded(top, bottom, left, right)
+        by_products = dy is not None and weight.requires_grad and self._weights_by_products(rows)
+        v = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, channels, kept=by_products))
         wires.forward.append(Call(
             conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
             u=_toom2d_weights(wires, weight.value, tile.rows, **both), v=v,
-            x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
-            relu=int(wires.relu_after), T=tile, **tiled, **both))
-        if not gradients:
+            x=padded, bias=self._bias(wires), products=products, relu=int(wires.relu_after), T=tile, **tiled, **both))
+        if dy is not None and weight.requires_grad and not by_products:
+            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
+        if dy is None or (dx is None and not by_products):
             return
-        d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=weight.requires_grad))
+        d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=by_products))
         if dx is None:
             wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled, **both))
         else:
@@ -275,22 +290,15 @@ class Conv2d(Biased, Layer):
                 u=_toom2d_weights(wires, weight.value.swapaxes(0, 1), input_tile.rows, **both), d=d, dy=dy.inner,
                 x=wires.masked.inner, products=products, top=top, left=left, adds=int(wires.adds),
                 relu=int(wires.relu_before), T=input_tile, **tiled, **both))
-        if not weight.requires_grad:
+        if not by_products:
             return
         vectors = math.ceil(filters / LANES)
         sums = planes(x.blocks, rows.n * cols.n, channels, vectors)
         sums = sums.reshape(x.blocks, rows.n, cols.n, channels, vectors, LANES)
-        given = dict(sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES), **both)
-        if min(filters, channels) >= BY_FILTERS:
-            wires.backward.append(Call(
-                conv_toom2d.toom2d_backward_weight_by_filters, x.blocks, **given,
-                lines=wires.reusable(aligned((x.blocks, panels * PANEL * LANES, vectors, LANES))),
-                T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1)))
-        else:
-            tile = Tile(min(filters, 4 if WIDE else 2), min(channels, 6 if WIDE else 3))
-            wires.backward.append(Call(
-                conv_toom2d.toom2d_backward_weight, x.blocks, **given, T=tile,
-                products=wires.reusable(aligned((x.blocks, tile.cols, vectors * LANES, LANES)))))
+        wires.backward.append(Call(
+            conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES),
+            lines=wires.reusable(aligned((x.blocks, panels * PANEL * LANES, vectors, LANES))),
+            T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1), **tiled, **both))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums, **both))
 
@@ -493,23 +501,28 @@ def _input_gradient(layer, blocks, dx, dy, weight, x, top, left, margin, relu, t
 
 def _weight_gradient(layer, wires, weight, dy, padded):
     dweight, (rows, cols) = _per_block(wires, weight), layer.kernel_size
-    filters = weight.value.shape[0] // layer.groups
+    filters, channels = weight.value.shape[0] // layer.groups, weight.value.shape[1]
     most = 20 if WIDE else 5            # registers for sums
-    operands = dict(dy=dy, x=padded, stride_h=layer.stride[0], stride_w=layer.stride[1], dilation_h=layer.dilation[0],
-                    groups=layer.groups)
+
+    def call(kernel, pieces, **given):
+        return Call(kernel, pieces, dy=dy, x=padded, stride_h=layer.stride[0], stride_w=layer.stride[1],
+                    dilation_h=layer.dilation[0], groups=layer.groups, pieces=pieces.each, **given)
+
+    def of_filters(tile):
+        return wires.pieces(filters, tile.rows, whole=layer.groups > 1)
+
     if 1 < rows * cols <= 9 and cols > 1 and WIDE:
-        return Call(
-            conv.conv2d_backward_weight_window, wires.blocks,
-            dweight=dweight.reshape(*dweight.shape[:3], rows * cols), **operands,
-            T=Tile(fit(filters, most // (rows * cols)), rows * cols), window=Tile(rows, cols, layer.dilation[1]))
-    channels = weight.value.shape[1]
+        tile = Tile(fit(filters, most // (rows * cols)), rows * cols)
+        return call(
+            conv.conv2d_backward_weight_window, of_filters(tile), T=tile,
+            dweight=dweight.reshape(*dweight.shape[:3], rows * cols), window=Tile(rows, cols, layer.dilation[1]))
     shared = max(count for count in range(1, 7) if channels % count == 0)
     if not WIDE and filters % LANES == 0 and channels * rows * cols >= LEAST_WINDOW and shared > 2:
         wide = dy.shape[3]
-        return Call(
-            conv.conv2d_backward_weight_by_filters, wires.blocks, dweight=dweight.reshape(*dweight.shape[:2], -1),
-            **operands, dilation_w=layer.dilation[1], kernel_rows=rows, kernel_cols=cols,
-            lines=PerWorker((max(1, LINES // wide) * wide * LANES, LANES)),
+        return call(
+            conv.conv2d_backward_weight_by_filters, wires.pieces(filters // LANES, whole=True),
+            dweight=dweight.reshape(*dweight.shape[:2], -1), dilation_w=layer.dilation[1],
+            kernel_rows=rows, kernel_cols=cols, lines=PerWorker((max(1, LINES // wide) * wide * LANES, LANES)),
             sums=PerWorker((1, math.ceil(channels * rows * cols / LANES) * LANES, LANES)), T=Tile(1, shared))
     if cols > 1:
         kernel, spacing = conv.conv2d_backward_weight, layer.dilation[1]
@@ -517,8 +530,8 @@ def _weight_gradient(layer, wires, weight, dy, padded):
     else:
         kernel, spacing = conv.conv2d_backward_weight_narrow, 1
         cols = fit(channels, 4 if WIDE else 2)
-    return Call(kernel, wires.blocks, dweight=dweight, **operands,
-                T=Tile(fit(filters, max(1, most // cols)), cols, spacing))
+    tile = Tile(fit(filters, max(1, most // cols)), cols, spacing)
+    return call(kernel, of_filters(tile), dweight=dweight, T=tile)
 
 
 def _bias_gradient(wires):
