@@ -211,20 +211,19 @@ def toom2d_backward_weight(n, sums, d, v, lines, high, wide, rows, cols, S, T):
     for a in range(rows.n):
         for b in range(cols.n):
             xi = b * rows.n + a
-            for k in range(d.shape[1]):
-                for s in range(min(S.cols, high * wide - k * S.cols)):
-                    for f0 in range(0, F, LANES):
-                        by_filters = transposed(vectors(d, (n, k, xi, min(f0, F - LANES), s), LANES, 3, 1))
-                        store_pack(lines, (n, (k * S.cols + s) * LANES, f0 // LANES), 1, by_filters)
+            for k in range(high * wide):
+                for f0 in range(0, F, LANES):
+                    tile = (n, k // S.cols, xi, min(f0, F - LANES), k % S.cols)
+                    store_pack(lines, (n, k * LANES, f0 // LANES), 1, transposed(vectors(d, tile, LANES, 3, 1)))
             for c0 in range(0, C, T.rows):
                 c = min(c0, C - T.rows)
                 for f0 in range(0, sums.shape[4], T.cols):
                     f, acc = min(f0, sums.shape[4] - T.cols), zeros(T.rows, T.cols)
-                    for k in range(v.shape[1]):
-                        for s in range(min(S.cols, high * wide - k * S.cols)):
-                            for l in range(LANES):
-                                acc = outer(acc, scalars_apart(v, (n, k, xi, c, s, l), T.rows, S.spacing),
-                                            vectors(lines, (n, (k * S.cols + s) * LANES + l, f), T.cols, 2, 1))
+                    for k in range(high * wide):
+                        for l in range(LANES):
+                            here = (n, k // S.cols, xi, c, k % S.cols, l)
+                            acc = outer(acc, scalars_apart(v, here, T.rows, S.spacing),
+                                        vectors(lines, (n, k * LANES + l, f), T.cols, 2, 1))
                     store_tile(sums, (n, a, b, c, f), 3, 4, 1, acc)
 
 

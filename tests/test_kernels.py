@@ -101,6 +101,28 @@ def test_conv2d(layer, shape, images):
     check(layer, shape, images)
 
 
+def test_tiles_that_only_a_panel_has_do_not_count():
+    """Their memory can hold anything: layers share it."""
+    model, _, x, dy = both([conv(32, 64, 3, padding=1)], (32, 4, 12), 2)
+
+    def run(model, x, dy, waste):
+        plan = model.plan(x.shape[1:], 1)
+        for call in plan.calls.forward + plan.calls.backward:
+            for name in {"d", "v"} & call.args.keys():
+                assert call.args["high"] * call.args["wide"] == 3
+                call.args[name][...] = waste
+        forward, backward = plan.programs()
+        plan.x.put(x)
+        forward()
+        plan.dz.put(dy)
+        backward()
+        return plan.z.get(len(x)), plan.dx.get(len(x))
+
+    want, got = ([numbers.copy() for numbers in outputs_and_gradients(
+        model, x, dy, lambda *args, waste=waste: run(*args, waste)).values()] for waste in (0, np.nan))
+    assert all(numbers.any() and np.array_equal(numbers, others) for numbers, others in zip(want, got, strict=True))
+
+
 def test_convolutions_of_all_kinds_are_tested():
     kinds = [toom_axes(Conv2d(*case.values[0][1], **case.values[0][2]), case.values[1]) for case in CONVOLUTIONS]
     assert kinds.count(0) >= 20 and kinds.count(1) >= 6 and kinds.count(2) >= 8

@@ -266,7 +266,8 @@ class Conv2d(Biased, Layer):
         filters, channels = self.out_channels, self.in_channels
         both = dict(rows=rows, cols=cols)
         tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m))
-        panels = math.ceil(tiled["high"] * tiled["wide"] / PANEL)
+        tiles = tiled["high"] * tiled["wide"]
+        panels = math.ceil(tiles / PANEL)
         tile, input_tile = _product_tile(filters), _product_tile(channels)
         products = wires.reusable(aligned(
             (x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES)))
@@ -297,7 +298,7 @@ class Conv2d(Biased, Layer):
         sums = sums.reshape(x.blocks, rows.n, cols.n, channels, vectors, LANES)
         wires.backward.append(Call(
             conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES),
-            lines=wires.reusable(aligned((x.blocks, panels * PANEL * LANES, vectors, LANES))),
+            lines=wires.reusable(aligned((x.blocks, tiles * LANES, vectors, LANES))),
             T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1), **tiled, **both))
         wires.gradients.append(Call(
             conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums, **both))
