@@ -84,8 +84,8 @@ def textbook():
 
 def network():
     return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 5, padding="same"), nn.ReLU(),
-                         nn.MaxPool2d(2), nn.Residual(nn.Conv2d(5, 5, 3, padding=1)), nn.Flatten(), nn.Linear(60, 3),
-                         seed=2)
+                         nn.MaxPool2d(2), nn.Residual(nn.Conv2d(5, 5, 3, padding=1)), nn.Conv2d(5, 32, 3, padding=1),
+                         nn.Conv2d(32, 64, 3, padding=1), nn.Flatten(), nn.Linear(768, 3), seed=2)
 
 
 def kernels(model):
