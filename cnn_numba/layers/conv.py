@@ -192,10 +192,17 @@ class Conv2d(Biased, Layer):
         rows, cols = self.toom(wires.x.shape, wires.setup) or (None, None)
         if self.on_unit(wires.x.shape, wires.setup):
             bf16.conv_calls(self, wires, lambda parameter: _per_block(wires, parameter))
-        elif rows:
-            self._toom2d_calls(wires, rows, cols)
+            return
+        weight = wires.parameters["weight"]
+        trained = wires.dy is not None and weight.requires_grad
+        by_products = trained and cols is not None and self._weights_by_products(rows)
+        if trained and not by_products:
+            wires.backward.append(_weight_gradient(
+                self, wires, weight, wires.dy.inner, wires.x.padded(*self.padding_sides())))
+        if rows:
+            self._toom2d_calls(wires, rows, cols, by_products)
         elif cols:
-            self._toom_calls(wires, cols)
+            self._toom_calls(wires, cols, by_products)
         else:
             self._direct_calls(wires)
 
@@ -204,22 +211,18 @@ class Conv2d(Biased, Layer):
 
     def _direct_calls(self, wires):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
-        padded = x.padded(*self.padding_sides())
         wires.forward.append(_forward(
-            self, x.blocks, y.inner, padded, weight.value, self._bias(wires), wires.relu_after))
-        if dy is None:
-            return
-        if dx is not None:
+            self, x.blocks, y.inner, x.padded(*self.padding_sides()), weight.value, self._bias(wires),
+            wires.relu_after))
+        if dy is not None and dx is not None:
             tile = _input_tile(self, x.shape, self.in_channels)
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
             wires.backward.append(_input_gradient(
                 self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, wires.masked.inner, top, left,
                 margin, wires.relu_before, tile))
-        if weight.requires_grad:
-            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
 
-    def _toom_calls(self, wires, toom):
+    def _toom_calls(self, wires, toom, by_products):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         top, bottom, left, right = self.padding_sides()
         filters, channels, kernel_rows, _ = weight.value.shape
@@ -236,9 +239,6 @@ class Conv2d(Biased, Layer):
                  toom=toom),
             Call(conv_toom.toom_forward, of_filters, y=y.inner, u=u, v=v, bias=self._bias(wires),
                  relu=int(wires.relu_after), pieces=of_filters.each, toom=toom, T=tile)]
-        by_products = weight.requires_grad and self._weights_by_products(None)
-        if dy is not None and weight.requires_grad and not by_products:
-            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, x.padded(top, bottom, left, right)))
         if dy is None or (dx is None and not by_products):
             return
         d = wires.reusable(planes(x.blocks, *y.shape[:2], tiles, toom.n))
@@ -260,7 +260,7 @@ class Conv2d(Biased, Layer):
                 x=wires.masked.inner, top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each,
                 toom=toom, T=tile))
 
-    def _toom2d_calls(self, wires, rows, cols):
+    def _toom2d_calls(self, wires, rows, cols, by_products):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         top, bottom, left, right = self.padding_sides()
         filters, channels = self.out_channels, self.in_channels
@@ -271,15 +271,12 @@ class Conv2d(Biased, Layer):
         tile, input_tile = _product_tile(filters), _product_tile(channels)
         products = wires.reusable(aligned(
             (x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES)))
-        padded = x.padded(top, bottom, left, right)
-        by_products = dy is not None and weight.requires_grad and self._weights_by_products(rows)
         v = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, channels, kept=by_products))
         wires.forward.append(Call(
             conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
             u=_toom2d_weights(wires, weight.value, tile.rows, **both), v=v,
-            x=padded, bias=self._bias(wires), products=products, relu=int(wires.relu_after), T=tile, **tiled, **both))
-        if dy is not None and weight.requires_grad and not by_products:
-            wires.backward.append(_weight_gradient(self, wires, weight, dy.inner, padded))
+            x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
+            relu=int(wires.relu_after), T=tile, **tiled, **both))
         if dy is None or (dx is None and not by_products):
             return
         d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=by_products))
