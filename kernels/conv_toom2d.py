@@ -129,6 +129,14 @@ def point_products(n, products, u, g, v, at, s, rows, cols, T):
             store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
 
 
+@njit(**HELPER)
+def transform_rows(n, products, r, t, M, rows, cols):
+    """Replace each row of the products of output r and tile t, numbers of the points, by M times the row."""
+    for a in range(rows.n):
+        row = vectors(products, (n, r, t, a, 0), cols.n, 4, 1)
+        store_pack(products, (n, r, t, a, 0), 4, transform(M, row))
+
+
 @njit(**KERNEL)
 def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, T):
     """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).
@@ -146,9 +154,7 @@ def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, 
                 for k in range(k0, min(k0 + T.cols, high * wide)):
                     i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
                     r, t = f - g * T.rows, k - k0
-                    for a in range(rows.n):
-                        row = transform(cols.AT, vectors(products, (n, r, t, a, 0), cols.n, 4, 1))
-                        store_pack(products, (n, r, t, a, 0), 4, row)
+                    transform_rows(n, products, r, t, cols.AT, rows, cols)
                     for b in range(cols.m):
                         column = transform(rows.AT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
                         column = column + repeat(splat(bias[f]), rows.m)
@@ -180,9 +186,7 @@ def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, a
             for c in range(g * T.rows, min(g * T.rows + T.rows, C)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
                     r, t = c - g * T.rows, k - k0
-                    for a in range(rows.n):
-                        row = transform(cols.BT, vectors(products, (n, r, t, a, 0), cols.n, 4, 1))
-                        store_pack(products, (n, r, t, a, 0), 4, row)
+                    transform_rows(n, products, r, t, cols.BT, rows, cols)
                     for b in range(cols.n):
                         column = transform(rows.BT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
                         store_pack(products, (n, r, t, 0, b), 3, column)
