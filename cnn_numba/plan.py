@@ -23,12 +23,12 @@ class Needs:
     """Requirements of a layer for the buffers of its input.
 
     border : rows and columns of zeros around the value, (top, bottom, left, right)
-    beside : columns beside the gradient, (left, right)
+    around : the same around the gradient
     dense : no gaps between the channels, so that the memory can be reshaped
     """
 
     border: tuple[int, ...] = (0, 0, 0, 0)
-    beside: tuple[int, ...] = (0, 0)
+    around: tuple[int, ...] = (0, 0, 0, 0)
     dense: bool = False
 
 
@@ -87,7 +87,7 @@ class Plan:
         self._index = {id(layer): k for k, layer in enumerate(every_layer(layers))}
         needs = self._needs(layers[0], shapes[0])
         self.x = Buffer(blocks, shapes[0], needs.border, needs.dense)
-        self.dx = Buffer(blocks, shapes[0], (0, 0, *needs.beside), needs.dense) if backward and input_gradient else None
+        self.dx = Buffer(blocks, shapes[0], needs.around, needs.dense) if backward and input_gradient else None
         self.calls, self.z, self.dz = self._lay_out("", layers, tensors, shapes, self.x, self.dx)
         self.calls.buffers.append(self.x)
 
@@ -132,9 +132,9 @@ class Plan:
             x, dx = wires.y, wires.dy
         return calls, x, dx
 
-    def _add_outputs(self, wires: Wires, layer: Layer, shape: tuple[int, ...], own: tuple[int, int],
+    def _add_outputs(self, wires: Wires, layer: Layer, shape: tuple[int, ...], own: tuple[int, ...],
                      needs: Needs, gradient: bool) -> None:
-        """Make y with the border that the next layer reads, and dy with the columns that either layer needs."""
+        """Make y with the border that the next layer reads, and dy with the border that either layer needs."""
         if layer.reshapes:
             wires.y = wires.x.flat()
             if gradient:
@@ -144,7 +144,7 @@ class Plan:
             return
         wires.y = Buffer(self.blocks, shape, needs.border, needs.dense)
         wires.buffers.append(wires.y)
-        sides = (0, 0, *map(max, own, needs.beside))
+        sides = tuple(map(max, own, needs.around))
         if gradient and wires.dx and not needs.dense and not wires.relu_before and wires.dx.border == sides \
                 and layer.shares_gradient(wires.x.shape, self.setup):
             wires.dy = wires.dx

@@ -5,12 +5,15 @@ An image is cut into tiles of rows.m x cols.m outputs, which depend on windows o
     u[xi, f, c]   = G weight[f, c] G^T              one number for each of the rows.n * cols.n points xi, once per step
     v[xi, c, k]   = B x[c, window k] B^T            one vector for each tile k
     d[xi, f, k]   = A dy[f, tile k] A^T
-    y[f, tile k]        = bias[f] + A^T (sum of u[f, c] v[c, k] over c) A
-    dx[c, window k]    += B^T (sum of u[f, c] d[f, k] over f) B
-    dweight[f, c]       = G^T (sum of d[f, k] v[c, k] over k and images) G
+    y[f, tile k]  = bias[f] + A^T (sum of u[f, c] v[c, k] over c) A
+    dweight[f, c] = G^T (sum of d[f, k] v[c, k] over k and images) G
+
+dx is computed as y is: the convolution of dy, with its padding, with the flipped weights.  Its transposed form,
+B^T (sum of u[f, c] d[f, k] over f) B, would add rows.n * cols.n numbers to dx for each tile instead of writing
+rows.m * cols.m, and tiles that share numbers could not run at once.
 
 The products of a point are those of matrices, which a register tile computes with few loads.  The last tile of a row or
-column is shifted back to fit; the outputs that it shares with the tile before are 0 in d, so that they count once.
+column is shifted back to fit; the outputs that it shares with the tile before are left out, and 0 in d.
 rows, cols: Toom(m, r) of the two directions.  Point xi = b * rows.n + a is point a of the rows and b of the columns.
 
 Each matrix is applied to the rows of a tile and then to its columns, by way of memory: registers do not hold a tile.
@@ -22,10 +25,11 @@ from numba import njit
 from .compiled import HELPER, KERNEL
 from .lanes import (
     LANES,
-    ZERO,
     clear_first,
     load,
+    load_tile,
     local_tile,
+    mask_tile,
     outer,
     rectify,
     repeat,
@@ -35,14 +39,15 @@ from .lanes import (
     scalars_apart,
     splat,
     store,
+    store_from,
     store_pack,
     store_row,
     store_tile,
     transposed,
     vectors,
-    where,
     zeros,
 )
+from .pieces import piece
 from .toom import transform
 
 
@@ -108,127 +113,95 @@ def gradient_panel(n, q, d, dy, high, wide, last_i, last_j, rows, cols):
 
 
 @njit(**KERNEL)
-def toom2d_gradient(n, d, dy, high, wide, rows, cols):
-    """d of block n, overwritten, for a layer whose input needs no gradient."""
-    for q in range(d.shape[1]):
+def toom2d_gradient(item, d, dy, high, wide, pieces, rows, cols):
+    """d of some panels of a block, overwritten."""
+    n, first, end = piece(item, pieces, d.shape[1])
+    for q in range(first, end):
         gradient_panel(n, q, d, dy, high, wide, dy.shape[2] - rows.m, dy.shape[3] - cols.m, rows, cols)
 
 
 @njit(**HELPER)
-def point_products(n, products, u, g, v, at, s, rows, cols, T):
-    """products[n, r, t, xi] = sum of u[g, xi, c, r] v[n, at, xi, c, s + t] over c, for all points xi; overwritten.
+def point_products(products, u, g, v, n, q, s, rows, cols, T):
+    """products[r, t, xi] = sum of u[g, xi, c, r] v[n, q, xi, c, s + t] over c, for all points xi; overwritten.
 
-    T.rows outputs r of group g, and T.cols tiles t of panel `at` from its tile s on; u (groups, points, C, T.rows); v
-    (N, panels, points, C, tiles of a panel); products (N, T.rows, T.cols, rows.n, cols.n).
+    T.rows outputs r of group g, and T.cols tiles t of panel q from its tile s on; u (groups, points, C, T.rows); v
+    (N, panels, points, C, tiles of a panel); products (T.rows, T.cols, rows.n, cols.n).
     """
     for a in range(rows.n):
         for b in range(cols.n):
             xi, acc = b * rows.n + a, zeros(T.rows, T.cols)
             for c in range(v.shape[3]):
-                acc = outer(acc, scalars(u, (g, xi, c, 0), T.rows, 3), vectors(v, (n, at, xi, c, s), T.cols, 4, 1))
-            store_tile(products, (n, 0, 0, a, b), 1, 2, 1, acc)
-
-
-@njit(**HELPER)
-def transform_rows(n, products, r, t, M, rows, cols):
-    """Replace each row of the products of output r and tile t, numbers of the points, by M times the row."""
-    for a in range(rows.n):
-        row = vectors(products, (n, r, t, a, 0), cols.n, 4, 1)
-        store_pack(products, (n, r, t, a, 0), 4, transform(M, row))
+                acc = outer(acc, scalars(u, (g, xi, c, 0), T.rows, 3), vectors(v, (n, q, xi, c, s), T.cols, 4, 1))
+            store_tile(products, (0, 0, a, b), 0, 1, 1, acc)
 
 
 @njit(**KERNEL)
-def toom2d_forward(n, y, u, v, x, bias, products, high, wide, relu, rows, cols, T):
-    """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).
+def toom2d_convolution(item, y, u, v, x, bias, positive, products, high, wide, relu, masks, adds, pieces, each, rows,
+                       cols, T):
+    """y of some panels and groups of filters of a block (N, F, OH, OW), overwritten, or added to what is there with
+    `adds`.
 
-    u, v and products, which is scratch, as in `point_products`.  T: filters x tiles.
+    For an output, `relu` applies max(0, .).  For the gradient of an input, `masks` sets it to 0 where `positive`, an
+    array like y, is not positive.
+    x includes its padding; u, v and products, which are scratch, as in `point_products`.  `each`: groups, of those of
+    a panel, that stay in one item; with all of them, v is that of the block afterwards.  T: filters x tiles.
     """
-    F, last_i, last_j, panel = y.shape[1], y.shape[2] - rows.m, y.shape[3] - cols.m, v.shape[4]
-    for k0 in range(0, high * wide, T.cols):
-        at, s = k0 // panel, k0 % panel
-        if s == 0:
-            input_panel(n, at, v, x, high, wide, last_i, last_j, rows, cols)
-        for g in range(u.shape[0]):
-            point_products(n, products, u, g, v, at, s, rows, cols, T)
+    F, last_i, last_j, groups = y.shape[1], y.shape[2] - rows.m, y.shape[3] - cols.m, u.shape[0]
+    n, first, end = piece(item, pieces, v.shape[1] * groups // each)
+    for part in range(first * each, end * each):
+        q, g = part // groups, part % groups
+        if g == 0 or part == first * each:
+            input_panel(n, q, v, x, high, wide, last_i, last_j, rows, cols)
+        first_k = q * v.shape[4]
+        for k0 in range(first_k, min(first_k + v.shape[4], high * wide), T.cols):
+            point_products(products, u, g, v, n, q, k0 - first_k, rows, cols, T)
             for f in range(g * T.rows, min(g * T.rows + T.rows, F)):
                 for k in range(k0, min(k0 + T.cols, high * wide)):
-                    i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
                     r, t = f - g * T.rows, k - k0
-                    transform_rows(n, products, r, t, cols.AT, rows, cols)
-                    for b in range(cols.m):
-                        column = transform(rows.AT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
-                        column = column + repeat(splat(bias[f]), rows.m)
+                    for a in range(rows.n):
+                        row = vectors(products, (r, t, a, 0), cols.n, 3, 1)
+                        store_pack(products, (r, t, a, 0), 3, transform(cols.AT, row))
+                    i, j = min(k // wide * rows.m, last_i), min(k % wide * cols.m, last_j)
+                    again_i, again_j = k // wide * rows.m - i, k % wide * cols.m - j    # outputs of the tile before
+                    for b in range(again_j, cols.m):
+                        here = n, f, i, j + b
+                        column = transform(rows.AT, vectors(products, (r, t, 0, b), rows.n, 2, 1))
+                        column = row_tile(column + repeat(splat(bias[f]), rows.m), 1)
                         if relu:
                             column = rectify(column)
-                        store_pack(y, (n, f, i, j + b), 2, column)
+                        if adds:
+                            column = column + load_tile(y, here, 2, 3, 1, 1, rows.m, 1)
+                        if masks:
+                            column = mask_tile(column, positive, here, 2, 3, 1)
+                        store_from(y, here, 2, again_i, column)
 
 
 @njit(**KERNEL)
-def toom2d_backward_input(n, dx, u, d, dy, x, products, top, left, high, wide, adds, relu, rows, cols, T):
-    """dx of block n, overwritten, or added to what is there with `adds`; `relu`: 0 where x is not positive.
-
-    dx, x (N, C, H, W); u, d and products, which is scratch, as in `point_products`, summing over filters.
-    T: channels x tiles.
-    """
-    C, H, W, none, panel = dx.shape[1], dx.shape[2], dx.shape[3], splat(ZERO), d.shape[4]
-    last_i, last_j = dy.shape[2] - rows.m, dy.shape[3] - cols.m
-    if not adds:
-        for c in range(C):
-            for i in range(H):
-                for j in range(W):
-                    store(dx, (n, c, i, j), none)
-    for k0 in range(0, high * wide, T.cols):
-        at, s = k0 // panel, k0 % panel
-        if s == 0:
-            gradient_panel(n, at, d, dy, high, wide, last_i, last_j, rows, cols)
-        for g in range(u.shape[0]):
-            point_products(n, products, u, g, d, at, s, rows, cols, T)
-            for c in range(g * T.rows, min(g * T.rows + T.rows, C)):
-                for k in range(k0, min(k0 + T.cols, high * wide)):
-                    r, t = c - g * T.rows, k - k0
-                    transform_rows(n, products, r, t, cols.BT, rows, cols)
-                    for b in range(cols.n):
-                        column = transform(rows.BT, vectors(products, (n, r, t, 0, b), rows.n, 3, 1))
-                        store_pack(products, (n, r, t, 0, b), 3, column)
-                    i, j = min(k // wide * rows.m, last_i) - top, min(k % wide * cols.m, last_j) - left
-                    for p in range(max(0, -i), min(rows.n, H - i)):
-                        for q in range(max(0, -j), min(cols.n, W - j)):
-                            here = (n, c, i + p, j + q)
-                            store(dx, here, load(dx, here) + load(products, (n, r, t, p, q)))
-    if relu:
-        for c in range(C):
-            for i in range(H):
-                for j in range(W):
-                    store(dx, (n, c, i, j), where(load(x, (n, c, i, j)) > none, load(dx, (n, c, i, j)), none))
-
-
-@njit(**KERNEL)
-def toom2d_backward_weight(n, sums, d, v, lines, high, wide, rows, cols, S, T):
-    """sums[n, a, b, c, f] = sum of d[a, b, f] v[a, b, c] over the tiles and the images of block n, for every point.
+def toom2d_backward_weight(item, sums, d, v, lines, high, wide, pieces, rows, cols, S, T):
+    """sums[n, a, b, c, f] = sum of d[a, b, f] v[a, b, c] over the tiles and the images of a block, for some points.
 
     sums (N, rows.n, cols.n, C, F in vectors) is overwritten: vector k begins at filter 16k, the last one so far before
     that its filters exist; F >= LANES; v, d as in `input_panel` and `gradient_panel`.  A vector holds LANES filters of
-    one image, so that no lanes are to be added up: lines (N, tiles * LANES images, F in vectors) is scratch for d of a
+    one image, so that no lanes are to be added up: lines (tiles * LANES images, F in vectors) is scratch for d of a
     point, transposed.  S: 1 x tiles of a panel, the spacing of the channels of v; T: channels x vectors of filters.
     """
     F, C = d.shape[3], v.shape[3]
-    for a in range(rows.n):
-        for b in range(cols.n):
-            xi = b * rows.n + a
-            for k in range(high * wide):
-                for f0 in range(0, F, LANES):
-                    tile = (n, k // S.cols, xi, min(f0, F - LANES), k % S.cols)
-                    store_pack(lines, (n, k * LANES, f0 // LANES), 1, transposed(vectors(d, tile, LANES, 3, 1)))
-            for c0 in range(0, C, T.rows):
-                c = min(c0, C - T.rows)
-                for f0 in range(0, sums.shape[4], T.cols):
-                    f, acc = min(f0, sums.shape[4] - T.cols), zeros(T.rows, T.cols)
-                    for k in range(high * wide):
-                        for l in range(LANES):
-                            here = (n, k // S.cols, xi, c, k % S.cols, l)
-                            acc = outer(acc, scalars_apart(v, here, T.rows, S.spacing),
-                                        vectors(lines, (n, k * LANES + l, f), T.cols, 2, 1))
-                    store_tile(sums, (n, a, b, c, f), 3, 4, 1, acc)
+    n, first, end = piece(item, pieces, rows.n * cols.n)
+    for xi in range(first, end):
+        for k in range(high * wide):
+            for f0 in range(0, F, LANES):
+                tile = (n, k // S.cols, xi, min(f0, F - LANES), k % S.cols)
+                store_pack(lines, (k * LANES, f0 // LANES), 0, transposed(vectors(d, tile, LANES, 3, 1)))
+        for c0 in range(0, C, T.rows):
+            c = min(c0, C - T.rows)
+            for f0 in range(0, sums.shape[4], T.cols):
+                f, acc = min(f0, sums.shape[4] - T.cols), zeros(T.rows, T.cols)
+                for k in range(high * wide):
+                    for l in range(LANES):
+                        here = (n, k // S.cols, xi, c, k % S.cols, l)
+                        acc = outer(acc, scalars_apart(v, here, T.rows, S.spacing),
+                                    vectors(lines, (k * LANES + l, f), T.cols, 1, 1))
+                store_tile(sums, (n, xi % rows.n, xi // rows.n, c, f), 3, 4, 1, acc)
 
 
 @njit(**KERNEL)

@@ -115,11 +115,11 @@ def test_the_same_network_up_to_rounding_by_other_kernels():
         set_textbook(False)
     toom = {name for name in kernels_of_fast if name.startswith("toom")}
     assert {"toom_forward", "toom_backward_input", "toom_backward_weight"} <= toom, "one axis"
-    assert {"toom2d_forward", "toom2d_backward_input", "toom2d_backward_weight"} <= toom, "both axes"
+    assert {"toom2d_convolution", "toom2d_gradient", "toom2d_backward_weight"} <= toom, "both axes"
     assert "conv2d_forward" not in kernels_of_fast
     assert not any("toom" in name for name in kernels_of_plain)
     assert {"conv2d_forward", "conv2d_backward_input"} <= kernels_of_plain
-    assert kernels_of_fast - toom <= kernels_of_plain, "everything else is the same"
+    assert kernels_of_fast - toom - {"reshape"} <= kernels_of_plain, "but for a border around a gradient, all the same"
     for got, want in zip(plain, fast, strict=True):
         same(got, want, "textbook", NETWORK * np.abs(want).max())
         rejected(got, 1.001 * want, NETWORK * np.abs(want).max())

@@ -26,7 +26,7 @@ from cnn_numba.kernels import batch
 from cnn_numba.kernels.compiled import JIT
 from cnn_numba.kernels.conv import conv2d_plain
 from cnn_numba.kernels.lanes import LANES, aligned
-from cnn_numba.kernels.program import Call, Program, in_order
+from cnn_numba.kernels.program import Call, PerWorker, Program, in_order
 from cnn_numba.layers import Conv2d, Linear, MaxPool2d, ReLU
 from cnn_numba.layers import linear as linear_layer
 
@@ -91,6 +91,9 @@ CONVOLUTIONS = named(
     ("both axes, five taps", conv(16, 17, 5, padding=2), (16, 5, 6), 3),
     ("both axes, weights too", conv(32, 64, 3, padding=1), (32, 2, 3), 3),
     ("both axes, weights too, nothing a multiple", conv(59, 35, 3), (59, 3, 5), 17),
+    ("both axes, more padding than taps give", conv(5, 4, 3, padding=2), (5, 2, 3), 3),
+    ("both axes, other products for the gradient", conv(16, 17, 5, padding=(4, 0)), (16, 1, 9), 3),
+    ("too much padding for both axes", conv(5, 4, 3, padding=3), (5, 4, 5), 3),
     ("both axes, no bias", conv(6, 4, 3, bias=False), (6, 7, 7), 17),
     ("even rows, odd taps, same", conv(2, 5, (2, 3), padding="same"), (2, 5, 7), 3),
 )
@@ -110,7 +113,9 @@ def test_tiles_that_only_a_panel_has_do_not_count():
         for call in plan.calls.forward + plan.calls.backward:
             for name in {"d", "v"} & call.args.keys():
                 assert call.args["high"] * call.args["wide"] == 3
-                call.args[name][...] = waste
+                of_panels = call.args[name]
+                for array in of_panels.arrays if isinstance(of_panels, PerWorker) else [of_panels]:
+                    array[...] = waste
         forward, backward = plan.programs()
         plan.x.put(x)
         forward()

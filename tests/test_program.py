@@ -181,25 +181,38 @@ def test_a_chain_goes_on_where_a_piece_reads_only_itself(items, phases):
     assert len(in_order(calls)) == phases
 
 
-@pytest.mark.parametrize("blocks", (1, 2))
-def test_pieces_do_not_change_the_bits(blocks):
-    model = nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 7, 5, padding=2), nn.ReLU(),
-        nn.Conv2d(7, 5, (1, 3)), nn.Flatten(), nn.Linear(5 * 3 * 4, 150), nn.ReLU(), nn.Linear(150, 60), seed=1)
-    rng, results, phases = np.random.default_rng(0), [], []
-    x, dz = rng.normal(size=(16 * blocks, 2, 6, 12)), rng.normal(size=(16 * blocks, 60))
+def chains_of_pieces(model, shape, blocks):
+    """The most chains of a phase of the forward pass with 1, 2, 3 and 8 pieces, which give the same bits."""
+    rng, results, chains = np.random.default_rng(0), [], []
+    x, dz = (rng.normal(size=(16 * blocks, *each)) for each in (shape, model.output_shape(shape)))
     for pieces in 1, 2, 3, 8:
-        plan = model.plan((2, 6, 12), blocks, pieces=pieces)
+        plan = model.plan(shape, blocks, pieces=pieces)
         model.grads[:] = 0
         plan.x.put(x)
         plan.dz.put(dz)
         for program in plan.programs():
             program()
         results.append([plan.z.get(len(x)), plan.dx.get(len(x)), model.grads.copy()])
-        phases.append(max(len(phase) for phase in in_order(plan.calls.forward)))
+        chains.append(max(len(phase) for phase in in_order(plan.calls.forward)))
     assert all(np.array_equal(got, want) for other in results[1:] for got, want in zip(other, results[0], strict=True))
     assert all(array.any() for array in results[0])
-    assert phases == [blocks, 2 * blocks, 3 * blocks, 8 * blocks]
+    return chains
+
+
+@pytest.mark.parametrize("blocks", (1, 2))
+def test_pieces_do_not_change_the_bits(blocks):
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 7, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(7, 5, (1, 3)), nn.Flatten(), nn.Linear(5 * 3 * 4, 150), nn.ReLU(), nn.Linear(150, 60), seed=1)
+    assert chains_of_pieces(model, (2, 6, 12), blocks) == [blocks, 2 * blocks, 3 * blocks, 8 * blocks]
+
+
+@pytest.mark.parametrize("blocks", (1, 2))
+def test_pieces_of_products_along_both_axes_do_not_change_the_bits(blocks):
+    """Pieces that share a panel of tiles, and tiles of a piece that share outputs with those of another."""
+    wide = [nn.ReLU(), nn.Conv2d(12, 33, 3, padding=1), nn.ReLU(), nn.Conv2d(33, 63, 3)]
+    model = nn.Sequential(nn.Conv2d(4, 12, 3), *wide * JIT, seed=1)             # interpreted, these take minutes
+    assert chains_of_pieces(model, (4, 11, 17), blocks)[:3] == [blocks, 2 * blocks, 3 * blocks]
 
 
 def test_a_program_is_replayed_as_often_as_asked(any_execution):

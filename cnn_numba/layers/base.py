@@ -11,7 +11,7 @@ from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, naming, register, whole_number
 from cnn_numba.kernels.lanes import REGISTERS
 from cnn_numba.kernels.matrix import Bf16
-from cnn_numba.kernels.program import Call, Pieces
+from cnn_numba.kernels.program import Call, PerWorker, Pieces
 from cnn_numba.layers.module import Module
 from cnn_numba.parameter import Parameter
 
@@ -58,6 +58,7 @@ class Setup:
     batch : int64 (first, count): the batch holds `count` images, number first, first + 1, ... of the pass
     draw : int64 (seed, pass); random numbers derive from it, the layer's index and the image's position
     pieces : the number of pieces into which layers cut each block where they can: 1 if all workers have a block
+    scratch : {shape: memory of a worker} (see `Wires.scratch`)
     """
 
     lanes: int
@@ -68,6 +69,7 @@ class Setup:
     own_modes: bool = False
     bf16: Bf16 | None = None
     pieces: int = 1
+    scratch: dict[Shape, PerWorker] = field(default_factory=dict)
 
     def trains(self, layer: "Layer") -> bool:
         """Whether a layer is in training mode."""
@@ -125,6 +127,16 @@ class Wires(Calls):
         whole : whether it reads all of a block, instead of only these channels
         """
         return Pieces(self.blocks, max(1, min(self.setup.pieces, channels // least)), channels, whole)
+
+    def parts(self, count: int) -> Pieces:
+        """Items that are ranges of so many parts of a block other than channels; a call after them needs them all."""
+        return Pieces(self.blocks, max(1, min(self.setup.pieces, count)), 0)
+
+    def scratch(self, shape: Shape) -> PerWorker:
+        """Memory of a worker whose numbers last as long as an item: the same for all calls that ask for a shape."""
+        if shape not in self.setup.scratch:
+            self.setup.scratch[shape] = PerWorker(shape)
+        return self.setup.scratch[shape]
 
     def reusable(self, array: np.ndarray) -> np.ndarray:
         """The array, with a row for each block that calls write before they read it, as one of the `buffers`."""
@@ -213,12 +225,12 @@ class Layer(Module):
         """Rows and columns of zeros that the input needs: (top, bottom, left, right)."""
         return 0, 0, 0, 0
 
-    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(of dx, of dy): extra columns (left, right) that the backward pass needs, for an input shape.
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[Sides, Sides]:
+        """(of dx, of dy): the border, (top, bottom, left, right), that the backward pass needs, for an input shape.
 
-        The columns beside dy hold zeros.  The layer may write to those beside dx, but leaves zeros there.
+        That of dy holds zeros.  The layer may write to that of dx, but leaves zeros there.
         """
-        return (0, 0), (0, 0)
+        return (0, 0, 0, 0), (0, 0, 0, 0)
 
     def on_unit(self, shape: Shape, setup: Setup) -> bool:
         """Whether the layer, or one inside it, multiplies on the matrix unit of `setup.bf16`, for an input shape."""

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import as_strided
 from cnn_numba.buffer import Buffer
 from cnn_numba.errors import InputError, truth_value, whole_number
 from cnn_numba.init import init_name
-from cnn_numba.kernels import conv, conv_toom, conv_toom2d, resize, strips
+from cnn_numba.kernels import activation, conv, conv_toom, conv_toom2d, resize, strips
 from cnn_numba.kernels import shape as shape_kernels
 from cnn_numba.kernels.lanes import LANES, REGISTERS, Tile, aligned, fit, planes
 from cnn_numba.kernels.program import Call, PerWorker
@@ -107,9 +107,9 @@ class Conv2d(Biased, Layer):
             return None
         outputs = self.output_shape(shape)[1:]
         if min(self.in_channels, self.out_channels) >= max(LEAST_CHANNELS.get(taps, 1) for taps in self.kernel_size):
-            high, wide = map(_fewest, (DOWN, ALONG), self.kernel_size, outputs)
-            if high and wide:
-                return high, wide
+            both = _along_both(self.kernel_size, outputs)
+            if all(both) and min(self._sides_of_dy()) >= 0:
+                return both
         wide = _fewest(TOOM, self.kernel_size[1], outputs[1])
         return (None, wide) if wide and self.out_channels >= 4 else None
 
@@ -129,13 +129,22 @@ class Conv2d(Biased, Layer):
         least = min(self.in_channels, self.out_channels)
         return least >= LEAST_DEPTH and self.in_channels * self.out_channels >= LEAST_WEIGHTS
 
-    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _sides_of_dy(self) -> Sides:
+        """The padding with which dx is the convolution of dy with the flipped weights."""
+        top, bottom, left, right = self.padding_sides()
+        rows, cols = self.kernel_size
+        return rows - 1 - top, rows - 1 - bottom, cols - 1 - left, cols - 1 - right
+
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[Sides, Sides]:
+        none = 0, 0, 0, 0
         if self.on_unit(shape, setup):
-            return (0, 0), (0, 0)
+            return none, none
         if toom := self.toom(shape, setup):
-            return (0, 0) if toom[0] else self.padding_sides()[2:], (0, 0)
+            if toom[0]:
+                return none, self._sides_of_dy()
+            return (0, 0, *self.padding_sides()[2:]), none
         margin = _input_tile(self, shape, self.in_channels).cols - 1
-        return (0, 0), (margin, margin)
+        return none, (0, 0, margin, margin)
 
     def adds_to_dx(self, shape: Shape, setup: Setup) -> bool:
         if setup.lanes < LANES or self.on_unit(shape, setup):
@@ -160,10 +169,11 @@ class Conv2d(Biased, Layer):
         step = high * self.stride[0]
         shape = (self.in_channels, step + self.dilation[0] * (self.kernel_size[0] - 1) - self.stride[0] + 1,
                  wires.x.shape[2] + left + right)
+        along_both = (self.toom(wires.x.shape, wires.setup) or (None, None))[0] is not None
         of_dx, of_dy = inner.gradient_sides(shape, wires.setup)
         x, y = Buffer(1, shape, inner.padding_sides()), Buffer(1, (self.out_channels, high, cols))
-        dx = wires.dx and Buffer(1, shape, (0, 0, *of_dx))
-        dy = wires.dy and Buffer(1, y.shape, (0, 0, *of_dy))
+        dx = None if wires.dx is None or along_both else Buffer(1, shape, of_dx)
+        dy = wires.dy and Buffer(1, y.shape, of_dy)
         of_strips = Wires(x=x, y=y, dx=dx, dy=dy, parameters=wires.parameters, setup=wires.setup, index=wires.index,
                           relu_after=wires.relu_after, relu_before=wires.relu_before)
         inner._calls(of_strips)
@@ -176,7 +186,7 @@ class Conv2d(Biased, Layer):
             *of_strips.forward,
             Call(strips.join_rows, of_filters, whole=wires.y.inner, strips=y.inner, top=0, step=high,
                  pieces=of_filters.each, **cut)]
-        if dy is not None:
+        if of_strips.backward:
             wires.backward += [
                 Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.inner, step=high,
                      pieces=of_filters.each, **cut),
@@ -185,6 +195,27 @@ class Conv2d(Biased, Layer):
             wires.backward.append(Call(
                 strips.join_rows, of_channels, whole=wires.dx.inner, top=top, step=step, pieces=of_channels.each,
                 strips=dx.inner[:, :, :, left:left + wires.x.shape[2]], **cut))
+        elif wires.dx is not None:
+            self._dx_in_strips(wires, most)
+
+    def _dx_in_strips(self, wires, most):
+        """The calls for dx, the convolution of dy with flipped weights, in strips of its own rows."""
+        channels, rows, cols = wires.x.shape
+        high = math.ceil(rows / most)
+        cut = dict(count=math.ceil(rows / high), step=high, images=wires.setup.lanes)
+        weight = _flipped(wires.parameters["weight"].value)
+        dx = Buffer(1, (channels, high, cols))
+        dy = Buffer(1, (self.out_channels, high + weight.shape[2] - 1, cols + weight.shape[3] - 1))
+        of_channels, of_filters = wires.pieces(channels), wires.pieces(self.out_channels)
+        wires.backward += [
+            Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.padded(*self._sides_of_dy()),
+                 pieces=of_filters.each, **cut),
+            _toom2d_convolution(wires, dx.inner, dy.inner, weight),
+            Call(strips.join_rows, of_channels, whole=wires.dx.inner, strips=dx.inner, top=0, pieces=of_channels.each,
+                 **cut)]
+        if wires.relu_before:
+            wires.backward.append(Call(
+                activation.relu_backward, 1, dx=wires.dx.inner, dy=wires.dx.inner, y=wires.x.inner))
 
     def _calls(self, wires):
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
@@ -262,43 +293,37 @@ class Conv2d(Biased, Layer):
 
     def _toom2d_calls(self, wires, rows, cols, by_products):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
-        top, bottom, left, right = self.padding_sides()
         filters, channels = self.out_channels, self.in_channels
-        both = dict(rows=rows, cols=cols)
-        tiled = dict(high=math.ceil(y.shape[1] / rows.m), wide=math.ceil(y.shape[2] / cols.m))
-        tiles = tiled["high"] * tiled["wide"]
-        panels = math.ceil(tiles / PANEL)
-        tile, input_tile = _product_tile(filters), _product_tile(channels)
-        products = wires.reusable(aligned(
-            (x.blocks, max(tile.rows, input_tile.rows), tile.cols, rows.n, cols.n, LANES)))
-        v = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, channels, kept=by_products))
-        wires.forward.append(Call(
-            conv_toom2d.toom2d_forward, x.blocks, y=y.inner,
-            u=_toom2d_weights(wires, weight.value, tile.rows, **both), v=v,
-            x=x.padded(top, bottom, left, right), bias=self._bias(wires), products=products,
-            relu=int(wires.relu_after), T=tile, **tiled, **both))
-        if dy is None or (dx is None and not by_products):
-            return
-        d = wires.reusable(_panels(x.blocks, panels, rows.n * cols.n, filters, kept=by_products))
-        if dx is None:
-            wires.backward.append(Call(conv_toom2d.toom2d_gradient, x.blocks, d=d, dy=dy.inner, **tiled, **both))
-        else:
-            wires.backward.append(Call(
-                conv_toom2d.toom2d_backward_input, x.blocks, dx=dx.inner,
-                u=_toom2d_weights(wires, weight.value.swapaxes(0, 1), input_tile.rows, **both), d=d, dy=dy.inner,
-                x=wires.masked.inner, products=products, top=top, left=left, adds=int(wires.adds),
-                relu=int(wires.relu_before), T=input_tile, **tiled, **both))
-        if not by_products:
-            return
-        vectors = math.ceil(filters / LANES)
-        sums = planes(x.blocks, rows.n * cols.n, channels, vectors)
-        sums = sums.reshape(x.blocks, rows.n, cols.n, channels, vectors, LANES)
-        wires.backward.append(Call(
-            conv_toom2d.toom2d_backward_weight, x.blocks, sums=sums, d=d, v=v, S=Tile(1, PANEL, PANEL * LANES),
-            lines=wires.reusable(aligned((x.blocks, tiles * LANES, vectors, LANES))),
-            T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1), **tiled, **both))
-        wires.gradients.append(Call(
-            conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums, **both))
+        high, wide = math.ceil(y.shape[1] / rows.m), math.ceil(y.shape[2] / cols.m)
+        panels, points, v = math.ceil(high * wide / PANEL), rows.n * cols.n, None
+
+        def transforms(channels):
+            array = planes(x.blocks * panels, points, channels, PANEL)
+            return wires.reusable(array.reshape(x.blocks, panels, *array.shape[1:]))
+
+        if by_products:
+            v = transforms(channels)
+        wires.forward.append(_toom2d_convolution(
+            wires, y.inner, x.padded(*self.padding_sides()), weight.value, v, bias=self._bias(wires),
+            relu=int(wires.relu_after)))
+        if by_products:
+            d, vectors = transforms(filters), math.ceil(filters / LANES)
+            sums = planes(x.blocks, points, channels, vectors)
+            sums = sums.reshape(x.blocks, rows.n, cols.n, channels, vectors, LANES)
+            tiled = dict(high=high, wide=wide, rows=rows, cols=cols)
+            of_panels, of_points = wires.parts(panels), wires.parts(points)
+            wires.backward += [
+                Call(conv_toom2d.toom2d_gradient, of_panels, d=d, dy=dy.inner, pieces=of_panels.each, **tiled),
+                Call(conv_toom2d.toom2d_backward_weight, of_points, sums=sums, d=d, v=v,
+                     lines=wires.scratch((high * wide * LANES, vectors, LANES)), pieces=of_points.each,
+                     S=Tile(1, PANEL, PANEL * LANES),
+                     T=Tile(fit(channels, 12), 2) if WIDE else Tile(fit(channels, 5), 1), **tiled)]
+            wires.gradients.append(Call(
+                conv_toom2d.toom2d_weight_gradient, channels, dweight=weight.grad, sums=sums, rows=rows, cols=cols))
+        if dy is not None and dx is not None:
+            wires.backward.append(_toom2d_convolution(
+                wires, dx.inner, dy.padded(*self._sides_of_dy()), _flipped(weight.value),
+                positive=wires.masked.inner, masks=int(wires.relu_before), adds=int(wires.adds)))
 
     def textbook(self, x, parameters, run):
         weight, groups = parameters["weight"], self.groups
@@ -445,23 +470,42 @@ def _fewest(sizes, taps, outputs):
     return toom(min(able, key=lambda m: math.ceil(outputs / m) * (m + taps - 1)), taps) if able else None
 
 
+def _along_both(kernel_size, outputs):
+    """(along the columns, along the rows): the products for outputs (rows, columns), or None."""
+    return tuple(map(_fewest, (DOWN, ALONG), kernel_size, outputs))
+
+
 def _product_tile(size):
     """The tile, outputs x tiles, for the products of a point: as few idle rows and passes as possible."""
     rows = min(range(min(size, 6), 3, -1), key=lambda rows: math.ceil(size / rows) * (rows + 1), default=size)
     return Tile(rows, PANEL if WIDE else 1)
 
 
-def _panels(blocks, panels, points, channels, kept):
-    """An array for transforms: (blocks, panels, points, channels, PANEL).
+def _flipped(weight):
+    """The weights of the convolution that gives the gradient of the input."""
+    return weight.swapaxes(0, 1)[:, :, ::-1, ::-1]
 
-    Without `kept`, all panels share the memory of one: each is used at once, from the second cache.  Points are an odd
-    number of vectors apart, as in `planes`.
+
+def _toom2d_convolution(wires, y, x, weight, v=None, bias=None, positive=None, relu=0, masks=0, adds=0):
+    """The call for y, the convolution of x, which includes its padding, with weight (outputs, summands, KH, KW).
+
+    v : keeps the transforms of x; without it, a worker has room for those of one panel, in its second cache
     """
-    count = panels if kept else 1
-    array = planes(blocks * count, points, channels, PANEL).reshape(blocks, count, points, channels, PANEL, LANES)
-    if kept:
-        return array
-    return as_strided(array, (blocks, panels, *array.shape[2:]), (array.strides[0], 0, *array.strides[2:]))
+    outputs, summands, *kernel_size = weight.shape
+    rows, cols = _along_both(kernel_size, y.shape[2:4])
+    high, wide, tile = math.ceil(y.shape[2] / rows.m), math.ceil(y.shape[3] / cols.m), _product_tile(outputs)
+    panels, points, groups = math.ceil(high * wide / PANEL), rows.n * cols.n, math.ceil(outputs / tile.rows)
+    each = 1 if v is None else groups
+    if v is None:
+        v = wires.scratch((points, summands * PANEL | 1, LANES)).viewed(lambda panel: as_strided(
+            panel, (wires.blocks, panels, points, summands, PANEL, LANES),
+            (0, 0, panel.strides[0], PANEL * panel.strides[1], *panel.strides[1:])))
+    of_parts = wires.parts(panels * groups // each)
+    return Call(
+        conv_toom2d.toom2d_convolution, of_parts, y=y, u=_toom2d_weights(wires, weight, tile.rows, rows, cols), v=v,
+        x=x, bias=aligned(outputs) if bias is None else bias, positive=y if positive is None else positive,
+        products=wires.scratch((tile.rows, tile.cols, rows.n, cols.n, LANES)), high=high, wide=wide, relu=relu,
+        masks=masks, adds=adds, pieces=of_parts.each, each=each, rows=rows, cols=cols, T=tile)
 
 
 def _toom2d_weights(wires, weight, group, rows, cols):

@@ -64,7 +64,7 @@ class Residual(Layer):
     def padding_sides(self) -> Sides:
         return tuple(map(max, *(layers[0].padding_sides() for layers in (self.body, self.shortcut or self.body))))
 
-    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[Sides, Sides]:
         shapes = _shapes(self, shape)
         after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1]
                  for name, layers in self.branches.items() if layers]
@@ -79,7 +79,7 @@ class Residual(Layer):
         beside, dbeside = wires.x, wires.dy
         if self.shortcut:
             sides = self.shortcut[0].gradient_sides(wires.x.shape, wires.setup)[0]
-            dbeside = None if wires.dx is None else Buffer(wires.blocks, wires.x.shape, (0, 0, *sides))
+            dbeside = None if wires.dx is None else Buffer(wires.blocks, wires.x.shape, sides)
             wires.buffers += [] if dbeside is None else [dbeside]
             beside = wires.branch("shortcut", self.shortcut, dbeside)
         if self.masks_own_relu:
@@ -151,7 +151,7 @@ class Concat(Layer):
     def padding_sides(self) -> Sides:
         return tuple(map(max, *(layers[0].padding_sides() for layers in self.branches.values())))
 
-    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[tuple[int, int], tuple[int, int]]:
+    def gradient_sides(self, shape: Shape, setup: Setup) -> tuple[Sides, Sides]:
         shapes = _shapes(self, shape)
         after = [layers[-1].gradient_sides(shapes[name][-2], setup)[1] for name, layers in self.branches.items()]
         return self.first[0].gradient_sides(shape, setup)[0], tuple(map(max, zip(*after, strict=True)))
@@ -163,7 +163,7 @@ class Concat(Layer):
             layers, dx = self.branches[name], wires.dx
             if dx is not None and begin:
                 dx = Buffer(wires.blocks, wires.x.shape,
-                            (0, 0, *layers[0].gradient_sides(wires.x.shape, wires.setup)[0]))
+                            layers[0].gradient_sides(wires.x.shape, wires.setup)[0])
                 others.append(dx)
                 wires.buffers.append(dx)
             end = [None if whole is None else Buffer(

@@ -25,7 +25,8 @@ from .shapes import LANES, ROUND, Tile
 __all__ = [
     "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
     "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
-    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
+    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_from", "store_pack",
+    "store_row",
     "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
     "zeros",
 ]
@@ -642,6 +643,21 @@ def store_pack(typing, y, index, axis, pack):
             _write(builder, v, address.at({along: I64(k)}))
         return context.get_dummy_value()
     return types.void(y, index, axis, pack), code
+
+
+@intrinsic(prefer_literal=True)
+def store_from(typing, y, index, axis, first, pack):
+    """As `store_pack`, without the first vectors of the pack."""
+    along, = _literals(axis)
+
+    def code(context, builder, sig, args):
+        address = _address(context, builder, sig, args)
+        begin = context.cast(builder, args[3], sig.args[3], types.intp)
+        for k, v in enumerate(_unpack(builder, args[4])):
+            with builder.if_then(builder.icmp_signed(">=", I64(k), begin), likely=True):
+                _write(builder, v, address.at({along: I64(k)}))
+        return context.get_dummy_value()
+    return types.void(y, index, axis, first, pack), code
 
 
 @intrinsic

@@ -7,7 +7,8 @@ from .shapes import LANES, ROUND, ZERO
 __all__ = [
     "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
     "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
-    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_pack", "store_row",
+    "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_from", "store_pack",
+    "store_row",
     "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
     "zeros",
 ]
@@ -196,6 +197,11 @@ def add_tile(y, index, row_axis, col_axis, acc):
 
 def store_pack(y, index, axis, pack):
     for k, v in enumerate(pack.reshape(-1, LANES)):
+        y[_shift(index, axis, k, axis, 0)] = v
+
+
+def store_from(y, index, axis, first, pack):
+    for k, v in list(enumerate(pack.reshape(-1, LANES)))[first:]:
         y[_shift(index, axis, k, axis, 0)] = v
 
 
