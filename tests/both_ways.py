@@ -1,12 +1,11 @@
-"""What tests compute in two ways: by themselves, in compiled kernels, and here, in one process with interpreted ones.
+"""What tests compute in two ways: by themselves, in compiled kernels, and here, in a process with interpreted ones.
 
-    NUMBA_DISABLE_JIT=1 python tests/both_ways.py FOLDER
+    NUMBA_DISABLE_JIT=1 python tests/both_ways.py NAME FILE
 
-writes the results of every function in PARTS to a file in the folder; see the fixture `interpreted`.
+writes the results of the function of that name to the file; see the fixture `interpreted`.
 """
 import os
 import sys
-from pathlib import Path
 
 import examples
 import numpy as np
@@ -73,9 +72,7 @@ def rounded_training(precision="medium", unit=None):
             os.environ[execution.UNIT] = before
 
 
-PARTS = random_numbers, dropout, training, every_layer, own_training, rounded_training
-
 if __name__ == "__main__":
     assert not JIT, "this is for interpreted kernels"
-    for part in PARTS:
-        np.savez(Path(sys.argv[1]) / f"{part.__name__}.npz", **part())
+    name, file = sys.argv[1:]
+    np.savez(file, **globals()[name]())

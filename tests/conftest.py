@@ -38,22 +38,22 @@ def any_execution():
     driver.execute(*before)
 
 
-@pytest.fixture(scope="session")
-def interpreted(tmp_path_factory):
+@pytest.fixture
+def interpreted(tmp_path):
     """interpreted(name) gives what the function of that name in `both_ways` computes in an interpreted process.
 
-    All of them run in one process, in which every warning is an error.  A test that asks for it is skipped where the
-    kernels are interpreted anyway.
+    In this process every warning is an error.  A test that asks for it is skipped where the kernels are interpreted
+    anyway.
     """
     from cnn_numba.kernels.compiled import JIT
 
     if not JIT:
         pytest.skip("compares interpreted kernels with compiled ones")
-    folder = tmp_path_factory.mktemp("interpreted")
-    subprocess.run([sys.executable, "-W", "error", ROOT / "tests" / "both_ways.py", folder], check=True,
-                   env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)})
 
     def results(name):
-        with np.load(folder / f"{name}.npz") as file:
+        path = tmp_path / "interpreted.npz"
+        subprocess.run([sys.executable, "-W", "error", ROOT / "tests" / "both_ways.py", name, path], check=True,
+                       env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)})
+        with np.load(path) as file:
             return dict(file)
     return results

@@ -223,15 +223,17 @@ SHAPE, CLASSES, EPOCHS = (2, 5, 6), 5, 2
 def chain():
     """The first example of every class, one after the other.
 
-    A dense layer before each gives it its shape, and a batch norm keeps the numbers from fading away.  What precedes a
-    batch norm has no bias, whose gradient would be 0 but for the rounding, of which Adam makes a step.
+    A dense layer gives each its shape where there are more or fewer numbers, and a batch norm keeps them from fading
+    away.  What precedes a batch norm has no bias, whose gradient would be 0 but for the rounding, of which Adam makes a
+    step.
     """
     layers, shape, seen = [], SHAPE, set()
     for example in LAYERS:
         if example.kind not in seen:
             seen.add(example.kind)
             size = math.prod(example.shape)
-            layers += [leaky(0.1), *[flatten][:len(shape) == 3], linear(math.prod(shape), size, bias=False),
+            layers += [leaky(0.1), *[flatten][:len(shape) == 3],
+                       *[linear(math.prod(shape), size, bias=False)][:math.prod(shape) != size],
                        batch_norm_1d(size), leaky(0.1), *[reshape(example.shape)][:len(example.shape) == 3],
                        example.layer]
             shape = example.output_shape

@@ -210,7 +210,7 @@ def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
     for how in ("serial",), mode:
         set_execution(*how)
         model = network()
-        trainer_of(model, dataset(train=150), Augment(1, 10, 0.1, True)).fit(1)
+        trainer_of(model, dataset(train=70), Augment(1, 10, 0.1, True)).fit(1)
         found.append(model.values.copy())
     assert np.array_equal(*found)
 
@@ -233,12 +233,12 @@ def test_nothing_to_move_is_the_plain_training():
 
 def test_a_training_goes_on_between_two_steps():
     """Another trainer goes on with the same moves."""
-    data, augment, models = dataset(train=150), Augment(1, 10), [network() for _ in range(3)]
+    data, augment, models = dataset(train=70), Augment(1, 10), [network() for _ in range(3)]
     whole, begun, goes_on = (trainer_of(model, data, augment) for model in models)
     whole.fit(2)
     begun.fit(1)
     begun.fit(2, StopAfter(3))
-    assert begun.epochs == 1 and 0 < begun.step < 10
+    assert begun.epochs == 1 and 0 < begun.step < 5
     goes_on.load_state(begun.state())
     goes_on.fit(2)
     assert np.array_equal(models[0].values, models[2].values)

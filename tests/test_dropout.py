@@ -163,7 +163,7 @@ def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
     found = []
     for how in ("serial",), mode:
         set_execution(*how)
-        found.append(trained(dataset(train=150)))
+        found.append(trained(dataset(train=70)))
     assert np.array_equal(found[0][0].values, found[1][0].values) and found[0][1] == found[1][1]
 
 
@@ -191,12 +191,12 @@ def test_interpreted_drops_the_same(interpreted):
 
 def test_a_training_goes_on_between_two_steps():
     """Another trainer goes on with the same masks, to the same bits."""
-    data, models = dataset(train=150), [network() for _ in range(3)]
+    data, models = dataset(train=70), [network() for _ in range(3)]
     whole, begun, goes_on = (Trainer(model, data, optimizer_of(model), batch_size=16, seed=3) for model in models)
     whole.fit(2)
     begun.fit(1)
     begun.fit(2, StopAfter(3))
-    assert begun.epochs == 1 and 0 < begun.step < 10
+    assert begun.epochs == 1 and 0 < begun.step < 5
     goes_on.load_state(begun.state())
     goes_on.fit(2)
     assert np.array_equal(models[0].values, models[2].values)

@@ -450,11 +450,11 @@ def test_evaluation_takes_memory_for_all_images_at_once():
     data = dataset(shape=(1, 8, 8))
     model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(72, 4))
     trainer = Trainer(model, data, SGD(model, lr=0.1))
-    images, labels = np.zeros((2048, 1, 8, 8), np.uint8), np.zeros(2048, np.int64)
+    images, labels = np.zeros((1024, 1, 8, 8), np.uint8), np.zeros(1024, np.int64)
 
     def bytes_of_an_image(work):
-        work(512)                           # the first call allocates what stays
-        return (peak(lambda: work(2048)) - peak(lambda: work(512))) / 1536
+        work(256)                           # the first call allocates what stays
+        return (peak(lambda: work(1024)) - peak(lambda: work(256))) / 768
 
     assert bytes_of_an_image(lambda n: trainer.evaluate(images[:n], labels[:n])) < 64
     assert bytes_of_an_image(lambda n: windows(images[:n])) > 1000, "the mistake"
