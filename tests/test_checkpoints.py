@@ -692,5 +692,5 @@ def test_killed_trainings_end_with_the_same_weights(capsys):
     spec = importlib.util.spec_from_file_location("kill_test", ROOT / "scripts" / "kill_test.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.main(["4", "--kills-per-training", "3", "--epochs", "20"]) == 0
+    assert script.main(["4", "--kills-per-training", "3", "--epochs", "8"]) == 0
     assert "4 processes killed" in capsys.readouterr().out

@@ -73,6 +73,14 @@ def run(start):
     return run
 
 
+@pytest.fixture
+def run_here(capsys, any_execution):
+    """The same in this process, which has the kernels already."""
+    def run(*flags):
+        return cli.main([*map(str, flags)]), *capsys.readouterr()
+    return run
+
+
 def ended(process):
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
@@ -110,9 +118,9 @@ def test_a_run_prints_data_network_kernels_epochs_accuracy_predictions_and_total
         assert re.fullmatch(pattern, line), (line, pattern)
 
 
-def test_a_network_that_the_digits_are_too_small_for_is_said_with_those_that_fit(run):
+def test_a_network_that_the_digits_are_too_small_for_is_said_with_those_that_fit(run_here):
     for flags, name in (("--model", "lenet5"), "lenet5"), (("--recipe", "fast"), "fast"):
-        code, out, err = run(*DIGITS, *flags)
+        code, out, err = run_here(*DIGITS, *flags)
         assert code == 2 and "Epoch" not in out
         assert re.fullmatch(rf"error: the images of digits have 8 x 8 pixels, too few for {name} \(layer \d: .*\): "
                             "choose --model two-conv, .*small, or train on MNIST \\(--data-dir, --mirror\\)\n", err)
@@ -145,8 +153,8 @@ def test_quiet_prints_the_test_accuracy_only(run):
     assert re.fullmatch(rf"Test accuracy: {NUMBER} %\n", out)
 
 
-def test_flags_only_mean_train(run):
-    assert untimed(run(*SHORT)[1]) == untimed(run("train", *SHORT)[1])
+def test_flags_only_mean_train(run_here):
+    assert untimed(run_here(*SHORT)[1]) == untimed(run_here("train", *SHORT)[1])
 
 
 def test_the_seed_decides_the_result(run):
@@ -175,10 +183,10 @@ def test_learning_rates_of_schedules(flags, rates, tmp_path):
     assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
 
 
-def test_predictions_end_with_the_test_images(run):
-    out = run(*SHORT, "--test-size", "4", "--predictions", "50")[1]
+def test_predictions_end_with_the_test_images(run_here):
+    out = run_here(*SHORT, "--test-size", "4", "--predictions", "50")[1]
     assert out.count("pred: ") == 4
-    assert "pred: " not in run(*SHORT, "--predictions", "0")[1]
+    assert "pred: " not in run_here(*SHORT, "--predictions", "0")[1]
 
 
 # ---- help ----------------------------------------------------------------------------------------------------------
@@ -458,8 +466,8 @@ def test_mistakes_end_before_the_data_are_loaded(flags, capsys, monkeypatch):
     assert out == "" and re.fullmatch(r"error: [^\n]+\n", err)
 
 
-def test_a_folder_in_use_is_refused_before_the_data_are_loaded(run, capsys, monkeypatch, tmp_path):
-    assert run(*SHORT, "--checkpoint", str(tmp_path / "run"))[0] == 0
+def test_a_folder_in_use_is_refused_before_the_data_are_loaded(run_here, capsys, monkeypatch, tmp_path):
+    assert run_here(*SHORT, "--checkpoint", tmp_path / "run")[0] == 0
     monkeypatch.setattr("cnn_numba.data.load_dataset", lambda *_, **__: pytest.fail("the data were loaded"))
     lock = FolderLock(tmp_path / "run")
     lock.acquire()
@@ -468,17 +476,17 @@ def test_a_folder_in_use_is_refused_before_the_data_are_loaded(run, capsys, monk
     assert "is in use by another training" in capsys.readouterr().err
 
 
-def test_a_batch_that_is_too_small_for_its_normalisation_is_a_warning(run, tmp_path):
+def test_a_batch_that_is_too_small_for_its_normalisation_is_a_warning(run_here, tmp_path):
     path = tmp_path / "n.json"
     path.write_text('{"layers": [{"type": "flatten"}, {"type": "dense", "params": {"units": 10}}, {"type": "bn"}]}')
-    code, out, _ = run(*SHORT, "--model", str(path), "--batch-size", "199")
+    code, out, _ = run_here(*SHORT, "--model", path, "--batch-size", "199")
     assert code == 0
     assert "\nwarning: the last batch of an epoch has a single image, so 2 BatchNorm1d gets one value" in out
 
 
-def test_choices_may_have_any_case(run):
-    code, out, _ = run(*SHORT, "--optimizer", "Adam", "--schedule", "One_Cycle", "--model", "Two-Conv", "--loss", "MSE",
-                       "--init", "Kaiming-Normal", "--dataset", "DIGITS")
+def test_choices_may_have_any_case(run_here):
+    code, out, _ = run_here(*SHORT, "--optimizer", "Adam", "--schedule", "One_Cycle", "--model", "Two-Conv",
+                            "--loss", "MSE", "--init", "Kaiming-Normal", "--dataset", "DIGITS")
     assert code == 0 and "Network two-conv: " in out
 
 
@@ -543,8 +551,8 @@ def test_what_only_the_engine_can_refuse_gives_one_sentence_too(run, flags, word
     assert re.fullmatch(r"error: [^\n]+\n", err) and words in err
 
 
-def test_a_loss_that_is_no_longer_finite_ends_the_run(run):
-    code, out, err = run(*SHORT, "--epochs", "20", "--lr", "1e30")
+def test_a_loss_that_is_no_longer_finite_ends_the_run(run_here):
+    code, out, err = run_here(*SHORT, "--epochs", "20", "--lr", "1e30")
     assert code == 1
     assert re.fullmatch(r"error: the loss became (nan|inf) at step 2 of epoch 1: use an --lr below 1e\+30\n", err)
     assert "Test accuracy" not in out
