@@ -150,8 +150,8 @@ def measure(tmp_path, capfd):
     return measure
 
 
-def is_spread(value):
-    return 0 < value["min"] <= value["median"] <= value["max"] and len(value["rounds"]) == 1
+def is_spread(value, rounds=1):
+    return 0 < value["min"] <= value["median"] <= value["max"] and len(value["rounds"]) == rounds
 
 
 def rate(report, row):
@@ -243,10 +243,12 @@ def test_busy_measures_each_way_beside_each_load(measure):
     assert [(row["network"], row["batch"], row["processes"]) for row in rows] == [
         ("two-conv", 16, 0), ("two-conv", 16, 2)]
     for row in rows:
-        speeds = [row[label]["images_per_second"] for label in ("serial", "all workers", "default")]
-        assert all(map(is_spread, speeds))
-        assert row["of_better"] == pytest.approx(speeds[2]["median"] / max(each["median"] for each in speeds[:2]))
-    assert "of better" in out and "Load:" in out
+        speeds = [row[label]["images_per_second"] for label in ("serial", "all workers", "default", "serial again")]
+        assert all(is_spread(each, busy.TURNS) for each in speeds)
+        serial, every, adaptive, again = (each["median"] for each in speeds)
+        assert row["of_better"] == pytest.approx(adaptive / max(serial, every))
+        assert row["control"] == pytest.approx(again / serial)
+    assert all(word in out for word in ("of better", "Load:", "Control:"))
 
 
 def test_busy_measures_some_networks_unless_one_is_named(monkeypatch):
@@ -254,7 +256,7 @@ def test_busy_measures_some_networks_unless_one_is_named(monkeypatch):
         seen = []
         monkeypatch.setattr(bench.Bench, "working", lambda self, entrants: contextlib.nullcontext([]))
         monkeypatch.setattr(busy, "beside_loads", lambda bench, workers, name, size: seen.append((name, size)) or [
-            {"network": name, "of_better": 1.0}])
+            {"network": name, "of_better": 1.0, "control": 1.0}])
         args = cli.make_parser("benchmark").parse(["busy", *flags])
         busy.busy(bench.Bench(args))
         assert args.beside == (0, 1, 2, 4)

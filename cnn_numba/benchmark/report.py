@@ -23,10 +23,12 @@ class Table(table.Table):
     rows : what was measured, as it goes to JSON
     columns : (heading, function that gives the text of a row)
     chart : function(axes, table), see `plots`
+    left : see `table.Table`
     """
 
-    def __init__(self, title: str, rows: list, columns: Sequence[table.Column], chart: Callable[[Any, "Table"], None]):
-        super().__init__(columns, rows, title)
+    def __init__(self, title: str, rows: list, columns: Sequence[table.Column], chart: Callable[[Any, "Table"], None],
+                 left: int = 1):
+        super().__init__(columns, rows, title, left)
         self.chart = chart
 
 
