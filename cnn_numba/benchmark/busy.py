@@ -89,6 +89,11 @@ def beside_loads(bench: Bench, workers: list[Worker], name: str, batch_size: int
 
     ours = [worker for worker, _ in able if worker.library != "torch"]
     torch = sorted((worker for worker, _ in able if worker.library == "torch"), key=train)[-1:]
+    if ours:                            # turns of equal length: the first steps after a pause are slower
+        images = min(images, batch_size * math.ceil(train(ours[0]) * bench.seconds / TURNS / batch_size))
+        for worker in ours:
+            worker.ask("resize", images=images)
+            images_of[worker.label] = images
     rows = []
     for count in bench.args.beside:
         with load(count):

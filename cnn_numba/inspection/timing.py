@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 STAT = "/proc/stat"
-SHORTEST = 0.2              # seconds: in less, the ticks of 0.01 s that the system counts say nothing
+SHORTEST = 0.1              # seconds: in less, the ticks of 0.01 s that the system counts say nothing
 
 
 def per_call(f: Callable[[], object], seconds: float) -> float:
