@@ -25,7 +25,6 @@ from .lanes import (
     vectors,
     zeros,
 )
-from .pieces import piece
 
 
 def conv2d_plain(y, x, weight, bias, stride=1, dilation=1):
@@ -135,19 +134,18 @@ def conv2d_backward_input(n, dx, dy, weight, x, stride, dilation_h, dilation_w, 
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T):
+def conv2d_backward_weight(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
     """dweight[n, f, c, p, q] = sum of dy[f, i, j] x[c, i*stride + p*dilation, j*stride + q*dilation] over i, j and the
-    images of block n, overwritten for some filters of each group; `add_blocks` adds up the blocks.
+    images of block n, overwritten; `add_blocks` adds up the blocks.
 
     x (N, C, H, W) includes its padding; dy (N, F, OH, OW).  T: filters x kernel columns, T.spacing = dilation.
     """
     _, F, C, KH, KW = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
-    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(first_f, end_f, T.rows):
-            f = g * F + min(f0, end_f - T.rows)
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
             for c in range(C):
                 for p in range(KH):
                     for q0 in range(0, KW, T.cols):
@@ -162,7 +160,7 @@ def conv2d_backward_weight(item, dweight, dy, x, stride_h, stride_w, dilation_h,
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_window(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T, window):
+def conv2d_backward_weight_window(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T, window):
     """The same for windows whose taps all fit in one tile: dy is read once for all of them.
 
     dweight (N, F, C, KH * KW).  T: filters x taps; window: kernel rows x columns, window.spacing = dilation.
@@ -170,10 +168,9 @@ def conv2d_backward_weight_window(item, dweight, dy, x, stride_h, stride_w, dila
     _, F, C, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
-    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(first_f, end_f, T.rows):
-            f = g * F + min(f0, end_f - T.rows)
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
             for c in range(C):
                 acc = zeros(T.rows, T.cols)
                 for i in range(OH):
@@ -184,15 +181,14 @@ def conv2d_backward_weight_window(item, dweight, dy, x, stride_h, stride_w, dila
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_narrow(item, dweight, dy, x, stride_h, stride_w, dilation_h, groups, pieces, T):
+def conv2d_backward_weight_narrow(n, dweight, dy, x, stride_h, stride_w, dilation_h, groups, T):
     """The same for windows of one column, whose taps do not fill a tile.  T: filters x channels."""
     _, F, C, KH, _ = dweight.shape
     OH, OW = dy.shape[2], dy.shape[3]
     F //= groups
-    n, first_f, end_f = piece(item, pieces, F)
     for g in range(groups):
-        for f0 in range(first_f, end_f, T.rows):
-            f = g * F + min(f0, end_f - T.rows)
+        for f0 in range(0, F, T.rows):
+            f = g * F + min(f0, F - T.rows)
             for c0 in range(0, C, T.cols):
                 c = min(c0, C - T.cols)
                 for p in range(KH):
@@ -206,8 +202,8 @@ def conv2d_backward_weight_narrow(item, dweight, dy, x, stride_h, stride_w, dila
 
 
 @njit(**KERNEL)
-def conv2d_backward_weight_by_filters(item, dweight, dy, x, lines, sums, kernel_rows, kernel_cols, stride_h, stride_w,
-                                      dilation_h, dilation_w, groups, pieces, T):
+def conv2d_backward_weight_by_filters(n, dweight, dy, x, lines, sums, kernel_rows, kernel_cols, stride_h, stride_w,
+                                      dilation_h, dilation_w, groups, T):
     """As `conv2d_backward_weight`, with LANES filters of one image in a vector: no lanes are to be added up.
 
     dweight (N, F, C * KH * KW), the filters of a group a multiple of LANES and its channels one of T.cols.  Scratch:
@@ -218,9 +214,8 @@ def conv2d_backward_weight_by_filters(item, dweight, dy, x, lines, sums, kernel_
     OH, OW, taps = dy.shape[2], dy.shape[3], kernel_rows * kernel_cols
     F //= groups
     C, rows = K // taps, lines.shape[0] // (OW * LANES)
-    n, first_v, end_v = piece(item, pieces, F // LANES)
     for g in range(groups):
-        for f in range(g * F + first_v * LANES, g * F + end_v * LANES, LANES):
+        for f in range(g * F, g * F + F, LANES):
             for k in range(K):
                 store(sums, (0, k), splat(ZERO))
             for first in range(0, OH, rows):                        # so few that they stay in the first cache
@@ -247,11 +242,10 @@ def conv2d_backward_weight_by_filters(item, dweight, dy, x, lines, sums, kernel_
 
 
 @njit(**KERNEL)
-def conv2d_backward_bias(item, dbias, dy, pieces):
-    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, overwritten for some filters of a block."""
+def conv2d_backward_bias(n, dbias, dy):
+    """dbias[n, f] = sum of dy[f, i, j] over i, j and the images of block n, overwritten."""
     _, F, OH, OW = dy.shape[:4]
-    n, first_f, end_f = piece(item, pieces, F)
-    for f in range(first_f, end_f):
+    for f in range(F):
         even, odd = splat(ZERO), splat(ZERO)                # two sums: one alone waits for each addition
         for i in range(OH):
             for j in range(0, OW - 1, 2):

@@ -33,7 +33,6 @@ from .lanes import (
     where,
     zeros,
 )
-from .pieces import piece
 from .toom import by_points, transform
 
 
@@ -53,11 +52,10 @@ def toom_weights(f, u, weight, taps, T):
 
 
 @njit(**KERNEL)
-def toom_input(item, v, x, pieces, toom):
-    """v of some channels of a block; x (N, C, H, W) includes its padding; v (N, C, H, tiles, n) is overwritten."""
-    n, first_c, end_c = piece(item, pieces, x.shape[1])
+def toom_input(n, v, x, toom):
+    """v of block n; x (N, C, H, W) includes its padding; v (N, C, H, tiles, n) is overwritten."""
     last = x.shape[3] - toom.n
-    for c in range(first_c, end_c):
+    for c in range(x.shape[1]):
         for i in range(x.shape[2]):
             for t in range(v.shape[3]):
                 tile = vectors(x, (n, c, i, min(t * toom.m, last)), toom.n, 3, 1)
@@ -65,11 +63,10 @@ def toom_input(item, v, x, pieces, toom):
 
 
 @njit(**KERNEL)
-def toom_gradient(item, d, dy, pieces, toom):
-    """d of some filters of a block; dy (N, F, OH, OW); d (N, F, OH, tiles, n) is overwritten."""
-    n, first_f, end_f = piece(item, pieces, dy.shape[1])
+def toom_gradient(n, d, dy, toom):
+    """d of block n; dy (N, F, OH, OW); d (N, F, OH, tiles, n) is overwritten."""
     last = dy.shape[3] - toom.m
-    for f in range(first_f, end_f):
+    for f in range(dy.shape[1]):
         for i in range(dy.shape[2]):
             for t in range(d.shape[3]):
                 j = min(t * toom.m, last)
@@ -78,15 +75,14 @@ def toom_gradient(item, d, dy, pieces, toom):
 
 
 @njit(**KERNEL)
-def toom_forward(item, y, u, v, bias, relu, pieces, toom, T):
-    """y of some filters of a block (N, F, OH, OW), overwritten; `relu` applies max(0, .).  T: filters x points."""
+def toom_forward(n, y, u, v, bias, relu, toom, T):
+    """y of block n (N, F, OH, OW), overwritten; `relu` applies max(0, .).  T: filters x points."""
     F, C, KH, _ = u.shape
-    n, first_f, end_f = piece(item, pieces, F)
     last = y.shape[3] - toom.m
     for i in range(y.shape[2]):
         for t in range(v.shape[3]):
-            for f0 in range(first_f, end_f, T.rows):
-                f = min(f0, end_f - T.rows)
+            for f0 in range(0, F, T.rows):
+                f = min(f0, F - T.rows)
                 acc = zeros(T.rows, toom.n)
                 for c in range(C):
                     for p in range(KH):
@@ -98,19 +94,18 @@ def toom_forward(item, y, u, v, bias, relu, pieces, toom, T):
 
 
 @njit(**KERNEL)
-def toom_backward_input(item, dx, u, d, x, top, left, relu, pieces, toom, T):
-    """dx of some channels of a block, overwritten; `relu`: 0 where x is not positive.
+def toom_backward_input(n, dx, u, d, x, top, left, relu, toom, T):
+    """dx of block n, overwritten; `relu`: 0 where x is not positive.
 
     dx (N, C, H, left + W + right) includes the padding columns, which are set to 0; x (N, C, H, W) does not.
     T: channels x points.
     """
     F, C, KH, _ = u.shape
-    n, first_c, end_c = piece(item, pieces, C)
     OH, H, W = d.shape[2], x.shape[2], x.shape[3]
     last = dx.shape[3] - toom.n
     none = splat(ZERO)
-    for c0 in range(first_c, end_c, T.rows):
-        c = min(c0, end_c - T.rows)
+    for c0 in range(0, C, T.rows):
+        c = min(c0, C - T.rows)
         for i in range(H):
             first_p, end_p = max(0, i + top - OH + 1), min(KH, i + top + 1)
             for r in range(c, c + T.rows):
@@ -134,15 +129,14 @@ def toom_backward_input(item, dx, u, d, x, top, left, relu, pieces, toom, T):
 
 
 @njit(**KERNEL)
-def toom_backward_weight(item, dweight, d, v, sums, pieces, toom, T):
-    """dweight (N, F, C, KH, KW) of some filters and all channels of a block, overwritten.
+def toom_backward_weight(n, dweight, d, v, sums, toom, T):
+    """dweight (N, F, C, KH, KW) of block n, overwritten.
 
     sums (n, room for T.rows * T.cols numbers) is scratch.  T: filters x kernel rows, for one channel and point.
     """
     _, F, C, KH, KW = dweight.shape
-    n, first_f, end_f = piece(item, pieces, F)
-    for f0 in range(first_f, end_f, T.rows):
-        f = min(f0, end_f - T.rows)
+    for f0 in range(0, F, T.rows):
+        f = min(f0, F - T.rows)
         for c in range(C):
             for xi in range(toom.n):
                 acc = zeros(T.rows, T.cols)

@@ -21,19 +21,17 @@ from .lanes import (
     vectors,
     zeros,
 )
-from .pieces import piece
 
 
 @njit(**KERNEL)
-def linear_forward(item, y, x, weight, bias, relu, pieces, T):
+def linear_forward(n, y, x, weight, bias, relu, T):
     """y[o] = bias[o] + sum of weight[o, k] x[k] over k; `relu` applies max(0, .).
 
-    An item is some units of a block; x (N, K), weight (O, K); y (N, O) is overwritten.  T: units x 1.
+    Block n; x (N, K), weight (O, K); y (N, O) is overwritten.  T: units x 1.
     """
     O, K = weight.shape
-    n, first_o, end_o = piece(item, pieces, O)
-    for o0 in range(first_o, end_o, T.rows):
-        o = min(o0, end_o - T.rows)
+    for o0 in range(0, O, T.rows):
+        o = min(o0, O - T.rows)
         acc = spread(bias, o, T.rows, T.cols)
         for k in range(K):
             acc = outer(acc, scalars(weight, (o, k), T.rows, 0), vectors(x, (n, k), T.cols, 0, 1))
@@ -43,15 +41,14 @@ def linear_forward(item, y, x, weight, bias, relu, pieces, T):
 
 
 @njit(**KERNEL)
-def linear_backward_input(item, dx, dy, weight, x, relu, pieces, T):
+def linear_backward_input(n, dx, dy, weight, x, relu, T):
     """dx[k] = sum of weight[o, k] dy[o] over o; `relu`: 0 where x is not positive.
 
-    An item is some features of a block; dy (N, O), weight (O, K); dx (N, K) is overwritten.  T: features x 1.
+    Block n; dy (N, O), weight (O, K); dx (N, K) is overwritten.  T: features x 1.
     """
     O, K = weight.shape
-    n, first_k, end_k = piece(item, pieces, K)
-    for k0 in range(first_k, end_k, T.rows):
-        k = min(k0, end_k - T.rows)
+    for k0 in range(0, K, T.rows):
+        k = min(k0, K - T.rows)
         acc = zeros(T.rows, T.cols)
         for o in range(O):
             acc = outer(acc, scalars(weight, (o, k), T.rows, 1), vectors(dy, (n, o), T.cols, 0, 1))

@@ -11,19 +11,18 @@ from .pieces import piece
 
 
 @njit(**KERNEL)
-def linear_forward_by_rows(item, y, x, weight, bias, xt, sums, relu, pieces, T):
+def linear_forward_by_rows(n, y, x, weight, bias, xt, sums, relu, T):
     """As `linear_forward` for the first T.cols lanes; other lanes are left as they are.
 
-    An item is some units of a block; xt (images, K / LANES, LANES) and sums (room for T.rows * T.cols numbers, LANES)
+    Block n; xt (images, K / LANES, LANES) and sums (room for T.rows * T.cols numbers, LANES)
     are scratch, at first 0.  T: units x images.
     """
     O, K = weight.shape
-    n, first_o, end_o = piece(item, pieces, O)
     for k in range(K):
         for b in range(T.cols):
             xt[b, k // LANES, k % LANES] = x[n, k, b]
-    for o0 in range(first_o, end_o, T.rows):
-        o = min(o0, end_o - T.rows)
+    for o0 in range(0, O, T.rows):
+        o = min(o0, O - T.rows)
         acc = zeros(T.rows, T.cols)
         for v in range(xt.shape[1]):
             acc = outer(acc, row_vectors(weight, (o, v * LANES), T.rows, 0), vectors(xt, (0, v), T.cols, 0, 1))

@@ -4,22 +4,20 @@ from numba import njit
 
 from .compiled import KERNEL
 from .lanes import ZERO, load, maximum, splat, store, where
-from .pieces import piece
 
 LEAST = np.float32(-np.inf)
 
 
 @njit(**KERNEL)
-def max_pool2d_forward(item, y, x, stride_h, stride_w, top, left, dilation_h, pieces, T):
+def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
     """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the p, q of the
     window whose pixels lie in x; -inf if none do.
 
-    An item is some channels of a block; y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a
+    Block n; x (N, C, H, W); y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a
     row.
     """
     _, C, H, W = x.shape[:4]
-    n, first_c, end_c = piece(item, pieces, C)
-    for c in range(first_c, end_c):
+    for c in range(C):
         for i in range(y.shape[2]):
             for j in range(y.shape[3]):
                 row, col = i * stride_h - top, j * stride_w - left
@@ -33,16 +31,15 @@ def max_pool2d_forward(item, y, x, stride_h, stride_w, top, left, dilation_h, pi
 
 
 @njit(**KERNEL)
-def max_pool2d_backward(item, dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, pieces, T):
+def max_pool2d_backward(n, dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T):
     """dx at the first maximum of each window is dy; a pixel that is the maximum of several windows gets their sum.
 
-    An item is some channels of a block; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one
+    Block n; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one
     window; `relu`: 0 where x is not positive.
     """
     _, C, H, W = x.shape[:4]
-    n, first_c, end_c = piece(item, pieces, C)
     none = splat(ZERO)
-    for c in range(first_c, end_c):
+    for c in range(C):
         if not tiled:
             for i in range(H):
                 for j in range(W):

@@ -17,7 +17,7 @@ if JIT:
 
 
 class Pieces(NamedTuple):
-    """The items of a call that cuts each block into pieces: item n * each + k is piece k of block n (see `pieces`).
+    """The items of a call that cuts each block into pieces: item n * each + k is piece k of block n.
 
     channels : the number of channels, filters or units of which a piece is a range
     whole : whether a piece reads the whole block; otherwise only its range of what the calls before it computed
@@ -32,6 +32,15 @@ class Pieces(NamedTuple):
         """Whether an item needs only the same item of a call that has the items `before`."""
         same = self.channels == before.channels and not self.whole
         return (self.blocks, self.each) == (before.blocks, before.each) and (self.each == 1 or same)
+
+    def seen(self, value, axis, k):
+        """What piece k sees of an argument that belongs to the channels: of an array, a range of an axis, whose size
+        is a multiple of the number of channels; of such a number, the piece's share."""
+        size = value.shape[axis] if isinstance(value, np.ndarray) else value
+        if size % self.channels:
+            raise ValueError(f"an axis of {size} cannot be cut into ranges of {self.channels} channels")
+        first, end = (self.channels * at // self.each * (size // self.channels) for at in (k, k + 1))
+        return value[(slice(None),) * axis + (slice(first, end),)] if isinstance(value, np.ndarray) else end - first
 
 
 class PerWorker:
@@ -62,6 +71,9 @@ class Call:
     kernel : function(item, ...) under `@njit(**KERNEL)`
     items : int or Pieces
         The number of items of the output; the kernel runs for each of 0, ..., items - 1.
+    cut : dict, optional
+        {name of an argument: the axis of its channels}: of these arguments, a piece sees its own channels only, and
+        its kernel gets the number of the block.  Without it, the kernel gets that of the item (see `pieces`).
     after_all : bool or str
         Whether an item needs all items of the calls before it, not just the same one; the name of an argument if it
         needs the other items of that one only.
@@ -70,10 +82,10 @@ class Call:
     **args : all arguments that the kernel's signature names
 
     The call holds the addresses of the arrays and keeps the arrays alive.  Raises TypeError when a name is missing or
-    unknown.
+    unknown, ValueError when an axis cannot be cut.
     """
 
-    def __init__(self, kernel, items, /, *, after_all=False, apart=False, **args):
+    def __init__(self, kernel, items, /, *, cut=None, after_all=False, apart=False, **args):
         _, *names = inspect.signature(kernel).parameters
         if odd := [name for name in names if name not in args] + [name for name in args if name not in names]:
             wrong = "misses" if odd[0] in names else "has no argument"
@@ -81,29 +93,36 @@ class Call:
         self.kernel, self.after_all, self.apart = kernel, after_all, apart
         self.pieces = items if isinstance(items, Pieces) else Pieces(items)
         self.items = self.pieces.blocks * self.pieces.each
-        self.args = {name: args[name] for name in names}
+        self.args, self.cut = {name: args[name] for name in names}, cut or {}
+        of_first = self._args(0)
         if JIT:
             workers = max_threads() if any(isinstance(value, PerWorker) for value in args.values()) else 1
-            self._records = np.array([[word for value in self._args(worker) for word in words(value)]
-                                      for worker in range(workers)], np.int64)
-            self._signature = signature(self._args(0))
+            self._records = np.array([[[word for value in self._args(worker, k) for word in words(value)]
+                                       for worker in range(workers)]
+                                      for k in range(self.pieces.each if self.cut else 1)], np.int64)
+            self._signature = signature(of_first)
             request(kernel, self._signature)
 
-    def _args(self, worker):
-        """The arguments of a worker."""
-        return [value.arrays[worker] if isinstance(value, PerWorker) else value for value in self.args.values()]
+    def _args(self, worker, k=0):
+        """The arguments of a worker for piece k."""
+        values = {name: value.arrays[worker] if isinstance(value, PerWorker) else value
+                  for name, value in self.args.items()}
+        return [self.pieces.seen(value, self.cut[name], k) if name in self.cut else value
+                for name, value in values.items()]
 
     def task(self, item):
         """The row of the table that runs the kernel for an item: address, item, record, bytes between the records of
         two workers."""
+        item, k = divmod(item, self.pieces.each) if self.cut else (item, 0)
         if JIT:
-            stride = self._records.strides[0] * (len(self._records) > 1)
-            return self._address, item, self._records.ctypes.data, stride
-        return self.kernel, item, tuple(self._args(0)), 0
+            records = self._records[k]
+            return self._address, item, records.ctypes.data, records.strides[0] * (len(records) > 1)
+        return self.kernel, item, tuple(self._args(0, k)), 0
 
     def with_args(self, **args):
         """The same call with other values of some arguments."""
-        return Call(self.kernel, self.pieces, after_all=self.after_all, apart=self.apart, **self.args | args)
+        return Call(self.kernel, self.pieces, cut=self.cut, after_all=self.after_all, apart=self.apart,
+                    **self.args | args)
 
     @cached_property
     def _address(self):

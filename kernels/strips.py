@@ -9,18 +9,16 @@ from numba import njit
 
 from .compiled import KERNEL
 from .lanes import ZERO, lanes_from, splat, store
-from .pieces import piece
 
 
 @njit(**KERNEL)
-def split_rows(item, strips, whole, step, count, images, pieces):
+def split_rows(n, strips, whole, step, count, images):
     """The rows of `count` strips; 0 for rows past the last one and in lanes past the last strip.
 
-    An item is some channels; strips (N, C, h, W) is overwritten.
+    strips (N, C, h, W) is overwritten.
     """
-    n, first_c, end_c = piece(item, pieces, whole.shape[1])
     H = whole.shape[2]
-    for c in range(first_c, end_c):
+    for c in range(whole.shape[1]):
         for r in range(strips.shape[2]):
             inside = min(count, (H - 1 - r) // step + 1)
             for j in range(strips.shape[3]):
@@ -31,13 +29,12 @@ def split_rows(item, strips, whole, step, count, images, pieces):
 
 
 @njit(**KERNEL)
-def join_rows(item, whole, strips, top, step, count, images, pieces):
+def join_rows(n, whole, strips, top, step, count, images):
     """The sum of the strips, without the first `top` rows: each row is the sum of that row in all strips that share it.
 
-    An item is some channels; whole (N, C, H, W) is overwritten, with 0 in the lanes without an image.
+    whole (N, C, H, W) is overwritten, with 0 in the lanes without an image.
     """
-    n, first_c, end_c = piece(item, pieces, whole.shape[1])
-    for c in range(first_c, end_c):
+    for c in range(whole.shape[1]):
         for i in range(whole.shape[2]):
             row = top + i
             first_s, end_s = max(0, (row - strips.shape[2]) // step + 1), min(count, row // step + 1)

@@ -85,7 +85,7 @@ def test_strips_are_the_rows_of_images_and_their_sum(images, high):
         count = LANES // images
     whole_rows, cut = aligned((1, *shape, LANES)), aligned((1, shape[0], high + shared, shape[2], LANES))
     whole_rows[..., :images], cut[...] = whole(rng, (1, *shape, images)), np.nan
-    options = dict(whole=whole_rows, strips=cut, step=step, count=count, images=images, pieces=1)
+    options = dict(whole=whole_rows, strips=cut, step=step, count=count, images=images)
     Program(in_order([Call(strips.split_rows, 1, **options)]))()
     want = np.zeros(cut.shape)
     times = np.zeros(shape[1])

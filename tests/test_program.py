@@ -48,6 +48,15 @@ def square_pieces(item, y, x, scratch, pieces):
 
 
 @njit(**KERNEL)
+def scale_rows(n, y, x, factors, rows):
+    """y[n, k] = factors[k] * x[n, k], and the number of rows that the kernel sees in y[n, k, 0]."""
+    for k in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            y[n, k, j] = factors[k] * x[n, k, j]
+        y[n, k, 0] = rows
+
+
+@njit(**KERNEL)
 def stops(item, x):
     breakpoint()
     x[item] = 1
@@ -165,6 +174,24 @@ def test_pieces_cover_every_block_once_on_scratch_of_each_worker(any_execution):
             assert len(scratch.arrays) == max_threads() and any(array.any() for array in scratch.arrays)
 
 
+def test_a_piece_sees_its_own_channels(any_execution):
+    for mode, threads in [("serial", 1)] + [("parallel", max_threads())] * JIT:
+        set_execution(mode, threads)
+        for each, shares in (1, [6]), (2, [3, 3]), (4, [1, 2, 1, 2]):
+            x, factors = np.random.default_rng(0).normal(size=(3, 12, 5)), np.arange(1.0, 13)       # two rows a channel
+            y = np.zeros_like(x)
+            Program(in_order([Call(scale_rows, Pieces(3, each, 6), y=y, x=x, factors=factors, rows=12,
+                                   cut=dict(y=1, x=1, factors=0, rows=0))]))()
+            assert np.array_equal(y[:, :, 1:], (x * factors[:, None])[:, :, 1:])
+            assert y[:, :, 0].tolist() == [[2.0 * share for share in shares for _ in range(2 * share)]] * 3
+
+
+def test_an_axis_that_is_no_multiple_of_the_channels_cannot_be_cut():
+    x = np.zeros((1, 7, 2))
+    with pytest.raises(ValueError, match="axis of 7 cannot be cut into ranges of 3 channels"):
+        Call(scale_rows, Pieces(1, 3, 3), y=x, x=x, factors=np.zeros(7), rows=7, cut=dict(y=1))
+
+
 @pytest.mark.parametrize("items, phases", (
     ((Pieces(2, 3, 6, whole=True), Pieces(2, 3, 6, whole=False)), 1),
     ((Pieces(2, 3, 6, whole=False), Pieces(2, 3, 6, whole=True)), 2),
@@ -213,6 +240,18 @@ def test_pieces_of_products_along_both_axes_do_not_change_the_bits(blocks):
     wide = [nn.ReLU(), nn.Conv2d(12, 33, 3, padding=1), nn.ReLU(), nn.Conv2d(33, 63, 3)]
     model = nn.Sequential(nn.Conv2d(4, 12, 3), *wide * JIT, seed=1)             # interpreted, these take minutes
     assert chains_of_pieces(model, (4, 11, 17), blocks)[:3] == [blocks, 2 * blocks, 3 * blocks]
+
+
+@pytest.mark.parametrize("blocks", (1, 2))
+def test_pieces_of_other_layers_do_not_change_the_bits(blocks):
+    """Strides, groups, gradients of the weights by vectors of filters, batch norms and shortcuts."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 18, 3, groups=3),
+        nn.BatchNorm2d(18), nn.MaxPool2d(2), nn.Conv2d(18, 16, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Residual([nn.Conv2d(16, 16, 2, padding="same"), nn.BatchNorm2d(16)]), nn.ReLU(),
+        nn.Residual([nn.Conv2d(16, 32, 3, stride=2, padding=1)], [nn.Conv2d(16, 32, 1, stride=2)]), nn.AvgPool2d(2),
+        nn.ConvTranspose2d(32, 8, 3, groups=4), seed=1)
+    assert chains_of_pieces(model, (3, 20, 23), blocks)[:3] == [blocks, 2 * blocks, 3 * blocks]
 
 
 def test_a_program_is_replayed_as_often_as_asked(any_execution):

@@ -162,7 +162,7 @@ class Conv2d(Biased, Layer):
         """The calls for so few images that the lanes hold up to `most` strips of rows of each; see `kernels.strips`."""
         (_, rows, cols), images = wires.y.shape, wires.setup.lanes
         high = math.ceil(rows / most)
-        cut = dict(count=math.ceil(rows / high), images=images)
+        cut = dict(count=math.ceil(rows / high), images=images, cut=dict(whole=1, strips=1))
         top, bottom, left, right = sides = self.padding_sides()
         inner = Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, 0, self.dilation,
                        self.groups, self.has_bias)
@@ -182,18 +182,18 @@ class Conv2d(Biased, Layer):
         wires.gradients += of_strips.gradients
         wires.forward += [
             Call(strips.split_rows, of_channels, strips=x.inner, whole=wires.x.padded(*sides), step=step,
-                 pieces=of_channels.each, **cut),
+                 **cut),
             *of_strips.forward,
             Call(strips.join_rows, of_filters, whole=wires.y.inner, strips=y.inner, top=0, step=high,
-                 pieces=of_filters.each, **cut)]
+                 **cut)]
         if of_strips.backward:
             wires.backward += [
                 Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.inner, step=high,
-                     pieces=of_filters.each, **cut),
+                     **cut),
                 *of_strips.backward]
         if dx is not None:
             wires.backward.append(Call(
-                strips.join_rows, of_channels, whole=wires.dx.inner, top=top, step=step, pieces=of_channels.each,
+                strips.join_rows, of_channels, whole=wires.dx.inner, top=top, step=step,
                 strips=dx.inner[:, :, :, left:left + wires.x.shape[2]], **cut))
         elif wires.dx is not None:
             self._dx_in_strips(wires, most)
@@ -202,20 +202,20 @@ class Conv2d(Biased, Layer):
         """The calls for dx, the convolution of dy with flipped weights, in strips of its own rows."""
         channels, rows, cols = wires.x.shape
         high = math.ceil(rows / most)
-        cut = dict(count=math.ceil(rows / high), step=high, images=wires.setup.lanes)
+        cut = dict(count=math.ceil(rows / high), step=high, images=wires.setup.lanes, cut=dict(whole=1, strips=1))
         weight = _flipped(wires.parameters["weight"].value)
         dx = Buffer(1, (channels, high, cols))
         dy = Buffer(1, (self.out_channels, high + weight.shape[2] - 1, cols + weight.shape[3] - 1))
         of_channels, of_filters = wires.pieces(channels), wires.pieces(self.out_channels)
         wires.backward += [
             Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.padded(*self._sides_of_dy()),
-                 pieces=of_filters.each, **cut),
+                 **cut),
             _toom2d_convolution(wires, dx.inner, dy.inner, weight),
-            Call(strips.join_rows, of_channels, whole=wires.dx.inner, strips=dx.inner, top=0, pieces=of_channels.each,
-                 **cut)]
+            Call(strips.join_rows, of_channels, whole=wires.dx.inner, strips=dx.inner, top=0, **cut)]
         if wires.relu_before:
             wires.backward.append(Call(
-                activation.relu_backward, 1, dx=wires.dx.inner, dy=wires.dx.inner, y=wires.x.inner))
+                activation.relu_backward, of_channels, dx=wires.dx.inner, dy=wires.dx.inner, y=wires.x.inner,
+                cut=dict(dx=1, dy=1, y=1)))
 
     def _calls(self, wires):
         if wires.dy is not None and self.has_bias and wires.parameters["bias"].requires_grad:
@@ -243,14 +243,14 @@ class Conv2d(Biased, Layer):
     def _direct_calls(self, wires):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         wires.forward.append(_forward(
-            self, x.blocks, y.inner, x.padded(*self.padding_sides()), weight.value, self._bias(wires),
+            self, wires, y.inner, x.padded(*self.padding_sides()), weight.value, self._bias(wires),
             wires.relu_after))
         if dy is not None and dx is not None:
             tile = _input_tile(self, x.shape, self.in_channels)
             top, _, left, _ = self.padding_sides()
             margin = tile.cols - 1
             wires.backward.append(_input_gradient(
-                self, x.blocks, dx.inner, dy.padded(0, 0, margin, margin), weight.value, wires.masked.inner, top, left,
+                self, wires, dx.inner, dy.padded(0, 0, margin, margin), weight.value, wires.masked.inner, top, left,
                 margin, wires.relu_before, tile))
 
     def _toom_calls(self, wires, toom, by_products):
@@ -266,30 +266,30 @@ class Conv2d(Biased, Layer):
         wires.prepare.append(Call(conv_toom.toom_weights, filters, u=u, weight=weight.value, taps=toom.taps,
                                   T=Tile(fit(kernel_rows, 8), 1)))
         wires.forward += [
-            Call(conv_toom.toom_input, of_channels, v=v, x=x.padded(top, bottom, left, right), pieces=of_channels.each,
-                 toom=toom),
+            Call(conv_toom.toom_input, of_channels, v=v, x=x.padded(top, bottom, left, right), toom=toom,
+                 cut=dict(v=1, x=1)),
             Call(conv_toom.toom_forward, of_filters, y=y.inner, u=u, v=v, bias=self._bias(wires),
-                 relu=int(wires.relu_after), pieces=of_filters.each, toom=toom, T=tile)]
+                 relu=int(wires.relu_after), toom=toom, T=tile, cut=dict(y=1, u=0, bias=0))]
         if dy is None or (dx is None and not by_products):
             return
         d = wires.reusable(planes(x.blocks, *y.shape[:2], tiles, toom.n))
         of_filters = wires.pieces(filters)
         wires.backward.append(Call(
-            conv_toom.toom_gradient, of_filters, d=d, dy=dy.inner, pieces=of_filters.each, toom=toom))
+            conv_toom.toom_gradient, of_filters, d=d, dy=dy.inner, toom=toom, cut=dict(d=1, dy=1)))
         if by_products:
             tile = Tile(fit(filters, max(1, 24 // kernel_rows if WIDE else 5 // kernel_rows)), kernel_rows)
             sums = PerWorker((toom.n, math.ceil(tile.rows * tile.cols / LANES), LANES))
             of_filters = wires.pieces(filters, tile.rows)
             wires.backward.append(Call(
                 conv_toom.toom_backward_weight, of_filters, dweight=_per_block(wires, weight), d=d, v=v, sums=sums,
-                pieces=of_filters.each, toom=toom, T=tile))
+                toom=toom, T=tile, cut=dict(dweight=1, d=1)))
         if dx is not None:
             tile = Tile(fit(channels, most), toom.n)
             of_channels = wires.pieces(channels, tile.rows, whole=True)
             wires.backward.append(Call(
                 conv_toom.toom_backward_input, of_channels, dx=dx.padded(0, 0, left, right), u=u, d=d,
-                x=wires.masked.inner, top=top, left=left, relu=int(wires.relu_before), pieces=of_channels.each,
-                toom=toom, T=tile))
+                x=wires.masked.inner, top=top, left=left, relu=int(wires.relu_before), toom=toom, T=tile,
+                cut=dict(dx=1, u=1, x=1)))
 
     def _toom2d_calls(self, wires, rows, cols, by_products):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
@@ -421,7 +421,7 @@ class ConvTranspose2d(Biased, Layer):
         x, y, dx, dy, weight = wires.x, wires.y, wires.dx, wires.dy, wires.parameters["weight"]
         margin, (top, left) = self.padding_sides()[2], self.padding
         wires.forward.append(_input_gradient(
-            self, x.blocks, y.inner, x.padded(0, 0, margin, margin), weight.value, y.inner, top, left, margin, False,
+            self, wires, y.inner, x.padded(0, 0, margin, margin), weight.value, y.inner, top, left, margin, False,
             _input_tile(self, y.shape, self.out_channels)))
         if self.has_bias:
             wires.forward.append(Call(
@@ -433,7 +433,7 @@ class ConvTranspose2d(Biased, Layer):
             wires.backward.append(Call(shape_kernels.reshape, x.blocks, y=padded.inner, x=dy.inner))
             if dx is not None:
                 wires.backward.append(_forward(
-                    self, x.blocks, dx.inner, padded.array, weight.value, aligned(self.in_channels), False))
+                    self, wires, dx.inner, padded.array, weight.value, aligned(self.in_channels), False))
             if weight.requires_grad:
                 wires.backward.append(_weight_gradient(self, wires, weight, x.inner, padded.array))
         if self.has_bias and wires.parameters["bias"].requires_grad:
@@ -528,41 +528,56 @@ def _input_tile(layer, shape, channels):
     return Tile(rows, min(max(1, shape[2] // layer.stride[1]), cols, 8), layer.stride[1])
 
 
-def _forward(layer, blocks, y, padded, weight, bias, relu):
-    rows = fit(weight.shape[0] // layer.groups, 8 if WIDE else 6)
+def _pieces(layer, wires, channels, least, own, shared):
+    """(pieces, cut) of a Call: ranges of at least so many channels or filters, which cut the arguments `own`, or of
+    groups, which have a share of others, too."""
+    if layer.groups == 1:
+        return wires.pieces(channels, least, whole=True), own
+    return wires.pieces(layer.groups, whole=True), own | shared | {"groups": 0}
+
+
+def _forward(layer, wires, y, padded, weight, bias, relu):
+    filters = weight.shape[0] // layer.groups
+    rows = fit(filters, 8 if WIDE else 6)
     tile = Tile(rows, min(y.shape[3], max(2, 16 // rows) if WIDE else 1, 8), layer.stride[1])
-    return Call(conv.conv2d_forward, blocks, y=y, x=padded, weight=weight, bias=bias, stride=layer.stride[0],
-                dilation_h=layer.dilation[0], dilation_w=layer.dilation[1], groups=layer.groups, relu=int(relu), T=tile)
+    pieces, cut = _pieces(layer, wires, filters, rows, dict(y=1, weight=0, bias=0), dict(x=1))
+    return Call(conv.conv2d_forward, pieces, y=y, x=padded, weight=weight, bias=bias, stride=layer.stride[0],
+                dilation_h=layer.dilation[0], dilation_w=layer.dilation[1], groups=layer.groups, relu=int(relu), T=tile,
+                cut=cut)
 
 
-def _input_gradient(layer, blocks, dx, dy, weight, x, top, left, margin, relu, tile):
-    return Call(conv.conv2d_backward_input, blocks, dx=dx, dy=dy, weight=weight, x=x, stride=layer.stride[0],
+def _input_gradient(layer, wires, dx, dy, weight, x, top, left, margin, relu, tile):
+    pieces, cut = _pieces(layer, wires, weight.shape[1], tile.rows, dict(dx=1, weight=1, x=1), dict(weight=0, dy=1))
+    return Call(conv.conv2d_backward_input, pieces, dx=dx, dy=dy, weight=weight, x=x, stride=layer.stride[0],
                 dilation_h=layer.dilation[0], dilation_w=layer.dilation[1], groups=layer.groups, top=top, left=left,
-                margin=margin, relu=int(relu), T=tile)
+                margin=margin, relu=int(relu), T=tile, cut=cut)
 
 
 def _weight_gradient(layer, wires, weight, dy, padded):
     dweight, (rows, cols) = _per_block(wires, weight), layer.kernel_size
     filters, channels = weight.value.shape[0] // layer.groups, weight.value.shape[1]
     most = 20 if WIDE else 5            # registers for sums
+    of_filters, of_channels = dict(dweight=1, dy=1), dict(x=1)
 
-    def call(kernel, pieces, **given):
+    def call(kernel, pieces, cut, **given):
         return Call(kernel, pieces, dy=dy, x=padded, stride_h=layer.stride[0], stride_w=layer.stride[1],
-                    dilation_h=layer.dilation[0], groups=layer.groups, pieces=pieces.each, **given)
-
-    def of_filters(tile):
-        return wires.pieces(filters, tile.rows, whole=layer.groups > 1)
+                    dilation_h=layer.dilation[0], groups=layer.groups, cut=cut, **given)
 
     if 1 < rows * cols <= 9 and cols > 1 and WIDE:
         tile = Tile(fit(filters, most // (rows * cols)), rows * cols)
         return call(
-            conv.conv2d_backward_weight_window, of_filters(tile), T=tile,
-            dweight=dweight.reshape(*dweight.shape[:3], rows * cols), window=Tile(rows, cols, layer.dilation[1]))
+            conv.conv2d_backward_weight_window, *_pieces(layer, wires, filters, tile.rows, of_filters, of_channels),
+            dweight=dweight.reshape(*dweight.shape[:3], rows * cols), T=tile,
+            window=Tile(rows, cols, layer.dilation[1]))
     shared = max(count for count in range(1, 7) if channels % count == 0)
     if not WIDE and filters % LANES == 0 and channels * rows * cols >= LEAST_WINDOW and shared > 2:
-        wide = dy.shape[3]
+        wide, vectors = dy.shape[3], filters // LANES
+        if layer.groups == 1 and vectors < wires.setup.pieces:
+            of_parts = wires.pieces(channels // shared, whole=True), dict(dweight=2, x=1)
+        else:
+            of_parts = _pieces(layer, wires, vectors, 1, of_filters, of_channels)
         return call(
-            conv.conv2d_backward_weight_by_filters, wires.pieces(filters // LANES, whole=True),
+            conv.conv2d_backward_weight_by_filters, *of_parts,
             dweight=dweight.reshape(*dweight.shape[:2], -1), dilation_w=layer.dilation[1],
             kernel_rows=rows, kernel_cols=cols, lines=PerWorker((max(1, LINES // wide) * wide * LANES, LANES)),
             sums=PerWorker((1, math.ceil(channels * rows * cols / LANES) * LANES, LANES)), T=Tile(1, shared))
@@ -573,13 +588,12 @@ def _weight_gradient(layer, wires, weight, dy, padded):
         kernel, spacing = conv.conv2d_backward_weight_narrow, 1
         cols = fit(channels, 4 if WIDE else 2)
     tile = Tile(fit(filters, max(1, most // cols)), cols, spacing)
-    return call(kernel, of_filters(tile), dweight=dweight, T=tile)
+    return call(kernel, *_pieces(layer, wires, filters, tile.rows, of_filters, of_channels), dweight=dweight, T=tile)
 
 
 def _bias_gradient(wires):
-    of_filters = wires.pieces(wires.y.shape[0])
-    return Call(conv.conv2d_backward_bias, of_filters, dbias=_per_block(wires, wires.parameters["bias"]),
-                dy=wires.dy.inner, pieces=of_filters.each)
+    return Call(conv.conv2d_backward_bias, wires.pieces(wires.y.shape[0]), dy=wires.dy.inner,
+                dbias=_per_block(wires, wires.parameters["bias"]), cut=dict(dbias=1, dy=1))
 
 
 def _per_block(wires, parameter):

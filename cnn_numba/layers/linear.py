@@ -80,7 +80,7 @@ class Linear(Biased, Layer):
             dense_few.linear_forward_by_rows, of_units, y=wires.y.array, x=wires.x.array, weight=weight,
             bias=self._bias(wires), xt=PerWorker((images, vectors, LANES)),
             sums=PerWorker((math.ceil(tile.rows * images / LANES), LANES)), relu=int(wires.relu_after),
-            pieces=of_units.each, T=tile))
+            T=tile, cut=dict(y=1, weight=0, bias=0)))
         if wires.dx is not None:
             tile = Tile(images, fit(vectors, most))
             of_features = self._pieces(wires, vectors, tile.cols)
@@ -97,7 +97,7 @@ class Linear(Biased, Layer):
         of_units = self._pieces(wires, self.out_features, tile.rows)
         wires.forward.append(Call(
             dense.linear_forward, of_units, y=y, x=x, weight=weight, bias=self._bias(wires),
-            relu=int(wires.relu_after), pieces=of_units.each, T=tile))
+            relu=int(wires.relu_after), T=tile, cut=dict(y=1, weight=0, bias=0)))
         if wires.dx is None:
             return
         common = dict(dx=wires.dx.array, dy=wires.dy.array, x=x, relu=int(wires.relu_before))
@@ -111,7 +111,8 @@ class Linear(Biased, Layer):
             tile = Tile(fit(self.in_features, 16 if WIDE else 6), 1)
             of_features = self._pieces(wires, self.in_features, tile.rows)
             wires.backward.append(Call(
-                dense.linear_backward_input, of_features, weight=weight, pieces=of_features.each, T=tile, **common))
+                dense.linear_backward_input, of_features, weight=weight, T=tile, cut=dict(dx=1, weight=1, x=1),
+                **common))
 
     def _gradient_calls(self, wires):
         weight, bias = wires.parameters["weight"], wires.parameters.get("bias")

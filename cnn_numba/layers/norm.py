@@ -11,6 +11,8 @@ from cnn_numba.layers.base import WIDE, Layer, Shape, Wires, both, shape_text
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
+OF_CHANNELS = "x", "y", "dx", "dy", "shortcut", "sums", "scales", "weight", "bias"      # arguments of the kernels
+
 
 class _BatchNorm(Layer):
     """Normalise every channel (or feature) to mean 0 and variance 1 over a batch, then weight * x + bias.
@@ -79,9 +81,14 @@ class _BatchNorm(Layer):
         else:
             means, variances, batches = aligned(C), aligned(C), aligned(1)
         batch, of_batch = wires.setup.batch, wires.setup.trains(self) or not self.track_running_stats
+
+        def call(kernel, after_all=False, **args):
+            return Call(kernel, wires.pieces(C), after_all=after_all, cut={
+                name: 0 if name in ("weight", "bias") else 1 for name in args if name in OF_CHANNELS}, **args)
+
         if of_batch:
             wires.forward += [
-                Call(norm.batch_norm_block, blocks, sums=sums, x=x, batch=batch, T=tile),
+                call(norm.batch_norm_block, sums=sums, x=x, batch=batch, T=tile),
                 Call(norm.batch_norm_statistics, blocks, scales=scales, means=means, variances=variances,
                      batches=batches, sums=sums, batch=batch, pixels=H * W, hyper=hyper,
                      after_all="sums")]
@@ -91,33 +98,32 @@ class _BatchNorm(Layer):
         affine, relu = dict(x=x, scales=scales, weight=weight, bias=bias), int(wires.relu_after)
         window = wires.pool_after and dict(T=Tile(*both(wires.pool_after.kernel_size)))
         if window:
-            wires.forward.append(Call(norm_pool.batch_norm_pool_forward, blocks, y=y, relu=relu, **affine, **window))
+            wires.forward.append(call(norm_pool.batch_norm_pool_forward, y=y, relu=relu, **affine, **window))
         elif wires.shortcut:
-            wires.forward.append(Call(
-                norm_add.batch_norm_add_forward, blocks, y=y, shortcut=wires.shortcut.image(), relu=relu, **affine))
+            wires.forward.append(call(
+                norm_add.batch_norm_add_forward, y=y, shortcut=wires.shortcut.image(), relu=relu, **affine))
         else:
-            wires.forward.append(Call(norm.batch_norm_forward, blocks, y=y, relu=relu, **affine))
+            wires.forward.append(call(norm.batch_norm_forward, y=y, relu=relu, **affine))
         if wires.dy is None:
             return
         dy, backward_sums = wires.dy.image(), aligned((blocks, C, 2), np.float64)
         trained = self.affine and (tensors["weight"].requires_grad or tensors["bias"].requires_grad)
         if wires.shortcut and relu:
             relu = 0                    # for what follows, because dy is already masked
-            wires.backward.append(Call(
-                norm_add.batch_norm_add_backward_sums, blocks, sums=backward_sums, dy=dy, y=y, x=x, scales=scales,
-                T=tile))
+            wires.backward.append(call(
+                norm_add.batch_norm_add_backward_sums, sums=backward_sums, dy=dy, y=y, x=x, scales=scales, T=tile))
         elif trained or of_batch:
             wires.backward.append(
-                Call(norm_pool.batch_norm_pool_backward_sums, blocks, sums=backward_sums, dy=dy, y=y, relu=relu,
-                     **affine, **window) if window else
-                Call(norm.batch_norm_backward_sums, blocks, sums=backward_sums, dy=dy, relu=relu, T=tile, **affine))
+                call(norm_pool.batch_norm_pool_backward_sums, sums=backward_sums, dy=dy, y=y, relu=relu, **affine,
+                     **window) if window else
+                call(norm.batch_norm_backward_sums, sums=backward_sums, dy=dy, relu=relu, T=tile, **affine))
         if wires.dx is not None:
             common = dict(dx=wires.dx.image(), dy=dy, sums=backward_sums, batch=batch, of_batch=int(of_batch),
                           relu_after=relu, relu=int(wires.relu_before), after_all="sums" if of_batch else False,
                           **affine)
             wires.backward.append(
-                Call(norm_pool.batch_norm_pool_backward_input, blocks, y=y, **common, **window) if window else
-                Call(norm.batch_norm_backward_input, blocks, **common))
+                call(norm_pool.batch_norm_pool_backward_input, y=y, **common, **window) if window else
+                call(norm.batch_norm_backward_input, **common))
         if trained:
             wires.gradients.append(Call(
                 norm.batch_norm_backward_parameters, 1, dweight=tensors["weight"].grad, dbias=tensors["bias"].grad,

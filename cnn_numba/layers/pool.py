@@ -104,7 +104,7 @@ class MaxPool2d(_Window):
                         T=Tile(rows, cols, dilation_w))
         of_channels = wires.pieces(x.shape[0])
         wires.forward.append(Call(
-            pool.max_pool2d_forward, of_channels, y=y.inner, x=x.inner, pieces=of_channels.each, **geometry))
+            pool.max_pool2d_forward, of_channels, y=y.inner, x=x.inner, cut=dict(y=1, x=1), **geometry))
         if self.return_indices:
             if wires.indices is None:
                 raise InputError("MaxPool2d: return_indices=True gives two results, but the next layer takes one; "
@@ -116,7 +116,7 @@ class MaxPool2d(_Window):
             plain = (stride_h, stride_w, top, left, dilation_h, dilation_w) == (rows, cols, 0, 0, 1, 1)
             wires.backward.append(Call(
                 pool.max_pool2d_backward, of_channels, dx=wires.dx.inner, dy=wires.dy.inner, y=y.inner, x=x.inner,
-                pieces=of_channels.each, **geometry, tiled=int(exact and plain), relu=int(wires.relu_before)))
+                cut=dict(dx=1, dy=1, y=1, x=1), **geometry, tiled=int(exact and plain), relu=int(wires.relu_before)))
 
     def textbook(self, x, parameters, run):
         seen = pool_windows(x, self, -np.inf)
@@ -237,12 +237,14 @@ class AdaptiveAvgPool2d(Layer):
 
 def _average_calls(wires, spans, scale, tile):
     """Append the calls that sum x over the rows and columns `spans` and multiply by `scale`, (OH, OW)."""
+    of_channels = wires.pieces(wires.x.shape[0])
     windows = dict(rows=spans[0], cols=spans[1], scale=scale.astype(np.float32))
     wires.forward.append(Call(
-        pool.avg_pool2d_forward, wires.blocks, y=wires.y.inner, x=wires.x.inner, **windows, T=tile))
+        pool.avg_pool2d_forward, of_channels, y=wires.y.inner, x=wires.x.inner, **windows, T=tile,
+        cut=dict(y=1, x=1)))
     if wires.dx is not None:
         tiled = all(span[0, 0] == 0 and span[-1, 1] == size and np.array_equal(span[1:, 0], span[:-1, 1])
                     for span, size in zip(spans, wires.x.shape[1:], strict=True))
         wires.backward.append(Call(
-            pool.avg_pool2d_backward, wires.blocks, dx=wires.dx.inner, dy=wires.dy.inner, x=wires.masked.inner,
-            **windows, tiled=int(tiled), relu=int(wires.relu_before)))
+            pool.avg_pool2d_backward, of_channels, dx=wires.dx.inner, dy=wires.dy.inner, x=wires.masked.inner,
+            **windows, tiled=int(tiled), relu=int(wires.relu_before), cut=dict(dx=1, dy=1, x=1)))

@@ -86,11 +86,11 @@ class Residual(Layer):
             wires.branch("body", self.body, wires.dx, (wires.y, wires.dy), beside)
         else:
             body = wires.branch("body", self.body, wires.dx)
-            wires.forward.append(Call(residual.add_forward, wires.blocks, y=wires.y.image(), a=body.image(),
-                                      b=beside.image(), relu=int(wires.relu_after)))
+            wires.forward.append(Call(residual.add_forward, wires.pieces(wires.y.shape[0]), y=wires.y.image(),
+                                      a=body.image(), b=beside.image(), relu=int(wires.relu_after),
+                                      cut=dict(y=1, a=1, b=1)))
         if wires.dx is not None and wires.dx is not wires.dy:
-            wires.backward.append(Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=dbeside.image(),
-                                       x=wires.masked.image(), relu=int(wires.relu_before)))
+            wires.backward.append(_add_backward(wires, dbeside, wires.masked, wires.relu_before))
 
     def textbook(self, x, parameters, run):
         return sum(run.forward(layers, x, below(f"{name}.", parameters)) for name, layers in self.branches.items())
@@ -171,8 +171,7 @@ class Concat(Layer):
                 for whole in (wires.y, wires.dy)]
             wires.branch(name, layers, dx, end)
             begin += shapes[-1][0]
-        wires.backward += [Call(residual.add_backward, wires.blocks, dx=wires.dx.image(), db=other.image(),
-                                x=wires.dx.image(), relu=0) for other in others]
+        wires.backward += [_add_backward(wires, other, wires.dx, False) for other in others]
 
     def textbook(self, x, parameters, run):
         return np.concatenate([run.forward(layers, x, below(f"{name}.", parameters))
@@ -181,6 +180,12 @@ class Concat(Layer):
     def __repr__(self):
         return container_text("Concat", ((name, container_text("Sequential", enumerate(layers)))
                                          for name, layers in self.branches.items()))
+
+
+def _add_backward(wires, other, x, relu):
+    """The call that adds another gradient to dx; `relu`: 0 where x is not positive."""
+    return Call(residual.add_backward, wires.pieces(wires.x.shape[0]), dx=wires.dx.image(), db=other.image(),
+                x=x.image(), relu=int(relu), cut=dict(dx=1, db=1, x=1))
 
 
 def _layers(owner, name, value):
