@@ -28,9 +28,9 @@ def no_new_names():
                 del known[name]
 
 
-@pytest.fixture
-def any_execution():
-    """For tests that change how the kernels run: afterwards it is as before."""
+@pytest.fixture(autouse=True)
+def same_execution():
+    """Tests may change how the kernels run: afterwards it is as before."""
     from cnn_numba.kernels import driver
 
     before = driver.execution()

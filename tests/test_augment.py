@@ -205,7 +205,7 @@ def test_epochs_are_the_loop_of_the_library_on_moved_images(text):
     ("parallel", 1),
     pytest.param(("parallel", 2), marks=pytest.mark.skipif(max_threads() < 2, reason="one processor only")),
 ))
-def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
+def test_serial_and_parallel_train_the_same_bits(mode):
     found = []
     for how in ("serial",), mode:
         set_execution(*how)

@@ -115,7 +115,7 @@ def test_factors_round_and_sums_do_not(layer, shape, images, precision, unit):
         rejected(value, 1.001 * want, bound)
 
 
-def test_results_do_not_depend_on_the_number_of_threads(precision, unit, any_execution):
+def test_results_do_not_depend_on_the_number_of_threads(precision, unit):
     if not JIT:
         pytest.skip("interpreted kernels run in one thread")
     results = []
@@ -422,7 +422,7 @@ def amx():
 @pytest.mark.slow
 @pytest.mark.parametrize("layer, shape, images", [case for case in LAYERS if case.id in (
     "odd everything", "stride and dilation", "one column, 4 x 1 tiles", "dense, three blocks")])
-def test_kernels_for_amx_on_emulated_instructions(layer, shape, images, precision, amx, monkeypatch, any_execution):
+def test_kernels_for_amx_on_emulated_instructions(layer, shape, images, precision, amx, monkeypatch):
     monkeypatch.setitem(matrix.compiled.INSTRUCTIONS, "emulated", "emulated_")
     monkeypatch.setattr(execution, "bf16", lambda: Bf16("emulated", PARTS[precision]))
     monkeypatch.setattr(compiled, "FOLDER", None)

@@ -74,7 +74,7 @@ def run(start):
 
 
 @pytest.fixture
-def run_here(capsys, any_execution):
+def run_here(capsys):
     """The same in this process, which has the kernels already."""
     def run(*flags):
         return cli.main([*map(str, flags)]), *capsys.readouterr()

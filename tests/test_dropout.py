@@ -159,7 +159,7 @@ def trained(data, epochs=2, batch_size=64, seed=3, lr=0.05):
     ("parallel", 1),
     pytest.param(("parallel", 2), marks=pytest.mark.skipif(max_threads() < 2, reason="one processor only")),
 ))
-def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
+def test_serial_and_parallel_train_the_same_bits(mode):
     found = []
     for how in ("serial",), mode:
         set_execution(*how)

@@ -159,7 +159,7 @@ def bits(model, x):
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
 @every_inner_example
-def test_serial_and_parallel_give_the_same_bits(example, any_execution):
+def test_serial_and_parallel_give_the_same_bits(example):
     """Three blocks, the last one with lanes that hold no image."""
     x = normal(40, *example.shape)
     set_execution("serial")
@@ -194,7 +194,7 @@ def usual_state():
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-def test_serial_and_parallel_train_the_same_bits(any_execution):
+def test_serial_and_parallel_train_the_same_bits():
     """Three batches of three blocks, the last block of the last one with lanes that hold no image."""
     set_execution("serial")
     want = state_of(examples.everything(images=150, batch_size=48))

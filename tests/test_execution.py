@@ -38,7 +38,7 @@ def test_compiled_kernels_cannot_become_interpreted():
 
 
 @pytest.mark.skipif(JIT, reason="the kernels are compiled")
-def test_interpreted_kernels_run_serially_whatever_is_asked(any_execution):
+def test_interpreted_kernels_run_serially_whatever_is_asked():
     for mode in "interpreted", "serial", "parallel":
         set_execution(mode)
         assert execution()[1] == 1 and "interpreted (JIT off)" in describe()

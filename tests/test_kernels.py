@@ -341,7 +341,7 @@ def test_network(layers, shape, images):
     check_network(layers, shape, images)
 
 
-def test_a_large_dense_layer_with_as_many_items_as_blocks(monkeypatch, any_execution):
+def test_a_large_dense_layer_with_as_many_items_as_blocks(monkeypatch):
     """Three: its gradient of the input reads dy of all blocks, so that it must not join the chain of a block."""
     monkeypatch.setattr(linear_layer, "LARGE", 0)
     layers, rng = [linear(12, 192), relu, linear(192, 24), relu, linear(24, 5)], np.random.default_rng(4)

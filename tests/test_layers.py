@@ -280,7 +280,7 @@ def test_among_others(layers):
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-def test_serial_and_parallel_give_the_same_bits(any_execution):
+def test_serial_and_parallel_give_the_same_bits():
     layers = [conv(2, 4, 3, padding=1), leaky(), pool(3, 2, 1, dilation=1, ceil_mode=True), conv(4, 6, 3), tanh,
               avg(2, 1, 1), sigmoid, adaptive(3), reshape((3, 9, 2)), relu, avg((2, 1)), flatten, linear(24, 5),
               softmax(), log_softmax()]

@@ -375,7 +375,7 @@ def test_a_network_without_parameters():
     assert model.state_dict() == {} and model.parameters() == []
 
 
-def test_set_execution_serial_and_parallel_give_the_same_bits(any_execution):
+def test_set_execution_serial_and_parallel_give_the_same_bits():
     results = []
     for arguments in (("serial",), ("parallel", 1), ("parallel",)):
         set_execution(*arguments)

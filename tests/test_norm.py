@@ -125,7 +125,7 @@ def test_lanes_without_an_image_count_for_nothing(images):
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-def test_serial_and_parallel_give_the_same_bits(any_execution):
+def test_serial_and_parallel_give_the_same_bits():
     set_execution("serial")
     want = bits_of(70)
     for n in range(1, max_threads() + 1):

@@ -177,7 +177,7 @@ def test_state_goes_on_to_the_same_bits(kind, options):
 
 
 @cases
-def test_modes_agree_to_the_bit(kind, options, any_execution):
+def test_modes_agree_to_the_bit(kind, options):
     modes = [("serial", None), ("parallel", 1), ("parallel", None)] if JIT else [("serial", None)] * 2
     found = []
     for mode, threads in modes:

@@ -54,7 +54,7 @@ COMMANDS = {"train": SHORT, "help": ("--help",), "summary": ("summary",), "inspe
 @full_device
 @pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_output_that_fails_ends_a_command_without_a_traceback(tmp_path, monkeypatch, capsys, any_execution, kind,
+def test_output_that_fails_ends_a_command_without_a_traceback(tmp_path, monkeypatch, capsys, kind,
                                                               command):
     Sequential(Flatten(), Linear(64, 10)).save(tmp_path / "m.npz", input_shape=(1, 8, 8), mean=[0.0], std=[1.0])
     if command == "predict":
@@ -70,7 +70,7 @@ def test_output_that_fails_ends_a_command_without_a_traceback(tmp_path, monkeypa
 
 @full_device
 @pytest.mark.parametrize("kind", BROKEN)
-def test_output_that_fails_loses_no_model(tmp_path, monkeypatch, capsys, any_execution, kind):
+def test_output_that_fails_loses_no_model(tmp_path, monkeypatch, capsys, kind):
     """Lines are printed before, between and after the epochs."""
     opened, code, sentence = BROKEN[kind]
     with opened() as stream:
@@ -82,7 +82,7 @@ def test_output_that_fails_loses_no_model(tmp_path, monkeypatch, capsys, any_exe
 
 @full_device
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["", "quiet"])
-def test_a_training_goes_on_when_stderr_is_full(tmp_path, monkeypatch, capsys, any_execution, quiet):
+def test_a_training_goes_on_when_stderr_is_full(tmp_path, monkeypatch, capsys, quiet):
     """Here, while it reports that no checkpoint can be written."""
     import cnn_numba.callbacks as callbacks
 
@@ -113,7 +113,7 @@ def test_a_typo_in_the_data_folder_makes_none(tmp_path, capsys, words):
     assert "--data-dir" in capsys.readouterr().err and not os.listdir(tmp_path)
 
 
-def test_results_replace_nothing_else(tmp_path, capsys, monkeypatch, any_execution):
+def test_results_replace_nothing_else(tmp_path, capsys, monkeypatch):
     """Neither the data, nor the network's layers, nor a file that is no model; and a log is no model."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -233,7 +233,7 @@ def test_tables_and_pages_have_printable_names():
     assert "<td" in History([EpochResult(1, 0.5, 90.0, 1.0, 10, 1, 0.1)])._repr_html_()
 
 
-def test_trainings_print_hostile_names_of_classes(tmp_path, capsys, any_execution):
+def test_trainings_print_hostile_names_of_classes(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     for name in "a\x1b[2J\n", "d\udcff":
         (tmp_path / "in" / name).mkdir(parents=True)

@@ -165,7 +165,7 @@ def bits(trainer, epochs=3):
 
 
 @pytest.mark.skipif(not JIT, reason="interpreted, there is one way to run")
-def test_serial_and_parallel_train_the_same_bits(any_execution, own):
+def test_serial_and_parallel_train_the_same_bits(own):
     set_execution("serial")
     want = bits(own.trainer_of())
     assert "optimizer.mean" in want[1] and want[0][-1] < want[0][0], "it learns"

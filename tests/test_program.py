@@ -162,7 +162,7 @@ def test_calls_that_do_not_depend_on_each_other_are_chains_of_one_phase():
     assert out[:, 0].tolist() == [0, 1, 2]
 
 
-def test_pieces_cover_every_block_once_on_scratch_of_each_worker(any_execution):
+def test_pieces_cover_every_block_once_on_scratch_of_each_worker():
     for mode, threads in [("serial", 1)] + [("parallel", max_threads())] * JIT:
         set_execution(mode, threads)
         for each in 1, 2, 3, 7:
@@ -174,7 +174,7 @@ def test_pieces_cover_every_block_once_on_scratch_of_each_worker(any_execution):
             assert len(scratch.arrays) == max_threads() and any(array.any() for array in scratch.arrays)
 
 
-def test_a_piece_sees_its_own_channels(any_execution):
+def test_a_piece_sees_its_own_channels():
     for mode, threads in [("serial", 1)] + [("parallel", max_threads())] * JIT:
         set_execution(mode, threads)
         for each, shares in (1, [6]), (2, [3, 3]), (4, [1, 2, 1, 2]):
@@ -254,7 +254,7 @@ def test_pieces_of_other_layers_do_not_change_the_bits(blocks):
     assert chains_of_pieces(model, (3, 20, 23), blocks)[:3] == [blocks, 2 * blocks, 3 * blocks]
 
 
-def test_a_program_is_replayed_as_often_as_asked(any_execution):
+def test_a_program_is_replayed_as_often_as_asked():
     ways = [("serial", 1)] + [("parallel", n) for n in {1, max_threads()}] * JIT
     for mode, threads in ways:
         set_execution(mode, threads)
@@ -317,7 +317,7 @@ def test_the_kernels_are_not_imported_by_themselves():
 @pytest.mark.parametrize("run", [
     lambda model, x: nn.CrossEntropyLoss()(x, np.zeros(64, int)), lambda model, x: nn.clip_grad_norm_(model, 1.0),
     lambda model, x: nn.functional.max_pool2d(x.reshape(64, 1, 10, 40), 2)], ids=["loss", "norm", "pooling"])
-def test_a_program_that_runs_once_is_left_to_one_worker(any_execution, monkeypatch, run):
+def test_a_program_that_runs_once_is_left_to_one_worker(monkeypatch, run):
     modes, ready = [], driver._ready
     monkeypatch.setattr(driver, "_ready", lambda mode: modes.append(mode) or ready(mode))
     model = nn.Sequential(nn.Linear(400, 300))

@@ -167,7 +167,7 @@ def exchanged():
 
 
 @pytest.fixture
-def torch_on_one_thread(any_execution):
+def torch_on_one_thread():
     """Two thread pools on the same processors starve each other."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     threads = torch.get_num_threads()

@@ -139,7 +139,7 @@ def trained(name, monkeypatch, reusing, batch=40, threads=1):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", (40, 16) if JIT else (17,))
-def test_training_is_the_same_to_the_bit(name, batch, monkeypatch, any_execution):
+def test_training_is_the_same_to_the_bit(name, batch, monkeypatch):
     want = trained(name, monkeypatch, False, batch)
     for threads in range(1, max_threads() + 1):
         assert trained(name, monkeypatch, True, batch, threads) == want

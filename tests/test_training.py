@@ -33,7 +33,7 @@ from cnn_numba.kernels.lanes import LANES
     ("parallel", 1),
     pytest.param(("parallel", 2), marks=pytest.mark.skipif(max_threads() < 2, reason="one processor only")),
 ))
-def test_serial_and_parallel_train_the_same_bits(mode, any_execution):
+def test_serial_and_parallel_train_the_same_bits(mode):
     set_execution("serial")
     data = dataset(train=150)
     model, epochs = trained(data)
