@@ -27,9 +27,18 @@ from cnn_numba.table import Table, number  # noqa: E402
 BLOCKS = 4
 
 
+def reached(node, off):
+    """A node of the source and those below it, without what runs only if one of the parameters `off` is not 0."""
+    yield node
+    dead = isinstance(node, (ast.If, ast.IfExp)) and isinstance(node.test, ast.Name) and node.test.id in off
+    rest = node.orelse if dead else ast.iter_child_nodes(node)
+    for below in [rest] if isinstance(rest, ast.AST) else rest:
+        yield from reached(below, off)
+
+
 @cache
-def uses(function):
-    """{parameter of a kernel: "r" if it reads that array, "w" if it writes it, or both}"""
+def uses(function, off=frozenset()):
+    """{parameter of a kernel: "r" if it reads that array, "w" if it writes it, or both}; off: parameters that are 0"""
     function = getattr(function, "py_func", function)
     tree = ast.parse(inspect.getsource(function))
     found = {name: set() for name in inspect.signature(function).parameters}
@@ -38,7 +47,7 @@ def uses(function):
         if isinstance(node, ast.Name) and node.id in found:
             found[node.id].update(letters)
 
-    for node in ast.walk(tree):
+    for node in reached(tree, off):
         if isinstance(node, ast.Subscript):
             note(node.value, "w" if isinstance(node.ctx, ast.Store) else "r")
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
@@ -55,7 +64,8 @@ def uses(function):
 def traffic(call):
     """The bytes that a call reads and writes."""
     arrays = {}
-    for name, letters in uses(call.kernel).items():
+    off = frozenset(name for name, value in call.args.items() if isinstance(value, int) and value == 0)
+    for name, letters in uses(call.kernel, off).items():
         value = call.args.get(name)
         if isinstance(value, np.ndarray):
             size = value.itemsize * int(np.prod([n for n, s in zip(value.shape, value.strides, strict=True) if s]))
