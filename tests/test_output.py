@@ -107,7 +107,9 @@ def test_closed_streams_get_no_file(tmp_path):
     assert load(tmp_path / "m.npz").accuracy is not None
 
 
-@pytest.mark.parametrize("words", [("--dataset", "digits"), (), ("inspect", "digits")], ids=["train", "", "inspect"])
+@pytest.mark.parametrize("words", [
+    ("--dataset", "digits"), (), ("inspect", "digits"), ("benchmark", "epoch", "--dataset", "mnist")],
+    ids=["train", "", "inspect", "benchmark"])
 def test_a_typo_in_the_data_folder_makes_none(tmp_path, capsys, words):
     assert cli.main([*words, "--data-dir", str(tmp_path / "dtaa")]) == 2
     assert "--data-dir" in capsys.readouterr().err and not os.listdir(tmp_path)

@@ -128,7 +128,7 @@ def check_environment() -> None:
 def check_data_dir(args: argparse.Namespace) -> None:
     """InputError for a data folder that does not exist, unless a mirror is given to fill it from."""
     folder = getattr(args, "data_dir", None)
-    if folder and not args.mirror and not os.path.isdir(os.path.expanduser(folder)):
+    if folder and not getattr(args, "mirror", None) and not os.path.isdir(os.path.expanduser(folder)):
         raise InputError(f"argument --data-dir: the folder {folder} does not exist: make it first, if it is no typo")
 
 
