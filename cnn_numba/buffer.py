@@ -28,6 +28,8 @@ class Buffer:
         if len(self.shape) == 1:
             return self.array
         t, b, l, r = (have - wanted for have, wanted in zip(self.border, (top, bottom, left, right), strict=True))
+        if min(t, b, l, r) < 0:
+            raise ValueError(f"a border of {self.border} has no {top, bottom, left, right}")
         rows, cols = self.array.shape[2:4]
         return self.array[:, :, t:rows - b, l:cols - r]
 

@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 from both_ways import rounded_training
-from comparing import ROUNDING, check, named, rejected, same
+from comparing import ROUNDING, by_plan, check, named, rejected, same
 from networks import build_normal, conv, flatten, linear, make, relu, residual
 
 import cnn_numba
@@ -129,6 +130,13 @@ def test_results_do_not_depend_on_the_number_of_threads(precision, unit):
 def native():
     if matrix.DOT not in UNITS:
         pytest.skip(f"this process cannot use {matrix.UNITS[matrix.DOT]}")
+
+
+@pytest.mark.parametrize("images", (1, 3, 8))
+def test_few_images_per_step_are_exact(images, precision, unit):
+    """They run in strips, and their layer would run by products along both axes in float32."""
+    check(conv(16, 17, 3, padding=1), (16, 8, 5), images,
+          partial(by_plan, bf16=Bf16(unit, PARTS[precision])))
 
 
 def test_vdpbf16ps_gives_the_same_bits_as_float32_instructions(precision, native):

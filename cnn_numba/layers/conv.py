@@ -118,6 +118,11 @@ class Conv2d(Biased, Layer):
         return bf16.suits(setup.bf16, self.in_channels, self.out_channels, self.groups,
                           gains=self.toom(shape, setup) is None and weights >= bf16.GAIN_CONV)
 
+    def _along_both(self, shape, setup):
+        """Whether the layer runs by products along both axes, in float32."""
+        rows, _ = self.toom(shape, setup) or (None, None)
+        return rows is not None and not self.on_unit(shape, setup)
+
     def _weights_by_products(self, rows):
         """Whether the gradient of the weights is of Cook-Toom products, too (along both axes with `rows`).
 
@@ -139,17 +144,15 @@ class Conv2d(Biased, Layer):
         none = 0, 0, 0, 0
         if self.on_unit(shape, setup):
             return none, none
-        if toom := self.toom(shape, setup):
-            if toom[0]:
-                return none, self._sides_of_dy()
+        if self._along_both(shape, setup):
+            return none, self._sides_of_dy()
+        if self.toom(shape, setup):
             return (0, 0, *self.padding_sides()[2:]), none
         margin = _input_tile(self, shape, self.in_channels).cols - 1
         return none, (0, 0, margin, margin)
 
     def adds_to_dx(self, shape: Shape, setup: Setup) -> bool:
-        if setup.lanes < LANES or self.on_unit(shape, setup):
-            return False
-        return (self.toom(shape, setup) or (None, None))[0] is not None
+        return setup.lanes == LANES and self._along_both(shape, setup)
 
     def calls(self, wires: Wires) -> None:
         most = LANES // wires.setup.lanes
@@ -169,7 +172,7 @@ class Conv2d(Biased, Layer):
         step = high * self.stride[0]
         shape = (self.in_channels, step + self.dilation[0] * (self.kernel_size[0] - 1) - self.stride[0] + 1,
                  wires.x.shape[2] + left + right)
-        along_both = (self.toom(wires.x.shape, wires.setup) or (None, None))[0] is not None
+        along_both = self._along_both(wires.x.shape, wires.setup)
         of_dx, of_dy = inner.gradient_sides(shape, wires.setup)
         x, y = Buffer(1, shape, inner.padding_sides()), Buffer(1, (self.out_channels, high, cols))
         dx = None if wires.dx is None or along_both else Buffer(1, shape, of_dx)
