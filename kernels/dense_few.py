@@ -14,8 +14,8 @@ from .pieces import piece
 def linear_forward_by_rows(n, y, x, weight, bias, xt, sums, relu, T):
     """As `linear_forward` for the first T.cols lanes; other lanes are left as they are.
 
-    Block n; xt (images, K / LANES, LANES) and sums (room for T.rows * T.cols numbers, LANES)
-    are scratch, at first 0.  T: units x images.
+    Block n; xt (images, K / LANES, LANES) and sums (room for T.rows * T.cols numbers, LANES) are scratch, at first 0.
+    T: units x images.
     """
     O, K = weight.shape
     for k in range(K):

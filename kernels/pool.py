@@ -13,8 +13,7 @@ def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
     """y[c, i, j] = the maximum of x[c, i*stride - top + p*dilation, j*stride - left + q*dilation] over the p, q of the
     window whose pixels lie in x; -inf if none do.
 
-    Block n; x (N, C, H, W); y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a
-    row.
+    Block n; x (N, C, H, W); y (N, C, OH, OW) is overwritten.  T: the window, T.spacing = dilation along a row.
     """
     _, C, H, W = x.shape[:4]
     for c in range(C):
@@ -34,8 +33,8 @@ def max_pool2d_forward(n, y, x, stride_h, stride_w, top, left, dilation_h, T):
 def max_pool2d_backward(n, dx, dy, y, x, stride_h, stride_w, top, left, dilation_h, tiled, relu, T):
     """dx at the first maximum of each window is dy; a pixel that is the maximum of several windows gets their sum.
 
-    Block n; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one
-    window; `relu`: 0 where x is not positive.
+    Block n; dx (N, C, H, W) is overwritten; `tiled`: every pixel lies in exactly one window; `relu`: 0 where x is not
+    positive.
     """
     _, C, H, W = x.shape[:4]
     none = splat(ZERO)

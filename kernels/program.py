@@ -19,7 +19,7 @@ if JIT:
 class Pieces(NamedTuple):
     """The items of a call that cuts each block into pieces: item n * each + k is piece k of block n.
 
-    channels : the number of channels, filters or units of which a piece is a range
+    channels : the number of channels, filters or units of which a piece is a range; 0: it is another part
     whole : whether a piece reads the whole block; otherwise only its range of what the calls before it computed
     """
 
@@ -94,7 +94,7 @@ class Call:
         self.pieces = items if isinstance(items, Pieces) else Pieces(items)
         self.items = self.pieces.blocks * self.pieces.each
         self.args, self.cut = {name: args[name] for name in names}, cut or {}
-        of_first = self._args(0)
+        of_first = self._args(0)                # compiled or not, the axes are checked
         if JIT:
             workers = max_threads() if any(isinstance(value, PerWorker) for value in args.values()) else 1
             self._records = np.array([[[word for value in self._args(worker, k) for word in words(value)]

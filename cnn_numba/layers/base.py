@@ -133,7 +133,8 @@ class Wires(Calls):
         return Pieces(self.blocks, max(1, min(self.setup.pieces, count)), 0)
 
     def scratch(self, shape: Shape) -> PerWorker:
-        """Memory of a worker whose numbers last as long as an item: the same for all calls that ask for a shape."""
+        """Memory of a worker whose numbers last as long as an item: the same for all calls that ask for a shape, so
+        two arguments of a call must not have the same."""
         if shape not in self.setup.scratch:
             self.setup.scratch[shape] = PerWorker(shape)
         return self.setup.scratch[shape]

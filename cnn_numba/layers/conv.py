@@ -163,9 +163,9 @@ class Conv2d(Biased, Layer):
 
     def _calls_in_strips(self, wires, most):
         """The calls for so few images that the lanes hold up to `most` strips of rows of each; see `kernels.strips`."""
-        (_, rows, cols), images = wires.y.shape, wires.setup.lanes
+        _, rows, cols = wires.y.shape
         high = math.ceil(rows / most)
-        cut = dict(count=math.ceil(rows / high), images=images, cut=dict(whole=1, strips=1))
+        count = math.ceil(rows / high)
         top, bottom, left, right = sides = self.padding_sides()
         inner = Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, 0, self.dilation,
                        self.groups, self.has_bias)
@@ -180,24 +180,19 @@ class Conv2d(Biased, Layer):
         of_strips = Wires(x=x, y=y, dx=dx, dy=dy, parameters=wires.parameters, setup=wires.setup, index=wires.index,
                           relu_after=wires.relu_after, relu_before=wires.relu_before)
         inner._calls(of_strips)
-        of_channels, of_filters = wires.pieces(self.in_channels), wires.pieces(self.out_channels)
         wires.prepare += of_strips.prepare
         wires.gradients += of_strips.gradients
         wires.forward += [
-            Call(strips.split_rows, of_channels, strips=x.inner, whole=wires.x.padded(*sides), step=step,
-                 **cut),
+            _rows_call(strips.split_rows, wires, wires.x.padded(*sides), x.inner, step, count),
             *of_strips.forward,
-            Call(strips.join_rows, of_filters, whole=wires.y.inner, strips=y.inner, top=0, step=high,
-                 **cut)]
+            _rows_call(strips.join_rows, wires, wires.y.inner, y.inner, high, count, top=0)]
         if of_strips.backward:
             wires.backward += [
-                Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.inner, step=high,
-                     **cut),
-                *of_strips.backward]
+                _rows_call(strips.split_rows, wires, wires.dy.inner, dy.inner, high, count), *of_strips.backward]
         if dx is not None:
-            wires.backward.append(Call(
-                strips.join_rows, of_channels, whole=wires.dx.inner, top=top, step=step,
-                strips=dx.inner[:, :, :, left:left + wires.x.shape[2]], **cut))
+            wires.backward.append(_rows_call(
+                strips.join_rows, wires, wires.dx.inner, dx.inner[:, :, :, left:left + wires.x.shape[2]], step, count,
+                top=top))
         elif wires.dx is not None:
             self._dx_in_strips(wires, most)
 
@@ -205,19 +200,17 @@ class Conv2d(Biased, Layer):
         """The calls for dx, the convolution of dy with flipped weights, in strips of its own rows."""
         channels, rows, cols = wires.x.shape
         high = math.ceil(rows / most)
-        cut = dict(count=math.ceil(rows / high), step=high, images=wires.setup.lanes, cut=dict(whole=1, strips=1))
+        count = math.ceil(rows / high)
         weight = _flipped(wires.parameters["weight"].value)
         dx = Buffer(1, (channels, high, cols))
         dy = Buffer(1, (self.out_channels, high + weight.shape[2] - 1, cols + weight.shape[3] - 1))
-        of_channels, of_filters = wires.pieces(channels), wires.pieces(self.out_channels)
         wires.backward += [
-            Call(strips.split_rows, of_filters, strips=dy.inner, whole=wires.dy.padded(*self._sides_of_dy()),
-                 **cut),
+            _rows_call(strips.split_rows, wires, wires.dy.padded(*self._sides_of_dy()), dy.inner, high, count),
             _toom2d_convolution(wires, dx.inner, dy.inner, weight),
-            Call(strips.join_rows, of_channels, whole=wires.dx.inner, strips=dx.inner, top=0, **cut)]
+            _rows_call(strips.join_rows, wires, wires.dx.inner, dx.inner, high, count, top=0)]
         if wires.relu_before:
             wires.backward.append(Call(
-                activation.relu_backward, of_channels, dx=wires.dx.inner, dy=wires.dx.inner, y=wires.x.inner,
+                activation.relu_backward, wires.pieces(channels), dx=wires.dx.inner, dy=wires.dx.inner, y=wires.x.inner,
                 cut=dict(dx=1, dy=1, y=1)))
 
     def _calls(self, wires):
@@ -464,6 +457,12 @@ class ConvTranspose2d(Biased, Layer):
             value = getattr(self, name)
             text += f", {name}={value}" if value != usual else ""
         return text if self.has_bias else text + ", bias=False"
+
+
+def _rows_call(kernel, wires, whole, strips, step, count, **given):
+    """The call that cuts the rows of images into `count` strips, or joins them, for all lanes with an image."""
+    return Call(kernel, wires.pieces(whole.shape[1]), whole=whole, strips=strips, step=step, count=count,
+                images=wires.setup.lanes, cut=dict(whole=1, strips=1), **given)
 
 
 # ---- Cook-Toom products ---------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@
     store_tile, add_tile            a tile to memory
     store_sums, store_totals        a tile summed over its lanes to memory, strided or as consecutive numbers
     store_row                       a tile of features (lanes are 16 features of one row) to memory, cut off at its end
-    store_pack, clear_first         a pack to memory; a pack whose first vectors are set to 0
+    store_pack, store_from          a pack to memory, whole or without its first vectors
+    clear_first                     a pack whose first vectors are set to 0
 
 Compiled, these are LLVM vector instructions; with NUMBA_DISABLE_JIT=1 they are NumPy functions (see `interpreted`), so
 that a kernel has one source, and a debugger can step through it.  An index without the last axis addresses a vector:

@@ -26,9 +26,8 @@ __all__ = [
     "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
     "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
     "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_from", "store_pack",
-    "store_row",
-    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
-    "zeros",
+    "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors",
+    "where", "zeros",
 ]
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()

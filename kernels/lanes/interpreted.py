@@ -8,9 +8,8 @@ __all__ = [
     "add_tile", "added", "block", "clear_first", "counters", "first_lanes", "fma", "four_columns", "integers",
     "lanes_from", "load", "load_tile", "local_tile", "mask_tile", "maximum", "outer", "rectify", "repeat", "row_tile",
     "row_vectors", "scalars", "scalars_apart", "splat", "spread", "sqrt", "store", "store_from", "store_pack",
-    "store_row",
-    "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors", "where",
-    "zeros",
+    "store_row", "store_sums", "store_tile", "store_totals", "times_power", "total", "transposed", "unit", "vectors",
+    "where", "zeros",
 ]
 
 
@@ -201,8 +200,7 @@ def store_pack(y, index, axis, pack):
 
 
 def store_from(y, index, axis, first, pack):
-    for k, v in list(enumerate(pack.reshape(-1, LANES)))[first:]:
-        y[_shift(index, axis, k, axis, 0)] = v
+    store_pack(y, _shift(index, axis, first, axis, 0), axis, pack.reshape(-1, LANES)[first:])
 
 
 def store_totals(y, index, acc):
